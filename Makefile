@@ -1,0 +1,128 @@
+# What each target needs it makes itself: an environment in .venv, the tools, the installed package. The machine only has
+# to have Python 3.11 or later and a C compiler. A target whose inputs have not changed does nothing again.
+#
+#     make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, in an environment of its own
+#     make test ARGS="-k horizon -x"                  arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# -P: the folder that make runs in is not on the path, so that `import ldc` finds the installed package.
+PYTEST := $(BIN)/python -P -m pytest
+
+# The folders stand for files that were added or removed.
+PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
+	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
+	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
+
+.PHONY: help test lint check bench coverage matrix clean
+.DELETE_ON_ERROR:
+# Two builds at once would write into the same folder.
+.NOTPARALLEL:
+
+help:
+	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
+	@echo "make lint      style, types, and the tests that read the sources (seconds)"
+	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
+	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
+	@echo "make coverage  which lines the tests run, in the .pyx as well"
+	@echo "make matrix    make test on every Python from 3.11 that is installed"
+	@echo "make clean     remove everything that make has made"
+
+# ---------------------------------------------------------------------------------------------------- the environment
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "ldc needs Python 3.11 or later, and $(PYTHON) is not: name another, as in 'make test PYTHON=python3.13'" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make an environment: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+# What builds the package stands in pyproject.toml only; read it there instead of isolating each build, which would install it anew.
+$(VENV)/.build-tools: pyproject.toml | $(VENV)/.created
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
+	$(PIP) install -r $(VENV)/build-tools.txt
+	@touch $@
+
+$(VENV)/.lint-tools: pyproject.toml | $(VENV)/.build-tools
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/lint-tools.txt
+	$(PIP) install -r $(VENV)/lint-tools.txt
+	@touch $@
+
+$(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
+	$(PIP) install --no-build-isolation '.[test]'
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------------- what to call
+
+test: $(VENV)/.installed
+	$(PYTEST) -m "not check" $(ARGS)
+
+lint: $(VENV)/.installed $(VENV)/.lint-tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
+	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
+
+check: check-warnings check-long check-checked check-sanitize check-pure
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
+coverage: $(VENV)/.installed $(VENV)/.lint-tools
+	LDC_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace
+	trap 'rm -f ldc/_book.c ldc/_book.*.so' EXIT; \
+		PYTHONPATH=$(CURDIR) $(BIN)/python -P -m coverage run -m pytest -m "not check" $(ARGS) && \
+		$(BIN)/coverage report && $(BIN)/coverage html --quiet
+
+matrix:
+	.ci/matrix $(ARGS)
+
+clean:
+	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------ the legs of make check
+
+.PHONY: check-warnings check-long check-checked check-sanitize check-pure
+
+# Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
+# imported under the environment $(3), and run the tests on it.
+# The variants differ in the order book, so what they are tried with is what tries the books.
+BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_hostile.py \
+	tests/test_recordings.py tests/test_sequence.py tests/test_synchronizer_simulation.py
+VARIANT = $(abspath build/check)/$(1)
+define check_variant
+	rm -rf $(VARIANT)
+	$(2) $(PIP) install --no-deps --no-build-isolation --target $(VARIANT) .
+	$(3) PYTHONPATH=$(VARIANT) $(BIN)/python -P -c 'from ldc._build import BUILD; assert BUILD == "$(1)", BUILD'
+	$(3) PYTHONPATH=$(VARIANT) $(PYTEST) -m "not check" $(4) $(BOOK_TESTS) $(ARGS)
+endef
+
+# The C compiler has nothing to warn of.
+check-warnings: $(VENV)/.installed
+	LDC_WERROR=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/check/warnings .
+
+# The tests that take too long for `make test`.
+check-long: $(VENV)/.installed
+	$(PYTEST) -m check $(ARGS)
+
+check-checked: $(VENV)/.installed
+	$(call check_variant,checked,LDC_BUILD=checked)
+
+# Python itself is not sanitized, so the runtimes are loaded before it. Python's own allocator would hide overruns from
+# them, and it leaks on purpose. pytest's capture would swallow the last words of an abort, hence -s.
+SANITIZER_RUNTIMES = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
+check-sanitize: $(VENV)/.installed
+	@for file in $(subst :, ,$(SANITIZER_RUNTIMES)); do \
+		test -e $$file || { echo "there is no $$file: make check-sanitize needs gcc with its sanitizers" >&2; exit 1; }; done
+	$(call check_variant,sanitize,LDC_BUILD=sanitize,LD_PRELOAD=$(SANITIZER_RUNTIMES) PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1,-s)
+
+check-pure: $(VENV)/.installed
+	$(call check_variant,pure-python,LDC_PURE_PYTHON=1)
