@@ -1,0 +1,249 @@
+"""The types of the compiled order book. What it does is said in its docstrings and, exactly, in docs/order-book.md."""
+
+from decimal import Decimal
+from typing import Final, Literal, NoReturn, SupportsIndex, final, overload
+
+import numpy
+import numpy.typing
+
+from ldc.sequence import SequenceRule
+from ldc.values import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
+
+NESTING_MAX: Final[int]
+MESSAGE_BYTES_MAX: Final[int]
+LEVELS_PER_MESSAGE_MAX: Final[int]
+LEVELS_PER_SIDE_MAX: Final[int]
+DECIMALS_MAX: Final[int]
+
+def read_header(payload: Message) -> Header: ...
+def _limit_allocations(left: int) -> None: ...
+
+@final
+class OrderBook:
+    def __new__(
+        cls, rule: str | SequenceRule, *, market: str | None = None, symbol: str | None = None
+    ) -> OrderBook: ...
+    def __reduce__(self) -> NoReturn: ...
+    def __sizeof__(self) -> int: ...
+    def load_snapshot(
+        self, body: Message, limit: int | None = None, *, received_time_ns: int | None = None
+    ) -> None: ...
+    def apply(self, payload: Message, received_time_ns: int | None = None) -> Verdict: ...
+    def adopt(self, other: OrderBook) -> None: ...
+    def clear(self) -> None: ...
+    def suspend(self, cause: str) -> None: ...
+    def resume(self) -> None: ...
+    @property
+    def reader(self) -> BookReader: ...
+    @property
+    def best_bid(self) -> tuple[float, float] | None: ...
+    @property
+    def best_ask(self) -> tuple[float, float] | None: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+        beyond_horizon: bool = False,
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+        beyond_horizon: bool = False,
+    ) -> list[list[str]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+        beyond_horizon: bool = False,
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+        beyond_horizon: bool = False,
+    ) -> list[list[str]]: ...
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
+    ) -> BookView: ...
+    def to_numpy(
+        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
+    @property
+    def rule(self) -> SequenceRule: ...
+    @property
+    def market(self) -> str | None: ...
+    @property
+    def is_loaded(self) -> bool: ...
+    @property
+    def is_readable(self) -> bool: ...
+    @property
+    def suspended_by(self) -> str | None: ...
+    @property
+    def last_update_id(self) -> int | None: ...
+    @property
+    def event_time_ms(self) -> int | None: ...
+    @property
+    def transaction_time_ms(self) -> int | None: ...
+    @property
+    def received_time_ns(self) -> int | None: ...
+    @property
+    def bid_horizon(self) -> float | None: ...
+    @property
+    def ask_horizon(self) -> float | None: ...
+    @property
+    def bid_count(self) -> int: ...
+    @property
+    def ask_count(self) -> int: ...
+    @property
+    def is_crossed(self) -> bool: ...
+    @property
+    def needs_attention(self) -> bool: ...
+    @property
+    def last_header(self) -> Header | None: ...
+    @property
+    def counters(self) -> BookCounters: ...
+    @property
+    def price_decimals(self) -> int | None: ...
+    @property
+    def quantity_decimals(self) -> int | None: ...
+    def compare(self, other: OrderBook) -> Comparison: ...
+    def check(self) -> None: ...
+
+@final
+class BookReader:
+    def __new__(cls, book: OrderBook) -> BookReader: ...
+    def __reduce__(self) -> NoReturn: ...
+    @property
+    def best_bid(self) -> tuple[float, float] | None: ...
+    @property
+    def best_ask(self) -> tuple[float, float] | None: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+        beyond_horizon: bool = False,
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+        beyond_horizon: bool = False,
+    ) -> list[list[str]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+        beyond_horizon: bool = False,
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+        beyond_horizon: bool = False,
+    ) -> list[list[str]]: ...
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
+    ) -> BookView: ...
+    def to_numpy(
+        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
+    @property
+    def rule(self) -> SequenceRule: ...
+    @property
+    def market(self) -> str | None: ...
+    @property
+    def is_loaded(self) -> bool: ...
+    @property
+    def is_readable(self) -> bool: ...
+    @property
+    def suspended_by(self) -> str | None: ...
+    @property
+    def last_update_id(self) -> int | None: ...
+    @property
+    def event_time_ms(self) -> int | None: ...
+    @property
+    def transaction_time_ms(self) -> int | None: ...
+    @property
+    def received_time_ns(self) -> int | None: ...
+    @property
+    def bid_horizon(self) -> float | None: ...
+    @property
+    def ask_horizon(self) -> float | None: ...
+    @property
+    def bid_count(self) -> int: ...
+    @property
+    def ask_count(self) -> int: ...
+    @property
+    def is_crossed(self) -> bool: ...
+    @property
+    def needs_attention(self) -> bool: ...
+    @property
+    def last_header(self) -> Header | None: ...
+    @property
+    def counters(self) -> BookCounters: ...
+    @property
+    def price_decimals(self) -> int | None: ...
+    @property
+    def quantity_decimals(self) -> int | None: ...
+    def compare(self, other: OrderBook) -> Comparison: ...

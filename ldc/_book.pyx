@@ -1,0 +1,495 @@
+# cython: language_level=3, autotestdict=False
+"""The compiled order book: bytes in, an exact book out, no Python object on the way.
+
+What it does is fixed, case by case, in docs/order-book.md; ldc/pybook.py is the same in plain Python.
+
+Rule 1: decode, judge, commit. Everything that can raise happens before anything changes; the commit cannot fail.
+Rule 2: the book's lock is a leaf: no Python, no second lock and no raise inside it. Readers hold it while they copy
+        what they return, the writer while it commits.
+Rule 3: C functions that can fail return -1 or set `Cursor.problem`; only the methods at the end raise.
+
+The parts, each included so that the C compiler sees one unit:
+
+    _native.pxi       what Cython lacks: the lock, memory, eight bytes at a time
+    _json.pxi         strict JSON
+    _levels_json.pxi  the levels of a message
+    _depth_json.pxi   depth updates and snapshots
+    _ladder.pxi       one side of a book
+    _scales.pxi       decimals, and Python's numbers
+    _commit.pxi       an update into a book
+    _load.pxi         a snapshot into a book
+    _compare.pxi      two books at the same update id
+    _reads.pxi        a book into Python's values
+    _reader.pxi       the read-only face
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, qsort
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from decimal import Decimal
+
+from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
+from ldc.sequence import resolve_rule
+from ldc.values import BookCounters, BookView, Cause, Comparison, Header, Verdict
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
+
+include "_native.pxi"
+include "_json.pxi"
+include "_ladder.pxi"
+include "_levels_json.pxi"
+include "_depth_json.pxi"
+include "_scales.pxi"
+
+NESTING_MAX = NESTING_LIMIT
+MESSAGE_BYTES_MAX = MESSAGE_BYTES_LIMIT
+LEVELS_PER_MESSAGE_MAX = MESSAGE_LEVELS_LIMIT
+LEVELS_PER_SIDE_MAX = SIDE_LEVELS_LIMIT
+DECIMALS_MAX = DECIMALS_LIMIT
+
+cdef enum VerdictCode:
+    # The ints of ldc.Verdict, which a test holds to these.
+    APPLIED = 0
+    STALE = 1
+    GAP = 2
+
+cdef tuple VERDICTS = (Verdict.APPLIED, Verdict.STALE, Verdict.GAP)
+
+cdef enum ReadState:
+    READABLE = 0
+    NOT_LOADED = 1
+    SUSPENDED = 2
+    LEFT_HORIZON = 3
+
+cdef struct Place:
+    # Where in its stream a book stands, and what the message that brought it there said of the time.
+    int64_t last_update_id
+    int64_t event_time_ms
+    int64_t transaction_time_ms
+    int64_t received_time_ns
+    bint has_event_time
+    bint has_transaction_time
+    bint has_received_time
+
+cdef struct Counters:
+    int64_t snapshots_loaded
+    int64_t snapshots_refused
+    int64_t books_adopted
+    int64_t updates_applied
+    int64_t updates_stale
+    int64_t updates_gap
+    int64_t updates_malformed
+    int64_t updates_overlapping
+    int64_t prices_repeated
+    int64_t quantities_saturated
+
+cdef struct HeaderCopy:
+    # The header of the update judged last. Its texts lie one behind the other in `text`, as they were sent. The event
+    # has none: only "depthUpdate", or none at all, is ever judged.
+    char* text                  # owned
+    Py_ssize_t capacity
+    bint is_set
+    Text stream                 # `start` is meaningless here
+    Text symbol
+    bint has_stream
+    bint has_event
+    bint has_symbol
+    bint has_event_time
+    int64_t event_time_ms
+    int64_t first_id
+    int64_t last_id
+    int64_t previous_id         # 0: there was none
+
+
+@cython.final
+cdef class OrderBook:
+    """An exact local copy of one market's order book.
+
+    Load a snapshot, apply the depth updates of its stream, read. A STALE or GAP update changes nothing; any exception
+    leaves the book what it was. Reads return the exchange's book at `last_update_id`, inside the range in which it is
+    provably complete (the horizon), or raise `DepthCacheOutOfSync`.
+
+    Args:
+        rule: "spot" or "futures", or a `SequenceRule`: how the market numbers its updates.
+        market: a name for error messages.
+        symbol: if given, an update that names another one in `s` is refused. The case of ASCII letters does not matter
+            (options were seen in both).
+
+    Memory: about 1 kB, and 16 bytes a level in blocks of 1 kB that are at least 3/8 full on average (21 to 24 bytes a
+    level in practice). `sys.getsizeof` tells.
+
+    Thread-safety: one thread may write (`apply`, `load_snapshot`, `adopt`, `clear`, `suspend`, `resume`), any number
+    may read at the same time. A second writer gets a `RuntimeError`.
+    """
+
+    cdef Mutex _mutex
+    cdef Ladder _bids
+    cdef Ladder _asks
+    cdef Place _place
+    cdef Counters _counters
+    cdef HeaderCopy _header
+    cdef int32_t _price_scale
+    cdef int32_t _quantity_scale
+    cdef int _writers                       # 0 or 1; see `begin_writing`
+    cdef bint _is_loaded
+    cdef bint _is_suspended
+    cdef bint _is_first_after_snapshot
+    cdef bint _needs_attention
+    cdef bint _chains_by_previous_id        # of the rule, in C
+    cdef bint _first_may_end_at_snapshot
+    cdef object _cause                      # given to suspend(); read and written in a critical section
+    cdef bytes _symbol                      # None: any symbol will do
+    cdef readonly object rule
+    cdef readonly object market
+
+    def __cinit__(self, rule, *, market=None, symbol=None):
+        self.rule = resolve_rule(rule)
+        self.market = market
+        if symbol is not None and not isinstance(symbol, str):
+            raise TypeError(f"symbol must be a str or None, not {type(symbol).__name__}")
+        self._symbol = symbol.encode() if symbol is not None else None
+        self._chains_by_previous_id = self.rule.chains_by_previous_id
+        self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
+        ladder_blank(&self._bids)
+        ladder_blank(&self._asks)
+
+    def __dealloc__(self):
+        ladder_release(&self._bids)
+        ladder_release(&self._asks)
+        free(self._header.text)
+
+    def __sizeof__(self):
+        """Return all memory that the book holds, in bytes."""
+        cdef size_t held = 0
+        mutex_lock(&self._mutex)
+        held = ladder_bytes(&self._bids) + ladder_bytes(&self._asks) + self._header.capacity
+        mutex_unlock(&self._mutex)
+        return object.__sizeof__(self) + held
+
+    def __repr__(self):
+        return f"<OrderBook {self.market or self.rule.name} at update id {self.last_update_id}>"
+
+    def __reduce__(self):
+        raise TypeError("an OrderBook cannot be copied or pickled; load its snapshot into another one")
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def load_snapshot(self, body, limit=None, *, received_time_ns=None):
+        """Replace the book by a REST snapshot, exactly as the endpoint sent it.
+
+        Args:
+            body: the response body (bytes-like or str).
+            limit: how many levels a side the venue was asked for and honours. A side that has fewer is complete; one
+                that has as many, or any side without a limit, is known up to its worst price: its horizon.
+            received_time_ns: the local receive time, handed on in views.
+
+        Raises:
+            MalformedMessage: it is no snapshot, a price stands twice, or the sides cross. Nothing has changed.
+            ValueError, TypeError: `limit` is not an int of at least 1.
+
+        Cost: O(levels).
+        """
+        cdef Place place
+        cdef int64_t honoured = -1
+        if limit is not None:
+            if not isinstance(limit, int):
+                raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
+            if limit < 1:
+                raise ValueError(f"limit must be at least 1, not {limit}")
+            honoured = min(limit, INT32_MAX)
+        place_open(&place, received_time_ns)
+        begin_writing(self)
+        try:
+            load_body(self, body, honoured, &place)
+        finally:
+            end_writing(self)
+
+    def apply(self, payload, received_time_ns=None):
+        """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
+
+        APPLIED: every level is in, the book stands at its `u`. STALE (the book has it already) and GAP (updates in
+        between are missing): nothing has changed.
+
+        Args:
+            payload: the message as it came (bytes-like or str).
+            received_time_ns: the local receive time, handed on in views.
+
+        Raises:
+            BookNotLoaded: there is no snapshot to apply it to.
+            MalformedMessage: it is not a depth update, or holds a number that the book cannot. Nothing has changed.
+
+        Cost: O(levels x log(blocks)); about 30 ns a level. Never more memory than the levels need.
+        """
+        cdef Place place
+        cdef Py_buffer view
+        cdef Cursor c
+        cdef int verdict
+        place_open(&place, received_time_ns)
+        blank_view(&view)
+        begin_writing(self)
+        try:
+            if not self._is_loaded:
+                raise BookNotLoaded(self.market, Cause.NOT_LOADED)
+            open_payload(&c, &view, payload)
+            verdict = apply_message(self, &c, &place)
+        finally:
+            PyBuffer_Release(&view)
+            end_writing(self)
+        return VERDICTS[verdict]
+
+    def adopt(self, OrderBook other not None):
+        """Take over the levels, scales and horizons of a book at the same update id; keep the place in the stream.
+
+        Raises ValueError if the rules or ids differ, BookNotLoaded if either is not loaded; nothing has changed then.
+        Cost: O(levels).
+        """
+        begin_writing(self)
+        try:
+            adopt_book(self, other)
+        finally:
+            end_writing(self)
+
+    def clear(self):
+        """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
+        cdef Ladder bids, asks
+        begin_writing(self)
+        mutex_lock(&self._mutex)
+        bids = self._bids
+        asks = self._asks
+        ladder_blank(&self._bids)
+        ladder_blank(&self._asks)
+        self._is_loaded = False
+        self._needs_attention = False
+        self._header.is_set = False
+        mutex_unlock(&self._mutex)
+        ladder_release(&bids)
+        ladder_release(&asks)
+        end_writing(self)
+
+    def suspend(self, cause):
+        """Let every read raise `DepthCacheOutOfSync` with this cause, a non-empty str, until `resume`."""
+        if not isinstance(cause, str):
+            raise TypeError(f"cause must be a str, not {type(cause).__name__}")
+        if not cause:
+            raise ValueError("cause must not be empty")
+        with cython.critical_section(self):
+            self._cause = cause
+        mutex_lock(&self._mutex)
+        self._is_suspended = True
+        mutex_unlock(&self._mutex)
+
+    def resume(self):
+        """Let reads return again what the book holds."""
+        mutex_lock(&self._mutex)
+        self._is_suspended = False
+        mutex_unlock(&self._mutex)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    @property
+    def reader(self):
+        """A read-only face of this book, to hand out: a new `BookReader`."""
+        return BookReader(self)
+
+    @property
+    def best_bid(self):
+        """(price, quantity) as floats of the highest bid, or None if there is no bid. Raises as `bids`. O(1)."""
+        return read_best(self, &self._bids, -1)
+
+    @property
+    def best_ask(self):
+        """(price, quantity) as floats of the lowest ask, or None if there is no ask. Raises as `asks`. O(1)."""
+        return read_best(self, &self._asks, 1)
+
+    def bids(self, limit=None, *, threshold_volume=None, number=float, beyond_horizon=False):
+        """Return the bids, best (highest) first, as a new list of [price, quantity] lists.
+
+        Args:
+            limit: at most so many; fewer if the horizon ends before.
+            threshold_volume: only while the sum of price x quantity stays within this quote notional; the first level
+                is always kept.
+            number: float (exactly ``float(text)``), Decimal or str (exact, all decimals of the book).
+            beyond_horizon: all levels held, also where some may be missing.
+
+        Raises:
+            DepthCacheOutOfSync: not loaded, suspended, or the market has left the known range (LEFT_HORIZON).
+
+        Cost: O(levels returned).
+        """
+        return read_side(self, &self._bids, -1, limit, threshold_volume, number, beyond_horizon)
+
+    def asks(self, limit=None, *, threshold_volume=None, number=float, beyond_horizon=False):
+        """Return the asks, best (lowest) first; otherwise as `bids`."""
+        return read_side(self, &self._asks, 1, limit, threshold_volume, number, beyond_horizon)
+
+    def view(self, limit=None, *, number=float, beyond_horizon=False):
+        """Return one atomic `BookView`: both sides, ids, times and horizons of one update id. Raises as `bids`."""
+        return read_view(self, limit, number, beyond_horizon)
+
+    def to_numpy(self, side, limit=None):
+        """Return "bids" or "asks", best first, as a new float64 array of shape (n, 2). Needs numpy."""
+        if side == "bids":
+            return read_array(self, &self._bids, -1, limit)
+        if side == "asks":
+            return read_array(self, &self._asks, 1, limit)
+        raise ValueError(f'side must be "bids" or "asks", not {side!r}')
+
+    # ------------------------------------------------------------------------------------------ looking at
+
+    @property
+    def is_loaded(self):
+        """Whether a snapshot has been loaded."""
+        return self._is_loaded
+
+    @property
+    def is_readable(self):
+        """Whether both sides can be read at this moment."""
+        cdef ReadState state = NOT_LOADED
+        mutex_lock(&self._mutex)
+        state = state_of_both(self)
+        mutex_unlock(&self._mutex)
+        return state == READABLE
+
+    @property
+    def suspended_by(self):
+        """The cause given to `suspend`, or None."""
+        cdef bint is_suspended = False
+        mutex_lock(&self._mutex)
+        is_suspended = self._is_suspended
+        mutex_unlock(&self._mutex)
+        return cause_of(self) if is_suspended else None
+
+    @property
+    def last_update_id(self):
+        """The exchange's update id that the book stands at, or None before the first snapshot."""
+        cdef Place place
+        return place.last_update_id if copy_place(self, &place) else None
+
+    @property
+    def event_time_ms(self):
+        """`E` of the message that brought the book there, or None."""
+        cdef Place place
+        return place.event_time_ms if copy_place(self, &place) and place.has_event_time else None
+
+    @property
+    def transaction_time_ms(self):
+        """`T` of that message (futures), or None."""
+        cdef Place place
+        return place.transaction_time_ms if copy_place(self, &place) and place.has_transaction_time else None
+
+    @property
+    def received_time_ns(self):
+        """The receive time handed in with that message, or None."""
+        cdef Place place
+        return place.received_time_ns if copy_place(self, &place) and place.has_received_time else None
+
+    @property
+    def bid_horizon(self):
+        """The lowest price to which the bids are complete, or None: without end (or not loaded)."""
+        return read_horizon(self, &self._bids, -1)
+
+    @property
+    def ask_horizon(self):
+        """The highest price to which the asks are complete, or None: without end (or not loaded)."""
+        return read_horizon(self, &self._asks, 1)
+
+    @property
+    def bid_count(self):
+        """How many bids are held, also past the horizon."""
+        return self._bids.level_count
+
+    @property
+    def ask_count(self):
+        """How many asks are held, also past the horizon."""
+        return self._asks.level_count
+
+    @property
+    def is_crossed(self):
+        """Whether the best bid held is not below the best ask held, which no matching engine shows."""
+        cdef bint crossed = False
+        mutex_lock(&self._mutex)
+        crossed = is_crossed(&self._bids, &self._asks)
+        mutex_unlock(&self._mutex)
+        return crossed
+
+    @property
+    def needs_attention(self):
+        """Whether the book is crossed, or fewer than half of a snapshot's levels are left inside a horizon."""
+        return self._needs_attention
+
+    @property
+    def last_header(self):
+        """The `Header` of the update that `apply` judged last, or None."""
+        return read_last_header(self)
+
+    @property
+    def counters(self):
+        """What has happened to this book: `BookCounters`."""
+        cdef Counters k
+        cdef int64_t dropped = 0
+        mutex_lock(&self._mutex)
+        k = self._counters
+        dropped = self._bids.dropped + self._asks.dropped
+        mutex_unlock(&self._mutex)
+        return BookCounters(
+            k.snapshots_loaded, k.snapshots_refused, k.books_adopted, k.updates_applied, k.updates_stale, k.updates_gap,
+            k.updates_malformed, k.updates_overlapping, k.prices_repeated, k.quantities_saturated, dropped,
+        )
+
+    @property
+    def price_decimals(self):
+        """How many decimals the prices of this book have, or None before the first snapshot."""
+        return self._price_scale if self._is_loaded else None
+
+    @property
+    def quantity_decimals(self):
+        """How many decimals the quantities of this book have, or None before the first snapshot."""
+        return self._quantity_scale if self._is_loaded else None
+
+    def compare(self, OrderBook other not None):
+        """Return a `Comparison` with a book at the same update id, by value, whatever the scales.
+
+        Raises ValueError if the rules or ids differ, BookNotLoaded if either is not loaded. Cost: O(levels).
+        """
+        return compare_books(self, other)
+
+    def check(self):
+        """Raise AssertionError if an invariant of the book is broken: a fault of ldc, never of its input. O(levels)."""
+        check_book(self)
+
+
+include "_reader.pxi"
+
+
+def read_header(payload):
+    """Return the `Header` of any message of a stream, without reading its levels; what is missing is None.
+
+    Raises MalformedMessage if it is not strict JSON, a known key stands twice, or an update id is no update id.
+    Cost: O(bytes), no allocation but the result.
+    """
+    return header_of(payload)
+
+
+def _limit_allocations(left):
+    """For tests: let every allocation of the order books after the first `left` - 1 fail; -1: none, which is usual.
+
+    Raises RuntimeError in builds that do not check (LDC_BUILD): there it has no effect.
+    """
+    if not limit_allocations(left):
+        raise RuntimeError("allocations fail on purpose only in a build that checks (LDC_BUILD=checked)")
+
+
+include "_commit.pxi"
+include "_load.pxi"
+include "_compare.pxi"
+include "_reads.pxi"

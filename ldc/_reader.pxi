@@ -1,0 +1,142 @@
+# The read-only face of a book. Cython has no delegation, so each read stands here once more, and only that.
+
+@cython.final
+cdef class BookReader:
+    """A read-only face of an order book: all its reads, at the same cost, and nothing that changes it."""
+
+    cdef OrderBook _book
+
+    def __cinit__(self, OrderBook book not None):
+        self._book = book
+
+    def __repr__(self):
+        return f"<BookReader of {self._book!r}>"
+
+    def __reduce__(self):
+        raise TypeError("a BookReader cannot be copied or pickled")
+
+    @property
+    def best_bid(self):
+        """As `OrderBook.best_bid`."""
+        return read_best(self._book, &self._book._bids, -1)
+
+    @property
+    def best_ask(self):
+        """As `OrderBook.best_ask`."""
+        return read_best(self._book, &self._book._asks, 1)
+
+    def bids(self, limit=None, *, threshold_volume=None, number=float, beyond_horizon=False):
+        """As `OrderBook.bids`."""
+        return read_side(self._book, &self._book._bids, -1, limit, threshold_volume, number, beyond_horizon)
+
+    def asks(self, limit=None, *, threshold_volume=None, number=float, beyond_horizon=False):
+        """As `OrderBook.asks`."""
+        return read_side(self._book, &self._book._asks, 1, limit, threshold_volume, number, beyond_horizon)
+
+    def view(self, limit=None, *, number=float, beyond_horizon=False):
+        """As `OrderBook.view`."""
+        return read_view(self._book, limit, number, beyond_horizon)
+
+    def to_numpy(self, side, limit=None):
+        """As `OrderBook.to_numpy`."""
+        return self._book.to_numpy(side, limit)
+
+    def compare(self, OrderBook other not None):
+        """As `OrderBook.compare`."""
+        return compare_books(self._book, other)
+
+
+    @property
+    def rule(self):
+        """As `OrderBook.rule`."""
+        return self._book.rule
+
+    @property
+    def market(self):
+        """As `OrderBook.market`."""
+        return self._book.market
+
+    @property
+    def is_loaded(self):
+        """As `OrderBook.is_loaded`."""
+        return self._book.is_loaded
+
+    @property
+    def is_readable(self):
+        """As `OrderBook.is_readable`."""
+        return self._book.is_readable
+
+    @property
+    def suspended_by(self):
+        """As `OrderBook.suspended_by`."""
+        return self._book.suspended_by
+
+    @property
+    def last_update_id(self):
+        """As `OrderBook.last_update_id`."""
+        return self._book.last_update_id
+
+    @property
+    def event_time_ms(self):
+        """As `OrderBook.event_time_ms`."""
+        return self._book.event_time_ms
+
+    @property
+    def transaction_time_ms(self):
+        """As `OrderBook.transaction_time_ms`."""
+        return self._book.transaction_time_ms
+
+    @property
+    def received_time_ns(self):
+        """As `OrderBook.received_time_ns`."""
+        return self._book.received_time_ns
+
+    @property
+    def bid_horizon(self):
+        """As `OrderBook.bid_horizon`."""
+        return self._book.bid_horizon
+
+    @property
+    def ask_horizon(self):
+        """As `OrderBook.ask_horizon`."""
+        return self._book.ask_horizon
+
+    @property
+    def bid_count(self):
+        """As `OrderBook.bid_count`."""
+        return self._book.bid_count
+
+    @property
+    def ask_count(self):
+        """As `OrderBook.ask_count`."""
+        return self._book.ask_count
+
+    @property
+    def is_crossed(self):
+        """As `OrderBook.is_crossed`."""
+        return self._book.is_crossed
+
+    @property
+    def needs_attention(self):
+        """As `OrderBook.needs_attention`."""
+        return self._book.needs_attention
+
+    @property
+    def last_header(self):
+        """As `OrderBook.last_header`."""
+        return self._book.last_header
+
+    @property
+    def counters(self):
+        """As `OrderBook.counters`."""
+        return self._book.counters
+
+    @property
+    def price_decimals(self):
+        """As `OrderBook.price_decimals`."""
+        return self._book.price_decimals
+
+    @property
+    def quantity_decimals(self):
+        """As `OrderBook.quantity_decimals`."""
+        return self._book.quantity_decimals

@@ -1,0 +1,303 @@
+# A book into Python values: copy under the lock, build after it.
+
+cdef enum:
+    STACK_READ_LEVELS = 128     # a read of no more levels needs no allocation but the result
+
+cdef object new_tuple = tuple.__new__
+
+
+cdef int32_t limit_of(object limit) except -1:
+    """Return how many levels are wanted; None is all."""
+    cdef Py_ssize_t wanted
+    if limit is None:
+        return INT32_MAX
+    wanted = PyNumber_AsSsize_t(limit, NULL)
+    if wanted < 0:
+        raise ValueError(f"limit must not be negative, and is {limit}")
+    return <int32_t>min(wanted, INT32_MAX)
+
+
+cdef double threshold_of(object threshold) except? -1.0:
+    if isinstance(threshold, (str, bytes, bytearray)):
+        raise TypeError(f"threshold_volume must be a number, not {type(threshold).__name__}")
+    cdef double value = float(threshold)
+    if value != value:
+        raise ValueError("threshold_volume must not be NaN")
+    return value
+
+
+cdef inline ReadState state_of_side(OrderBook book, const Ladder* ladder, bint beyond_horizon) noexcept nogil:
+    """Whether a side can be read. Under the lock."""
+    if not book._is_loaded:
+        return NOT_LOADED
+    if book._is_suspended:
+        return SUSPENDED
+    if not beyond_horizon and ladder.has_horizon and ladder.known_count == 0:
+        return LEFT_HORIZON
+    return READABLE
+
+
+cdef inline ReadState state_of_both(OrderBook book) noexcept nogil:
+    cdef ReadState state = state_of_side(book, &book._bids, False)
+    return state if state != READABLE else state_of_side(book, &book._asks, False)
+
+
+cdef object cause_of(OrderBook book):
+    with cython.critical_section(book):
+        cause = book._cause
+    return cause
+
+
+cdef object refuse_read(OrderBook book, ReadState state):
+    """Raise why a book cannot be read."""
+    if state == NOT_LOADED:
+        raise BookNotLoaded(book.market, Cause.NOT_LOADED)
+    raise DepthCacheOutOfSync(book.market, Cause.LEFT_HORIZON if state == LEFT_HORIZON else cause_of(book))
+
+
+cdef object read_best(OrderBook book, const Ladder* ladder, int64_t sign):
+    cdef ReadState state = NOT_LOADED
+    cdef int32_t price_scale = 0, quantity_scale = 0
+    cdef int64_t key = 0, quantity = 0
+    cdef bint is_empty = True
+    mutex_lock(&book._mutex)
+    state = state_of_side(book, ladder, False)
+    is_empty = ladder.known_count == 0
+    if not is_empty:
+        key = ladder.slots[0].block.keys[0]
+        quantity = ladder.slots[0].block.quantities[0]
+    price_scale = book._price_scale
+    quantity_scale = book._quantity_scale
+    mutex_unlock(&book._mutex)
+    if state != READABLE:
+        refuse_read(book, state)
+    if is_empty:
+        return None
+    return units_float(sign * key, price_scale), units_float(quantity, quantity_scale)
+
+
+cdef inline Level* copy_levels(
+    const Ladder* ladder, int32_t limit, bint beyond_horizon, int64_t sign, Level* stack, int32_t* count
+) noexcept nogil:
+    """Copy the best levels to `stack`, or to the heap if it is too small; NULL: no memory. Under the lock."""
+    cdef int32_t wanted = min(limit, ladder.level_count if beyond_horizon else ladder.known_count)
+    cdef Level* levels = stack
+    if wanted > STACK_READ_LEVELS:
+        levels = <Level*>malloc(wanted * sizeof(Level))
+    if levels != NULL:
+        count[0] = ladder_copy(ladder, wanted, not beyond_horizon, levels, sign)
+    return levels
+
+
+cdef object read_side(
+    OrderBook book, const Ladder* ladder, int64_t sign, object limit, object threshold, object number,
+    bint beyond_horizon
+):
+    cdef Level stack[STACK_READ_LEVELS]
+    cdef Level* levels = stack
+    cdef int32_t count = 0, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
+    cdef NumberType as_type = number_type(number)
+    cdef double notional = threshold_of(threshold) if threshold is not None else 0.0
+    cdef ReadState state = NOT_LOADED
+    mutex_lock(&book._mutex)
+    state = state_of_side(book, ladder, beyond_horizon)
+    if state == READABLE:
+        levels = copy_levels(ladder, wanted, beyond_horizon, sign, stack, &count)
+    price_scale = book._price_scale
+    quantity_scale = book._quantity_scale
+    mutex_unlock(&book._mutex)
+    if state != READABLE:
+        refuse_read(book, state)
+    if levels == NULL:
+        raise MemoryError()
+    try:
+        if threshold is not None:
+            count = notional_count(levels, count, price_scale, quantity_scale, notional)
+        return levels_as_lists(levels, count, price_scale, quantity_scale, as_type)
+    finally:
+        if levels != stack:
+            free(levels)
+
+
+cdef object horizon_number(bint has_horizon, int64_t price, int32_t price_scale, NumberType as_type):
+    return units_number(price, price_scale, as_type) if has_horizon else None
+
+
+cdef object read_view(OrderBook book, object limit, object number, bint beyond_horizon):
+    cdef Level bid_stack[STACK_READ_LEVELS]
+    cdef Level ask_stack[STACK_READ_LEVELS]
+    cdef Level* bids = bid_stack
+    cdef Level* asks = ask_stack
+    cdef int32_t bid_count = 0, ask_count = 0, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
+    cdef bint has_bid_horizon = False, has_ask_horizon = False
+    cdef int64_t bid_horizon = 0, ask_horizon = 0
+    cdef NumberType as_type = number_type(number)
+    cdef ReadState state = NOT_LOADED
+    cdef Place place
+    mutex_lock(&book._mutex)
+    state = state_of_side(book, &book._bids, beyond_horizon)
+    if state == READABLE:
+        state = state_of_side(book, &book._asks, beyond_horizon)
+    if state == READABLE:
+        bids = copy_levels(&book._bids, wanted, beyond_horizon, -1, bid_stack, &bid_count)
+        asks = copy_levels(&book._asks, wanted, beyond_horizon, 1, ask_stack, &ask_count)
+    place = book._place
+    price_scale = book._price_scale
+    quantity_scale = book._quantity_scale
+    has_bid_horizon = book._bids.has_horizon
+    has_ask_horizon = book._asks.has_horizon
+    bid_horizon = -book._bids.horizon_key
+    ask_horizon = book._asks.horizon_key
+    mutex_unlock(&book._mutex)
+    try:
+        if state != READABLE:
+            refuse_read(book, state)
+        if bids == NULL or asks == NULL:
+            raise MemoryError()
+        return new_tuple(BookView, (
+            levels_as_tuples(bids, bid_count, price_scale, quantity_scale, as_type),
+            levels_as_tuples(asks, ask_count, price_scale, quantity_scale, as_type),
+            place.last_update_id,
+            place.event_time_ms if place.has_event_time else None,
+            place.transaction_time_ms if place.has_transaction_time else None,
+            place.received_time_ns if place.has_received_time else None,
+            horizon_number(has_bid_horizon, bid_horizon, price_scale, as_type),
+            horizon_number(has_ask_horizon, ask_horizon, price_scale, as_type),
+        ))
+    finally:
+        if bids != bid_stack:
+            free(bids)
+        if asks != ask_stack:
+            free(asks)
+
+
+cdef object read_array(OrderBook book, const Ladder* ladder, int64_t sign, object limit):
+    import numpy
+
+    cdef Level stack[STACK_READ_LEVELS]
+    cdef Level* levels = stack
+    cdef int32_t count = 0, index, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
+    cdef ReadState state = NOT_LOADED
+    cdef Py_buffer view
+    cdef double* out
+    mutex_lock(&book._mutex)
+    state = state_of_side(book, ladder, False)
+    if state == READABLE:
+        levels = copy_levels(ladder, wanted, False, sign, stack, &count)
+    price_scale = book._price_scale
+    quantity_scale = book._quantity_scale
+    mutex_unlock(&book._mutex)
+    if state != READABLE:
+        refuse_read(book, state)
+    if levels == NULL:
+        raise MemoryError()
+    try:
+        array = numpy.empty((count, 2), dtype=numpy.float64)
+        PyObject_GetBuffer(array, &view, PyBUF_CONTIG)
+        try:
+            out = <double*>view.buf
+            for index in range(count):
+                out[2 * index] = units_float(levels[index].price, price_scale)
+                out[2 * index + 1] = units_float(levels[index].quantity, quantity_scale)
+        finally:
+            PyBuffer_Release(&view)
+        return array
+    finally:
+        if levels != stack:
+            free(levels)
+
+
+cdef bint copy_place(OrderBook book, Place* place) noexcept:
+    """Copy where the book stands; False: it is not loaded."""
+    cdef bint is_loaded = False
+    mutex_lock(&book._mutex)
+    is_loaded = book._is_loaded
+    place[0] = book._place
+    mutex_unlock(&book._mutex)
+    return is_loaded
+
+
+cdef object read_horizon(OrderBook book, const Ladder* ladder, int64_t sign):
+    cdef bint has_horizon = False
+    cdef int64_t price = 0
+    cdef int32_t scale = 0
+    mutex_lock(&book._mutex)
+    has_horizon = ladder.has_horizon
+    price = sign * ladder.horizon_key
+    scale = book._price_scale
+    mutex_unlock(&book._mutex)
+    return units_float(price, scale) if has_horizon else None
+
+
+# ----------------------------------------------------------------------------------------------- headers
+
+cdef object text_object(const Text* text, const char* start):
+    """Return what a scanned string says, its bytes lying at `start`."""
+    cdef Text here = text[0]
+    cdef char* plain
+    here.start = start
+    if not here.has_escapes:
+        return start[:here.length].decode("utf-8")
+    plain = <char*>malloc(here.length + 1)
+    if plain == NULL:
+        raise MemoryError()
+    try:
+        return plain[:unescape(&here, plain)].decode("utf-8")
+    finally:
+        free(plain)
+
+
+cdef object header_of(object payload):
+    cdef Cursor c
+    cdef Message m
+    cdef Py_buffer view
+    blank_view(&view)
+    message_open(&m, NULL, NULL)
+    try:
+        open_payload(&c, &view, payload)
+        if c.problem != NULL or read_update(&c, &m, False, -1, -1) < 0:
+            raise_problem(None, &c, "message")
+        return Header(
+            text_object(&m.stream, m.stream.start) if m.has_stream else None,
+            text_object(&m.event, m.event.start) if m.has_event else None,
+            text_object(&m.symbol, m.symbol.start) if m.has_symbol else None,
+            m.first_id if m.seen & KEY_FIRST_ID else None,
+            m.last_id if m.seen & KEY_LAST_ID else None,
+            m.previous_id if m.seen & KEY_PREVIOUS_ID else None,
+            m.event_time_ms if m.has_event_time else None,
+        )
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef object read_last_header(OrderBook book):
+    cdef char stack[256]
+    cdef char* texts = stack
+    cdef HeaderCopy header
+    cdef Py_ssize_t length = 0
+    mutex_lock(&book._mutex)
+    header = book._header
+    if header.is_set:
+        length = header.stream.length + header.symbol.length
+        if length > <Py_ssize_t>sizeof(stack):
+            texts = <char*>malloc(length)
+        if texts != NULL and length != 0:
+            memcpy(texts, header.text, length)
+    mutex_unlock(&book._mutex)
+    if not header.is_set:
+        return None
+    if texts == NULL:
+        raise MemoryError()
+    try:
+        return Header(
+            text_object(&header.stream, texts) if header.has_stream else None,
+            "depthUpdate" if header.has_event else None,
+            text_object(&header.symbol, texts + header.stream.length) if header.has_symbol else None,
+            header.first_id,
+            header.last_id,
+            header.previous_id if header.previous_id != 0 else None,
+            header.event_time_ms if header.has_event_time else None,
+        )
+    finally:
+        if texts != stack:
+            free(texts)

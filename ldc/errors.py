@@ -1,0 +1,126 @@
+"""Every exception that ldc raises, and whose fault each one is.
+
+    DepthCacheError                         the root; catch it to catch them all
+    |-- DepthCacheOutOfSync                 nobody's: the copy cannot be proven right at this moment; try again
+    |   `-- BookNotLoaded                   nobody's: there has been no snapshot yet
+    |-- DepthCacheNotFound                  the caller's: no depth cache of that name
+    |   `-- UnknownMarket                   the caller's: the exchange does not know the market (-1121)
+    |-- DepthCacheAlreadyStopped            the caller's: the depth cache was stopped before
+    |-- DepthCacheClusterNotReachableError  the environment's: kept for code that catches it
+    |-- MalformedMessage (ValueError)       the exchange's, or the link's: bytes that are not what the protocol says
+    `-- UnknownExchange (ValueError)        the caller's: no such exchange string
+
+Rule 1: an exception carries the market and the cause as attributes, so that a program need not read the text.
+Rule 2: the text says what happened, to which market, with which ids, and what to do.
+Rule 3: misuse of an argument is a plain ``ValueError`` or ``TypeError``; a broken promise of ours, ``AssertionError``.
+"""
+
+from typing import Any
+
+__all__ = [
+    "BookNotLoaded",
+    "DepthCacheAlreadyStopped",
+    "DepthCacheClusterNotReachableError",
+    "DepthCacheError",
+    "DepthCacheNotFound",
+    "DepthCacheOutOfSync",
+    "MalformedMessage",
+    "UnknownExchange",
+    "UnknownMarket",
+]
+
+
+class DepthCacheError(Exception):
+    """The root of all errors of ldc.
+
+    Attributes:
+        market: the market concerned, as the caller named it, or None.
+        cause: why, as a short stable name (see ``ldc.Cause``), or None.
+        message: the whole sentence, the same as ``str(error)``.
+    """
+
+    def __init__(self, market: str | None = None, cause: str | None = None, message: str | None = None) -> None:
+        self.market = market
+        self.cause = cause
+        self.message = message if message is not None else self._sentence()
+        super().__init__(self.message)
+
+    def _sentence(self) -> str:
+        return f"{self._subject()} failed{self._because()}."
+
+    def _subject(self) -> str:
+        return f"The depth cache of {self.market!r}" if self.market is not None else "The depth cache"
+
+    def _because(self) -> str:
+        return f" (cause: {self.cause})" if self.cause is not None else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message in the place of the market.
+        return type(self), (self.market, self.cause, self.message)
+
+
+class DepthCacheOutOfSync(DepthCacheError):
+    """The book cannot be proven to be the exchange's at this moment, so nothing is returned.
+
+    It passes by itself: ldc is already resynchronizing. Wait for it (``wait_until_synchronized``) or try again.
+    """
+
+    def _sentence(self) -> str:
+        return f"{self._subject()} is out of sync{self._because()}; wait until it is synchronized and read again."
+
+
+class BookNotLoaded(DepthCacheOutOfSync):
+    """There has been no snapshot yet: the book holds nothing that could be read or updated."""
+
+    def _sentence(self) -> str:
+        return f"{self._subject()} holds no snapshot yet{self._because()}; load one first."
+
+
+class DepthCacheNotFound(DepthCacheError):
+    """No depth cache of this name was ever created."""
+
+    def _sentence(self) -> str:
+        return f"{self._subject()} does not exist{self._because()}; create it with create_depth_cache() first."
+
+
+class UnknownMarket(DepthCacheNotFound):
+    """The exchange does not know this market (its error -1121): it is misspelt, or was delisted."""
+
+    def _sentence(self) -> str:
+        return f"The exchange does not know the market {self.market!r}{self._because()}; check its spelling."
+
+
+class DepthCacheAlreadyStopped(DepthCacheError):
+    """The depth cache was stopped before; create it again to read it again."""
+
+    def _sentence(self) -> str:
+        return f"{self._subject()} is already stopped{self._because()}; create it again to use it."
+
+
+class DepthCacheClusterNotReachableError(DepthCacheError):
+    """A depth cache cluster did not answer. The one argument is its address, here as in the libraries that had it."""
+
+    def __init__(self, url: str | None = None, cause: str | None = None, message: str | None = None) -> None:
+        self.url = url
+        super().__init__(None, cause, message)
+
+    def _sentence(self) -> str:
+        return f"The depth cache cluster at {self.url!r} cannot be reached{self._because()}."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self.cause, self.message)
+
+
+class MalformedMessage(DepthCacheError, ValueError):
+    """A message is not what the protocol says. Nothing of it was used: the book is what it was before."""
+
+    def _sentence(self) -> str:
+        whose = f" for {self.market!r}" if self.market is not None else ""
+        return f"The message{whose} cannot be read{self._because()}; nothing of it was used."
+
+
+class UnknownExchange(DepthCacheError, ValueError):
+    """The exchange string is none of those that ldc knows."""
+
+    def _sentence(self) -> str:
+        return f"The exchange is not known{self._because()}."

@@ -1,0 +1,141 @@
+"""A second opinion on messages: what docs/order-book.md says, written apart from both books, with Decimals.
+
+Slow, and without regard for hostile sizes; for tests that ask what a damaged message should do.
+"""
+
+import json
+import re
+from decimal import Context, Decimal
+from typing import Any
+
+EVENT_KEYS = ("e", "E", "T", "s", "U", "u", "pu", "b", "a", "ps", "st")
+INT64_MAX = 2**63 - 1
+EXACT = Context(prec=200)
+
+
+class RefusedError(Exception):
+    """The message must be refused."""
+
+
+class Object(list):  # type: ignore[type-arg]
+    """A JSON object as pairs, in order."""
+
+
+class Float(str):
+    """A JSON number with a fraction or an exponent, unread."""
+
+    __slots__ = ()
+
+
+def demand(condition: object) -> None:
+    if not condition:
+        raise RefusedError
+
+
+def read_json(payload: bytes) -> Any:
+    def refuse(_: str) -> None:
+        raise RefusedError
+
+    try:
+        value = json.loads(payload.decode("utf-8"), object_pairs_hook=Object, parse_float=Float, parse_constant=refuse)
+    except ValueError:  # also what is not UTF-8
+        raise RefusedError from None
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise RefusedError from None  # a lone surrogate
+    demand(depth(value) <= 32)
+    return value
+
+
+def depth(value: Any) -> int:
+    if isinstance(value, Object):
+        return 1 + max((depth(child) for _, child in value), default=0)
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+def known(value: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    demand(isinstance(value, Object))
+    pairs = [(key, child) for key, child in value if key in keys]
+    demand(len(dict(pairs)) == len(pairs))
+    return dict(pairs)
+
+
+def read_id(fields: dict[str, Any], key: str, *, needed: bool) -> int | None:
+    if key not in fields:
+        demand(not needed)
+        return None
+    demand(type(fields[key]) is int)
+    demand(1 <= fields[key] <= INT64_MAX)
+    return int(fields[key])
+
+
+def read_number(text: Any) -> Decimal:
+    demand(type(text) is str)
+    demand(re.fullmatch(r"[0-9]+(\.[0-9]+)?", text))
+    value = Decimal(text).normalize(EXACT)
+    sign, digits, exponent = value.as_tuple()
+    assert (sign, isinstance(exponent, int)) == (0, True)
+    decimals = max(-int(exponent), 0)
+    demand(decimals <= 18)
+    demand(value.scaleb(decimals, EXACT) <= INT64_MAX)
+    return value + 0
+
+
+def decimals_of(value: Decimal) -> int:
+    return max(-int(value.normalize(EXACT).as_tuple().exponent), 0)
+
+
+Level = tuple[Decimal, Decimal]
+
+
+def read_levels(fields: dict[str, Any], key: str) -> list[Level]:
+    levels = fields.get(key)
+    demand(type(levels) is list)
+    assert levels is not None
+    for level in levels:
+        demand(type(level) is list)
+        demand(len(level) == 2)
+    return [(read_number(price), read_number(quantity)) for price, quantity in levels]
+
+
+class Update:
+    """What an update says."""
+
+    def __init__(self, payload: bytes, *, chains_by_previous_id: bool) -> None:
+        """Read it, or raise `RefusedError`."""
+        outermost = read_json(payload)
+        self.stream = known(outermost, ("stream", "data", *EVENT_KEYS)).get("stream")
+        fields = known(outermost, ("stream", "data", *EVENT_KEYS))
+        if "data" in fields:
+            demand(not set(EVENT_KEYS) & set(fields))
+            fields = known(fields["data"], EVENT_KEYS)
+        event = fields.get("e")
+        demand(type(event) is not str or event == "depthUpdate")
+        first, last = read_id(fields, "U", needed=True), read_id(fields, "u", needed=True)
+        assert first is not None
+        assert last is not None
+        self.first, self.last = first, last
+        self.previous = read_id(fields, "pu", needed=chains_by_previous_id)
+        demand(self.first <= self.last)
+        demand(self.previous is None or self.previous < self.last)
+        self.bids, self.asks = read_levels(fields, "b"), read_levels(fields, "a")
+
+
+def applied(sides: list[dict[Decimal, Decimal]], decimals: tuple[int, int], update: Update) -> None:
+    """Apply an update to (bids, asks) in place, or raise `RefusedError` if it does not fit the book's scales."""
+    named = [level for level in update.bids + update.asks if level[1]]
+    prices = [price for side in sides for price in side] + [price for price, _ in named]
+    quantities = [quantity for side in sides for quantity in side.values()] + [quantity for _, quantity in named]
+    for own, numbers, new in (
+        (decimals[0], prices, [price for price, _ in named]),
+        (decimals[1], quantities, [quantity for _, quantity in named]),
+    ):
+        scale = max([own, *map(decimals_of, new)])
+        demand(all(number.scaleb(scale, EXACT) <= INT64_MAX for number in numbers))
+    for side, levels in zip(sides, (update.bids, update.asks), strict=True):
+        for price, quantity in levels:
+            if quantity:
+                side[price] = quantity
+            else:
+                side.pop(price, None)
