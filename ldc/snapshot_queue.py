@@ -1,0 +1,426 @@
+"""Which snapshot is downloaded next, and when: the decisions of the downloader, without its threads.
+
+Rule 1: pure. `now` is an argument (seconds of one monotonic clock), the random source was passed in, nothing is locked.
+Rule 2: nothing is asked that a limit forbids. Rather late than banned.
+Rule 3: a request that was put in is answered exactly once, unless it was cancelled or replaced by its own requester.
+Rule 4: memory is bounded: of a market there wait at most one snapshot and one probe per requester.
+
+Theory of operation. A *requester* is one manager with its settings. Requesters that draw on the same weight of the
+same address share a *lane*: one budget, one order. In a lane the most urgent request goes first, and nothing overtakes
+it while it waits for the budget; or a heavy request would starve behind light ones. Requests that are not due, or whose
+requester has to keep an interval, do not count yet. Urgent is, in this order:
+
+    the purpose       the synchronizer's order: what cannot be read comes first, the periodic refresh last, then probes
+    fewer levels      so that all markets get their first levels before one gets its deepest
+    the greater need  as the requester measures it
+    first come
+
+What makes a book readable may use a requester's whole share of the budget. What keeps it readable leaves a tenth of it,
+and everything else a quarter, so that a gap during a long deepening, or when all markets run out of their horizons at
+once, is cured immediately and not a minute later. Probes get a tenth.
+
+A lane is *paused* as a whole after 429, 418 and 403, and shortly when the host fails twice in a row, whoever asked:
+two hundred markets that each try again politely are a storm. Failures of requests that were under way together count
+as one. A Retry-After is obeyed to the second, whatever it came with. What concerns one request only (`UNKNOWN_MARKET`,
+`REFUSED`) pauses nobody.
+
+How to drive it: `take` whenever a download could begin; if it returns None, again at `next_time`, or after any other
+call. `settle` each ticket once, whatever came of it.
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ldc.limits import Backoff, WeightBudget, checked_weight_share
+from ldc.snapshot_reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
+from ldc.synchronizer_parts import Purpose
+from ldc.venue import Venue
+
+__all__ = [
+    "FORBIDDEN_PAUSE_S",
+    "HOST_PAUSE_S_FIRST",
+    "HOST_PAUSE_S_MAX",
+    "PART_OF_SHARE",
+    "PROBE_PART",
+    "SPARE_PART",
+    "Requester",
+    "SnapshotQueue",
+    "SnapshotRequest",
+    "Ticket",
+]
+
+PART_OF_SHARE = {Purpose.SYNCHRONIZE: 1.0, Purpose.HORIZON: 0.9}
+"""The part of a share that a purpose may use, in all."""
+
+SPARE_PART = 0.75
+"""The part of a share that everything else may use."""
+
+PROBE_PART = 0.1
+"""The part of a share that probes may use, within the above."""
+
+FORBIDDEN_PAUSE_S = 60.0
+"""The pause after a 403: the firewall that sends it counts requests too, and tells nobody how."""
+
+HOST_PAUSE_S_FIRST = 0.5
+"""The pause after the second failure of a host in a row is anything up to this; it doubles with each that follows."""
+
+HOST_PAUSE_S_MAX = 5.0
+"""The longest such pause. Short, because one market's broken answers may be all that is asked for; each market has a
+longer back-off of its own."""
+
+_CONCERNS_ONE_REQUEST = frozenset({FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED})
+
+
+class SnapshotRequest(NamedTuple):
+    """What somebody wants. Handed back with the answer."""
+
+    market: str
+    """As the venue spells it (`Venue.normalized_market`)."""
+    epoch: int
+    """The requester's number, by which it tells its requests apart."""
+    purpose: Purpose | None
+    """What for; None for a probe, which asks whether the ids have moved on and fills no book."""
+    limit: int
+    """Levels a side, one that the venue honours (`Venue.honoured_limit`)."""
+    due: float = -math.inf
+    """Not before this time."""
+    need: float = 0.0
+    """Among equals the greater goes first."""
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """The market, and whether this is a probe: what one requester has waiting only once."""
+        return self.market, self.purpose is None
+
+
+class _Waiting(NamedTuple):
+    """A request in a heap. The sequence number is unique, so that nothing after it is ever compared."""
+
+    rank: tuple[int, int, float]
+    sequence: int
+    weight: int
+    request: SnapshotRequest
+
+
+class Requester:
+    """One manager's settings, its waiting requests, and what became of them. Made by `SnapshotQueue.join`."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        *,
+        restful_base_uri: str | None,
+        proxy: str | None,
+        weight_share: float,
+        init_interval_s: float | None,
+        init_time_window_s: float | None,
+    ) -> None:
+        self.venue = venue
+        self.url = venue.snapshot_url(restful_base_uri)
+        self.proxy = proxy
+        self.weight_share = checked_weight_share(weight_share)
+        self.init_interval_s = _checked_interval("init_interval", init_interval_s)
+        self.init_time_window_s = _checked_interval("init_time_window", init_time_window_s)
+        self.lane_name = (proxy or "", venue.weight_budget_name(restful_base_uri))
+        self.started = 0
+        """Downloads begun."""
+        self.bodies = 0
+        """Downloads that brought a body."""
+        self.failures: Counter[FailureKind] = Counter()
+        """Downloads that did not, by kind."""
+        self.cancelled = 0
+        """Requests that were cancelled, or replaced by a newer one of the same market."""
+        self._ready: list[_Waiting] = []  # a heap: the most urgent first
+        self._later: list[tuple[float, int, _Waiting]] = []  # a heap: the first due first
+        self._keys: set[tuple[str, bool]] = set()  # of all that wait
+        self._began_at: dict[str, float] = {}  # by market, while init_time_window may forbid another one
+        self._not_before = -math.inf  # init_interval
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait."""
+        return len(self._ready) + len(self._later)
+
+    def _add(self, waiting: _Waiting) -> None:
+        request = waiting.request
+        due = request.due
+        if self.init_time_window_s is not None and request.market in self._began_at:
+            due = max(due, self._began_at[request.market] + self.init_time_window_s)
+        heapq.heappush(self._later, (due, waiting.sequence, waiting))
+        self._keys.add(request.key)
+
+    def _remove(self, is_unwanted: Callable[[SnapshotRequest], bool]) -> None:
+        before = self.waiting_count
+        self._ready = [waiting for waiting in self._ready if not is_unwanted(waiting.request)]
+        self._later = [later for later in self._later if not is_unwanted(later[2].request)]
+        removed = before - self.waiting_count
+        if removed:
+            heapq.heapify(self._ready)
+            heapq.heapify(self._later)
+            self._keys = {waiting.request.key for waiting in (*self._ready, *(later[2] for later in self._later))}
+            self.cancelled += removed
+
+    def _head(self, now: float) -> _Waiting | None:
+        """Return the request that may begin now as far as this requester is concerned."""
+        while self._later and self._later[0][0] <= now:
+            heapq.heappush(self._ready, heapq.heappop(self._later)[2])
+        return self._ready[0] if self._ready and self._not_before <= now else None
+
+    def _next_time(self) -> float:
+        """Return when `_head` may next have another answer, if nothing is added."""
+        first_due = self._later[0][0] if self._later else math.inf
+        return min(first_due, self._not_before if self._ready else math.inf)
+
+    def _begin(self, now: float) -> None:
+        """Take the head out and keep what the intervals need."""
+        request = heapq.heappop(self._ready).request
+        self._keys.remove(request.key)
+        self.started += 1
+        if self.init_interval_s is not None:
+            self._not_before = now + self.init_interval_s
+        if self.init_time_window_s is not None:
+            window_began = now - self.init_time_window_s
+            self._began_at = {market: began for market, began in self._began_at.items() if began > window_began}
+            self._began_at[request.market] = now
+
+
+class Ticket:
+    """A download that has begun."""
+
+    def __init__(self, requester: Requester, request: SnapshotRequest, weight: int, began: float) -> None:
+        self.requester = requester
+        self.request = request
+        self.weight = weight
+        self.began = began
+        self.is_cancelled = False
+        """The requester does not want the answer any more."""
+        self.is_settled = False
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """What all the requesters share that draw on one weight of one address."""
+
+    budget: WeightBudget
+    probe_budget: WeightBudget
+    backoff: Backoff
+    last_failure_at: float = -math.inf
+    has_failed_once: bool = False
+
+    def can_pay(self, weight: int, purpose: Purpose | None, share: float) -> bool:
+        """Whether the share, or the part of it for this purpose, can ever pay for that."""
+        return weight <= self.budget.allowed(share * (PROBE_PART if purpose is None else _part_for(purpose)))
+
+    def earliest(self, head: _Waiting, share: float, now: float) -> float:
+        purpose = head.request.purpose
+        earliest = self.budget.earliest(head.weight, now, share * _part_for(purpose))
+        if purpose is None:
+            earliest = max(earliest, self.probe_budget.earliest(head.weight, now, share * PROBE_PART))
+        return earliest
+
+    def count_host_failure(self, began: float, now: float) -> None:
+        if began < self.last_failure_at:
+            return  # it was under way when the last one was counted: the same trouble
+        self.last_failure_at = now
+        if self.has_failed_once:
+            self.budget.pause_until(now + self.backoff.next_delay_s())
+        self.has_failed_once = True
+
+    def count_answer(self) -> None:
+        self.budget.served()
+        self.backoff.reset()
+        self.has_failed_once = False
+
+
+def _part_for(purpose: Purpose | None) -> float:
+    return SPARE_PART if purpose is None else PART_OF_SHARE.get(purpose, SPARE_PART)
+
+
+class SnapshotQueue:
+    """The waiting requests of all requesters of a process. Not thread-safe: the downloader locks."""
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._requesters: dict[Requester, _Lane] = {}
+        self._under_way: set[Ticket] = set()
+        self._sequence = 0
+
+    def join(
+        self,
+        venue: Venue,
+        now: float,
+        *,
+        restful_base_uri: str | None = None,
+        proxy: str | None = None,
+        weight_share: float = 0.8,
+        init_interval_s: float | None = None,
+        init_time_window_s: float | None = None,
+    ) -> Requester:
+        """Register a requester. Raises ``ValueError`` for settings that make no sense."""
+        requester = Requester(
+            venue,
+            restful_base_uri=restful_base_uri,
+            proxy=proxy,
+            weight_share=weight_share,
+            init_interval_s=init_interval_s,
+            init_time_window_s=init_time_window_s,
+        )
+        self._forget_idle_lanes(now)
+        lane = self._lanes.get(requester.lane_name)
+        if lane is None:
+            per_minute = venue.weight_per_minute
+            backoff = Backoff(self._random, first_s=HOST_PAUSE_S_FIRST, max_s=HOST_PAUSE_S_MAX)
+            lane = self._lanes[requester.lane_name] = _Lane(WeightBudget(per_minute), WeightBudget(per_minute), backoff)
+        self._requesters[requester] = lane
+        return requester
+
+    def leave(self, requester: Requester) -> list[Ticket]:
+        """Remove a requester with all its requests; return its downloads under way, which are cancelled."""
+        under_way = self.cancel(requester)
+        self._requesters.pop(requester, None)
+        return under_way
+
+    def put(self, requester: Requester, request: SnapshotRequest) -> None:
+        """Let a request wait. One that waits for the same market (snapshot or probe) is replaced: nobody reads it.
+
+        Raises ``ValueError`` for what is never served: a limit that the venue has not, a weight that the share has not.
+        """
+        venue = requester.venue
+        lane = self._requesters.get(requester)
+        if lane is None:
+            raise ValueError(f"the snapshot of {request.market} was asked for by a requester that has left")
+        if venue.honoured_limit(request.limit) != request.limit:
+            raise ValueError(f"{venue.exchange} serves no snapshot of {request.limit} levels of {request.market}")
+        weight = venue.snapshot_weight(request.limit)
+        if not lane.can_pay(weight, request.purpose, requester.weight_share):
+            raise ValueError(
+                f"a snapshot of {request.limit} levels of {request.market} costs {weight}, more than there ever is for "
+                f"it with a weight_share of {requester.weight_share}; ask for fewer levels"
+            )
+        if request.key in requester._keys:
+            requester._remove(lambda other: other.key == request.key)
+        self._sequence += 1
+        purpose = len(Purpose) if request.purpose is None else request.purpose
+        rank = (int(purpose), request.limit, -request.need)
+        requester._add(_Waiting(rank, self._sequence, weight, request))
+
+    def cancel(self, requester: Requester, market: str | None = None, epoch: int | None = None) -> list[Ticket]:
+        """Forget requests: all, those of a market, or that of an epoch of a market.
+
+        Those that wait are gone. Downloads under way are returned: their answers will not be handed out.
+        """
+
+        def is_unwanted(request: SnapshotRequest) -> bool:
+            return (market is None or request.market == market) and (epoch is None or request.epoch == epoch)
+
+        requester._remove(is_unwanted)
+        found = [
+            ticket
+            for ticket in self._under_way
+            if ticket.requester is requester and not ticket.is_cancelled and is_unwanted(ticket.request)
+        ]
+        for ticket in found:
+            ticket.is_cancelled = True
+            requester.cancelled += 1
+        return found
+
+    def take(self, now: float) -> Ticket | None:
+        """Return the download to begin now, or None. Its weight is spent: `settle` it in the end."""
+        found: tuple[_Waiting, Requester, _Lane] | None = None
+        for lane, head, requester in self._heads(now):
+            is_first = found is None or head < found[0]
+            if is_first and lane.earliest(head, requester.weight_share, now) <= now:
+                found = head, requester, lane
+        if found is None:
+            return None
+        head, requester, lane = found
+        requester._begin(now)
+        lane.budget.spend(head.weight, now)
+        if head.request.purpose is None:
+            lane.probe_budget.spend(head.weight, now)
+        ticket = Ticket(requester, head.request, head.weight, now)
+        self._under_way.add(ticket)
+        return ticket
+
+    def next_time(self, now: float) -> float:
+        """Return when `take` may next have something, if nothing else happens; infinity if nothing waits.
+
+        It may be too early: then `take` returns None, and this says a later time. It is never too late.
+        """
+        times = [lane.earliest(head, requester.weight_share, now) for lane, head, requester in self._heads(now)]
+        times += [time for requester in self._requesters if (time := requester._next_time()) > now]
+        return min(times, default=math.inf)
+
+    def settle(
+        self, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
+    ) -> SnapshotBody | SnapshotFailure | None:
+        """Count what came of a download; return what the requester is to be told, None for nothing.
+
+        Only the first result of a ticket counts. `headers`: of the answer, NO_HEADERS if there was none.
+        """
+        if ticket.is_settled:
+            return None
+        ticket.is_settled = True
+        self._under_way.discard(ticket)
+        lane = self._lanes[ticket.requester.lane_name]
+        lane.budget.settle(ticket.weight, now)
+        if ticket.request.purpose is None:
+            lane.probe_budget.settle(ticket.weight, now)
+        if headers.used_weight is not None:
+            lane.budget.observe(headers.used_weight, now, headers.server_time_s)
+        # A download that was cut off on purpose says nothing of the host; but an answer that had come still does.
+        if not ticket.is_cancelled or headers is not NO_HEADERS:
+            _learn(lane, ticket, result, headers, now)
+        if ticket.is_cancelled:
+            return None
+        if isinstance(result, SnapshotBody):
+            ticket.requester.bodies += 1
+            return result
+        ticket.requester.failures[result.kind] += 1
+        paused_until = lane.budget.paused_until_s
+        return result._replace(retry_at=paused_until) if paused_until > now else result
+
+    def _heads(self, now: float) -> list[tuple[_Lane, _Waiting, Requester]]:
+        """Return the first request of each lane that has one."""
+        heads: dict[int, tuple[_Lane, _Waiting, Requester]] = {}
+        for requester, lane in self._requesters.items():
+            head = requester._head(now)
+            if head is not None and (id(lane) not in heads or head < heads[id(lane)][1]):
+                heads[id(lane)] = lane, head, requester
+        return list(heads.values())
+
+    def _forget_idle_lanes(self, now: float) -> None:
+        """Keep what a stopped manager has spent, and a ban, as long as they matter; and no longer."""
+        used = {id(lane) for lane in self._requesters.values()}
+        for name, lane in list(self._lanes.items()):
+            if id(lane) not in used and lane.budget.is_idle(now) and lane.probe_budget.is_idle(now):
+                del self._lanes[name]
+
+
+def _learn(
+    lane: _Lane, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
+) -> None:
+    """Take from a result what it says about everybody's requests."""
+    kind = None if isinstance(result, SnapshotBody) else result.kind
+    if kind is None or kind in _CONCERNS_ONE_REQUEST:
+        lane.count_answer()
+    elif kind is FailureKind.RATE_LIMITED:
+        lane.budget.limit_exceeded(headers.retry_after_s, now)
+    elif kind is FailureKind.BANNED:
+        lane.budget.banned(headers.retry_after_s, now)
+    elif kind is FailureKind.FORBIDDEN:
+        lane.budget.pause_as_told(headers.retry_after_s, FORBIDDEN_PAUSE_S, now)
+    else:
+        lane.count_host_failure(ticket.began, now)
+        lane.budget.pause_as_told(headers.retry_after_s, 0.0, now)
+
+
+def _checked_interval(name: str, interval_s: float | None) -> float | None:
+    if interval_s is not None and not 0 <= interval_s < math.inf:
+        raise ValueError(f"{name} is a number of seconds, or None for no limit, not {interval_s!r}")
+    return interval_s

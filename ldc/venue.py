@@ -1,0 +1,410 @@
+"""What differs between the exchanges: one frozen row of data each, and the pure functions that read a row.
+
+Rule 1: whatever differs between two exchanges is a field of `Venue`; no ``if`` on an exchange's name here or elsewhere.
+Rule 2: a row says only what Binance documents or what was seen in recorded traffic. What had to be assumed says ASSUMED
+    and errs to the side that cannot harm: fewer levels, more weight, less budget.
+Rule 3: nothing here opens, waits, counts or remembers anything.
+
+The comments name their source: D = the official spot documentation (2026-07), SDK = the official Python connectors
+(2026-08 and later), FD = the official derivatives pages, US = the binance.us documentation (2024-06), CAP = recorded
+traffic, NT = the nautilus_trader adapter, third-party and therefore weaker.
+
+Things worth knowing before a row is changed:
+
+- Since 2026-04-23 USD-M depth streams live under ``/public`` (FD), as do those of options; elsewhere a subscription
+  may be acknowledged and stay silent. COIN-M has no such split (SDK).
+- USD-M and COIN-M count their requests in one pool of 2400 a minute since 2026-06-30 (FD): the rows share a
+  `weight_family`.
+- A venue that is asked for more levels than it serves sends fewer without a word; the book would take "fewer than
+  asked" for "that is all there is". So `Venue.honoured_limit` decides what is asked, before the request.
+- Stream names are lower case and REST symbols upper case, but only in their ASCII letters: spot lists symbols such as
+  ``这是测试币456`` (D), and what Unicode makes of other letters is nobody's promise.
+"""
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ldc.errors import UnknownExchange
+from ldc.sequence import FUTURES, SPOT, SequenceRule
+
+__all__ = ["PERMANENT_ERROR_CODES", "VENUES", "UpdateSpeed", "Venue", "WeightStep", "checked_base_uri", "venue_named"]
+
+PERMANENT_ERROR_CODES = frozenset({-1121, -1220})
+"""Error codes that no retry can cure: an invalid symbol, and a symbol that has not the asked-for status (D)."""
+
+SNAPSHOT_LADDER = (100, 1000)
+"""A market gets a snapshot of so many levels first, then of so many, then of the venue's maximum."""
+
+MARKET_LENGTH_MAX = 50
+"""The exchange's own bound (its error -1100 says so); a longer market is a ``ValueError``."""
+
+_MARKET = re.compile(rf"[\w.\-]{{1,{MARKET_LENGTH_MAX}}}")
+_BASE_URI = re.compile(r"([a-z]+)://(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_TO_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+
+
+class UpdateSpeed(NamedTuple):
+    """How often a depth stream speaks, and how it is spelt."""
+
+    interval_ms: int
+    suffix: str
+    """What follows the symbol in the name of the stream."""
+
+
+class WeightStep(NamedTuple):
+    """What a snapshot costs: `weight` for a limit past the step before and up to `limit_max`."""
+
+    limit_max: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Venue:
+    """One exchange, as far as depth caches are concerned. Immutable: share it between threads as you like."""
+
+    exchange: str
+    """The name that users know it by."""
+    restful_base_uris: tuple[str, ...]
+    """The first is used, the others are documented equals that count in the same budget. Empty: the launcher tells."""
+    websocket_base_uris: tuple[str, ...]
+    """As above."""
+    depth_path: str
+    """The REST endpoint of snapshots."""
+    stream_path: str
+    """The endpoint of combined streams: every frame comes as ``{"stream":...,"data":...}``."""
+    rule: SequenceRule
+    """How update ids chain."""
+    snapshot_limits: tuple[int, ...] | None
+    """The limits that are accepted, ascending; None: every one from 1 to the last step of `snapshot_weights`."""
+    snapshot_weights: tuple[WeightStep, ...]
+    """What a snapshot costs, ascending."""
+    weight_family: str
+    """Exchanges with the same family draw on the same request weight of an IP address."""
+    weight_per_minute: int
+    """The request weight that an IP address has in a minute."""
+    update_speeds: tuple[UpdateSpeed, ...]
+    """The documented JSON speeds, fastest first."""
+    symbol_characters_dropped: str = ""
+    """Characters that users write in a market and the depth endpoints do not."""
+    streams_per_connection: int = 1024
+    connects_per_5_minutes: int = 300
+    """Per IP address (D); the futures pages do not say: ASSUMED the same."""
+    messages_per_second: int = 3
+    """What we send at most, pings and pongs counted. D allows 5, FD says 10 but 5 was observed. The margin is for the
+    network, which may deliver in one second what was sent in one and a half."""
+    launcher: str | None = None
+    """``"module:function"`` of what must be started to have this exchange; resolved by whoever starts it, so that this
+    module need not import it."""
+
+    @property
+    def snapshot_limit_max(self) -> int:
+        """The most levels a side that one snapshot brings."""
+        return self.snapshot_weights[-1].limit_max
+
+    @property
+    def default_interval_ms(self) -> int:
+        """The fastest documented speed."""
+        return self.update_speeds[0].interval_ms
+
+    def normalized_market(self, market: str) -> str:
+        """Return the one spelling of a market: that of the REST endpoint and of `s` in the payload.
+
+        Raises ``ValueError`` for what cannot be a market: the text goes into URLs and subscriptions.
+        """
+        if not isinstance(market, str):
+            raise TypeError(f"a market is a str such as 'BTCUSDT', not {type(market).__name__}")
+        symbol = market.translate(_TO_UPPER).translate(
+            {ord(dropped): None for dropped in self.symbol_characters_dropped}
+        )
+        if _MARKET.fullmatch(symbol) is None:
+            raise ValueError(
+                f"{market!r} cannot be a market of {self.exchange}: it takes 1 to {MARKET_LENGTH_MAX} letters, digits "
+                "and _ - . such as 'BTCUSDT', without a slash or a blank"
+            )
+        return symbol
+
+    def stream_name(self, market: str, interval_ms: int | None = None) -> str:
+        """Return the name of a market's depth stream; None is the fastest speed.
+
+        Raises ``ValueError`` with the valid choices for a speed that the exchange does not document.
+        """
+        wanted_ms = self.default_interval_ms if interval_ms is None else interval_ms
+        for speed in self.update_speeds:
+            if speed.interval_ms == wanted_ms:
+                return self.normalized_market(market).translate(_TO_LOWER) + speed.suffix
+        choices = ", ".join(str(speed.interval_ms) for speed in self.update_speeds)
+        raise ValueError(f"{self.exchange} has no depth stream of {interval_ms!r} ms; choose one of {choices}")
+
+    def stream_url(self, websocket_base_uri: str | None = None) -> str:
+        """Return the URL of the combined-stream endpoint, on the venue's first base or on the one given."""
+        return _joined(self, websocket_base_uri, self.websocket_base_uris, ("wss", "ws"), self.stream_path)
+
+    def snapshot_url(self, restful_base_uri: str | None = None) -> str:
+        """Return the URL of the depth endpoint, on the venue's first base or on the one given."""
+        return _joined(self, restful_base_uri, self.restful_base_uris, ("https", "http"), self.depth_path)
+
+    def snapshot_params(self, market: str, limit: int) -> dict[str, str]:
+        """Return the query of a snapshot of `limit` levels, which must be one that the venue honours."""
+        if self.honoured_limit(limit) != limit:
+            raise ValueError(f"{self.exchange} serves no snapshot of {limit} levels; ask honoured_limit() first")
+        return {"symbol": self.normalized_market(market), "limit": str(limit)}
+
+    def honoured_limit(self, limit: int) -> int:
+        """Return the largest limit that the venue serves and that is not above the one asked for.
+
+        A wish below the smallest that is served gives the smallest. `limit` is a cap, so it is never rounded up past it
+        otherwise. Raises ``ValueError`` for less than 1.
+        """
+        if type(limit) is not int or limit < 1:
+            raise ValueError(f"a snapshot has at least 1 level, so that {limit!r} cannot be its limit")
+        if self.snapshot_limits is None:
+            return min(limit, self.snapshot_limit_max)
+        return max((served for served in self.snapshot_limits if served <= limit), default=self.snapshot_limits[0])
+
+    def snapshot_weight(self, limit: int) -> int:
+        """Return what a snapshot of `limit` levels costs."""
+        for step in self.snapshot_weights:
+            if limit <= step.limit_max:
+                return step.weight
+        raise ValueError(f"{self.exchange} serves at most {self.snapshot_limit_max} levels, not {limit}")
+
+    def snapshot_steps(self, snapshot_limit: int | None = None) -> tuple[int, ...]:
+        """Return the limits in which a market deepens, ascending, each at most `snapshot_limit` (None: no cap)."""
+        deepest = self.honoured_limit(self.snapshot_limit_max if snapshot_limit is None else snapshot_limit)
+        return tuple(sorted({self.honoured_limit(min(step, deepest)) for step in (*SNAPSHOT_LADDER, deepest)}))
+
+    def weight_budget_name(self, restful_base_uri: str | None = None) -> str:
+        """Return the name of what counts the weight of requests to that base: two equal names share one budget.
+
+        A base that the row does not document is taken for a server of its own, which keeps its own count.
+        """
+        if restful_base_uri is None:
+            return self.weight_family
+        base_uri = checked_base_uri(restful_base_uri, ("https", "http"))
+        return self.weight_family if base_uri in self.restful_base_uris else f"{self.weight_family} at {base_uri}"
+
+
+def _joined(
+    venue: Venue, base_uri: str | None, venue_base_uris: tuple[str, ...], schemes: tuple[str, ...], path: str
+) -> str:
+    if base_uri is not None:
+        return checked_base_uri(base_uri, schemes) + path
+    if not venue_base_uris:
+        raise ValueError(f"{venue.exchange} has no fixed address: its launcher {venue.launcher} tells the base URI")
+    return venue_base_uris[0] + path
+
+
+def checked_base_uri(base_uri: str, schemes: tuple[str, ...]) -> str:
+    """Return ``scheme://host[:port]`` without a trailing slash; raise ``ValueError`` for anything else.
+
+    No path, because the venue's is appended; no user and password, because the URI stands in log lines.
+    """
+    trimmed = base_uri.removesuffix("/")
+    match = _BASE_URI.fullmatch(trimmed)
+    if match is None or match[1] not in schemes:
+        # The refused text is not repeated: it may hold a password.
+        raise ValueError(f"a base URI is {' or '.join(schemes)}://host[:port] without a path; another one was given")
+    return trimmed
+
+
+def venue_named(exchange: str) -> Venue:
+    """Return the row of that exchange; raise `UnknownExchange` with the valid names otherwise."""
+    venue = VENUES.get(exchange)
+    if venue is None:
+        choices = ", ".join(VENUES)
+        raise UnknownExchange(message=f"There is no exchange {exchange!r}; the exchanges are {choices}.")
+    return venue
+
+
+# D: depth diffs every 100 ms or, without a suffix, every 1000 ms.
+_SPOT_SPEEDS = (UpdateSpeed(100, "@depth@100ms"), UpdateSpeed(1000, "@depth"))
+# FD: 100, 250 (without a suffix) and 500 ms. `@depth@0ms` exists and is not documented.
+_FUTURES_SPEEDS = (UpdateSpeed(100, "@depth@100ms"), UpdateSpeed(250, "@depth"), UpdateSpeed(500, "@depth@500ms"))
+# SDK: options always want the suffix.
+_OPTIONS_SPEEDS = (UpdateSpeed(100, "@depth@100ms"), UpdateSpeed(500, "@depth@500ms"))
+
+# D: any limit up to 5000; more is cut to 5000.
+_SPOT_WEIGHTS = (WeightStep(100, 5), WeightStep(500, 25), WeightStep(1000, 50), WeightStep(5000, 250))
+# SDK, for USD-M and COIN-M alike.
+_FUTURES_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
+_FUTURES_WEIGHTS = (WeightStep(50, 2), WeightStep(100, 5), WeightStep(500, 10), WeightStep(1000, 20))
+
+_BINANCE_COM = Venue(
+    exchange="binance.com",
+    # D: api1 to api4 are faster and less stable; .vision serves market data only. All count an IP's weight alike
+    # (ASSUMED for .vision: one budget for all cannot overspend).
+    restful_base_uris=(
+        "https://api.binance.com",
+        "https://api-gcp.binance.com",
+        "https://api1.binance.com",
+        "https://api2.binance.com",
+        "https://api3.binance.com",
+        "https://api4.binance.com",
+        "https://data-api.binance.vision",
+    ),
+    websocket_base_uris=(
+        "wss://stream.binance.com:9443",
+        "wss://stream.binance.com:443",
+        "wss://data-stream.binance.vision",
+    ),
+    depth_path="/api/v3/depth",
+    stream_path="/stream",
+    rule=SPOT,
+    snapshot_limits=None,
+    snapshot_weights=_SPOT_WEIGHTS,
+    weight_family="api.binance.com",
+    weight_per_minute=6000,  # D, since 2023-08-25
+    update_speeds=_SPOT_SPEEDS,
+)
+
+_SPOT_TESTNET = replace(  # D: testnet/general-info.md
+    _BINANCE_COM,
+    exchange="binance.com-testnet",
+    restful_base_uris=("https://testnet.binance.vision", "https://api1.testnet.binance.vision"),
+    websocket_base_uris=("wss://stream.testnet.binance.vision", "wss://stream.testnet.binance.vision:9443"),
+    weight_family="testnet.binance.vision",
+)
+
+_USD_M = Venue(
+    exchange="binance.com-futures",
+    restful_base_uris=("https://fapi.binance.com",),
+    websocket_base_uris=("wss://fstream.binance.com",),
+    depth_path="/fapi/v1/depth",
+    stream_path="/public/stream",  # FD, SDK: since 2026-04-23
+    rule=FUTURES,
+    snapshot_limits=_FUTURES_LIMITS,
+    snapshot_weights=_FUTURES_WEIGHTS,
+    weight_family="fapi+dapi.binance.com",  # FD: one pool since 2026-06-30
+    weight_per_minute=2400,
+    update_speeds=_FUTURES_SPEEDS,
+    streams_per_connection=200,  # FD says 1024 now and said 200 before; NT keeps 200
+)
+
+_COIN_M = replace(
+    _USD_M,
+    exchange="binance.com-coin_futures",
+    restful_base_uris=("https://dapi.binance.com",),
+    websocket_base_uris=("wss://dstream.binance.com",),
+    depth_path="/dapi/v1/depth",
+    stream_path="/stream",  # SDK: its route is empty
+)
+
+_OPTIONS = Venue(
+    exchange="binance.com-vanilla-options",
+    restful_base_uris=("https://eapi.binance.com",),
+    websocket_base_uris=("wss://fstream.binance.com",),  # FD: since 2026-01; nbstream.binance.com before
+    depth_path="/eapi/v1/depth",
+    stream_path="/public/stream",
+    rule=FUTURES,
+    # SDK. Its weight table knows 5 as well, which its list of limits does not: left out.
+    snapshot_limits=(10, 20, 50, 100, 500, 1000),
+    snapshot_weights=(WeightStep(50, 1), WeightStep(100, 5), WeightStep(500, 10), WeightStep(1000, 20)),
+    weight_family="eapi.binance.com",
+    weight_per_minute=2400,  # ASSUMED: the example in FD's exchangeInfo; NT assumes 3000
+    update_speeds=_OPTIONS_SPEEDS,
+    streams_per_connection=200,  # FD
+)
+
+# SDK: one REST host for the testnets of both kinds of futures; options likewise (NT). ASSUMED to count as one.
+_FUTURES_TESTNET = "https://testnet.binancefuture.com"
+
+_BINANCE_US = Venue(  # US, CAP
+    exchange="binance.us",
+    restful_base_uris=("https://api.binance.us",),
+    websocket_base_uris=("wss://stream.binance.us:9443",),  # 443 refused connections in 2020
+    depth_path="/api/v3/depth",
+    stream_path="/stream",
+    rule=SPOT,
+    snapshot_limits=None,
+    snapshot_weights=(WeightStep(100, 1), WeightStep(500, 5), WeightStep(1000, 10), WeightStep(5000, 50)),
+    weight_family="api.binance.us",
+    weight_per_minute=1200,
+    update_speeds=_SPOT_SPEEDS,
+)
+
+_BINANCE_TR = Venue(
+    exchange="trbinance.com",
+    restful_base_uris=("https://api.binance.me",),  # the TR documentation of 2026-05, for its "type 1" symbols
+    websocket_base_uris=("wss://stream-cloud.binance.tr",),
+    depth_path="/api/v3/depth",
+    stream_path="/stream",
+    rule=SPOT,
+    # ASSUMED: limits that every version of this endpoint took (CAP: 1000 works), the weights of spot, and the 1200 a
+    # minute of its exchangeInfo in 2023. 5000 was never seen; asking for it in vain would make a book look complete.
+    snapshot_limits=_FUTURES_LIMITS,
+    snapshot_weights=_SPOT_WEIGHTS[:-1],
+    weight_family="api.binance.me",
+    weight_per_minute=1200,
+    update_speeds=_SPOT_SPEEDS,
+    symbol_characters_dropped="_",  # its other endpoints write BTC_TRY, its depth endpoints BTCTRY
+    streams_per_connection=200,  # ASSUMED
+)
+
+_SIMULATOR_LAUNCHER = "ldc.simulator:launch"
+
+_ROWS = (
+    _BINANCE_COM,
+    _SPOT_TESTNET,
+    replace(  # D: demo-mode/general-info.md
+        _BINANCE_COM,
+        exchange="binance.com-demo",
+        restful_base_uris=("https://demo-api.binance.com",),
+        websocket_base_uris=("wss://demo-stream.binance.com", "wss://demo-stream.binance.com:9443"),
+        weight_family="demo-api.binance.com",
+    ),
+    # Margin trades in the spot books.
+    replace(_BINANCE_COM, exchange="binance.com-margin"),
+    replace(_SPOT_TESTNET, exchange="binance.com-margin-testnet"),
+    replace(_BINANCE_COM, exchange="binance.com-isolated_margin"),
+    replace(_SPOT_TESTNET, exchange="binance.com-isolated_margin-testnet"),
+    _USD_M,
+    replace(  # SDK
+        _USD_M,
+        exchange="binance.com-futures-testnet",
+        restful_base_uris=(_FUTURES_TESTNET,),
+        websocket_base_uris=("wss://fstream.binancefuture.com",),
+        weight_family="testnet.binancefuture.com",
+    ),
+    _COIN_M,
+    replace(  # SDK
+        _COIN_M,
+        exchange="binance.com-coin_futures-testnet",
+        restful_base_uris=(_FUTURES_TESTNET,),
+        websocket_base_uris=("wss://dstream.binancefuture.com",),
+        weight_family="testnet.binancefuture.com",
+    ),
+    _OPTIONS,
+    replace(  # NT
+        _OPTIONS,
+        exchange="binance.com-vanilla-options-testnet",
+        restful_base_uris=(_FUTURES_TESTNET,),
+        websocket_base_uris=("wss://fstream.binancefuture.com",),
+        weight_family="testnet.binancefuture.com",
+    ),
+    _BINANCE_US,
+    _BINANCE_TR,
+    replace(
+        _BINANCE_COM,
+        exchange="simulator",
+        restful_base_uris=(),
+        websocket_base_uris=(),
+        weight_family="simulator",
+        launcher=_SIMULATOR_LAUNCHER,
+    ),
+    replace(
+        _USD_M,
+        exchange="simulator-futures",
+        restful_base_uris=(),
+        websocket_base_uris=(),
+        weight_family="simulator-futures",
+        launcher=_SIMULATOR_LAUNCHER,
+    ),
+)
+
+VENUES: Mapping[str, Venue] = MappingProxyType({row.exchange: row for row in _ROWS})
+"""Every exchange that ldc knows, by name."""
