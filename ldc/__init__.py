@@ -1,0 +1,75 @@
+"""Exact local copies of Binance order books, fast enough for high-frequency bots; a copy knows whether it is right.
+
+Live, from an exchange:
+
+    with ldc.BinanceLocalDepthCacheManager("binance.com") as manager:
+        manager.create_depth_cache("BTCUSDT")
+        manager.wait_until_synchronized(timeout=30)
+        manager.get_asks("BTCUSDT", limit_count=10)
+
+One book, fed by hand:
+
+    book = ldc.OrderBook("spot")
+    book.load_snapshot(rest_body, limit=1000)
+    book.apply(frame_payload)
+    book.best_bid, book.best_ask
+
+What is not named in `__all__` is private, however it is spelled.
+"""
+
+from ldc._version import __version__
+from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
+from ldc.cache import DepthCache
+from ldc.errors import (
+    BookNotLoaded,
+    DepthCacheAlreadyStopped,
+    DepthCacheClusterNotReachableError,
+    DepthCacheError,
+    DepthCacheNotFound,
+    DepthCacheOutOfSync,
+    MalformedMessage,
+    UnknownExchange,
+    UnknownMarket,
+)
+from ldc.manager import BinanceLocalDepthCacheManager
+from ldc.sequence import FUTURES, SPOT, SequenceRule
+from ldc.values import (
+    BookCounters,
+    BookView,
+    Cause,
+    Comparison,
+    DepthCacheStatus,
+    Header,
+    SyncState,
+    Verdict,
+)
+
+__all__ = [
+    "FUTURES",
+    "IMPLEMENTATION",
+    "SPOT",
+    "BinanceLocalDepthCacheManager",
+    "BookCounters",
+    "BookNotLoaded",
+    "BookReader",
+    "BookView",
+    "Cause",
+    "Comparison",
+    "DepthCache",
+    "DepthCacheAlreadyStopped",
+    "DepthCacheClusterNotReachableError",
+    "DepthCacheError",
+    "DepthCacheNotFound",
+    "DepthCacheOutOfSync",
+    "DepthCacheStatus",
+    "Header",
+    "MalformedMessage",
+    "OrderBook",
+    "SequenceRule",
+    "SyncState",
+    "UnknownExchange",
+    "UnknownMarket",
+    "Verdict",
+    "__version__",
+    "read_header",
+]

@@ -1,0 +1,154 @@
+"""One market as its user sees it: a compiled face to read, a state, a status, and waiting without spinning.
+
+Rule 1: reading goes straight to the book: nothing here stands between a user and `reader`.
+Rule 2: everything here may be called from any thread. What changes the market is handed to its feed group.
+"""
+
+import time
+from collections.abc import Callable
+
+from ldc.book import BookReader
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheError, DepthCacheOutOfSync, UnknownMarket
+from ldc.feed import FeedGroup
+from ldc.feed_market import MarketFeed
+from ldc.values import Cause, DepthCacheStatus, SyncState
+
+__all__ = ["DepthCache"]
+
+
+class DepthCache:
+    """A live local copy of one market's order book. Made by the manager's ``create_depth_cache``.
+
+    Thread-safety: every method may be called from any thread.
+    """
+
+    __slots__ = ("_feed", "_group", "exchange", "market", "reader")
+
+    def __init__(self, exchange: str, feed: MarketFeed, group: FeedGroup) -> None:
+        self.exchange = exchange
+        self.market = feed.market
+        """As the user spelt it."""
+        self.reader: BookReader = feed.book.reader
+        """A read-only face of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
+
+        Reads raise `DepthCacheOutOfSync` (with the cause) whenever the copy cannot be proven right. Keep it as long as
+        you like: it is valid for the life of the depth cache.
+        """
+        self._feed = feed
+        self._group = group
+
+    def __repr__(self) -> str:
+        return f"<DepthCache {self.market} at {self.exchange}: {self.state.value}, id {self.reader.last_update_id}>"
+
+    @property
+    def state(self) -> SyncState:
+        """Where it is in its life."""
+        return self._feed.synchronizer.state
+
+    @property
+    def is_synchronized(self) -> bool:
+        """Whether both sides can be read."""
+        return self.reader.is_readable
+
+    @property
+    def group(self) -> FeedGroup:
+        """The feed group that keeps it."""
+        return self._group
+
+    @property
+    def feed(self) -> MarketFeed:
+        """What its group remembers about it."""
+        return self._feed
+
+    def explain(self, error: DepthCacheOutOfSync) -> DepthCacheError:
+        """Return what to tell a user whose read raised this: the same, or something more final."""
+        if self._feed.synchronizer.state is SyncState.FAILED:
+            return UnknownMarket(self.market, self._feed.synchronizer.cause, self._why_failed())
+        if self._feed.is_removed or self._feed.synchronizer.state is SyncState.STOPPED:
+            return DepthCacheAlreadyStopped(self.market, Cause.STOPPED)
+        return error
+
+    def _why_failed(self) -> str:
+        said = f" It says: {self._feed.last_snapshot_error}." if self._feed.last_snapshot_error else ""
+        return f"{self.exchange} does not serve the market {self.market!r}.{said} Check its spelling, and the exchange."
+
+    def _raise_if_over(self) -> None:
+        state = self._feed.synchronizer.state
+        if state is SyncState.FAILED or state is SyncState.STOPPED or self._feed.is_removed:
+            raise self.explain(DepthCacheOutOfSync(self.market))
+
+    def wait_until_synchronized(self, timeout_s: float | None = None) -> bool:
+        """Block until both sides can be read; return False when the time is over first.
+
+        Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as it never will be.
+        """
+
+        def is_decided() -> bool:
+            state = self._feed.synchronizer.state
+            return self.is_synchronized or self._feed.is_removed or state in (SyncState.FAILED, SyncState.STOPPED)
+
+        decided = self._wait_for(is_decided, timeout_s)
+        if self.is_synchronized:
+            return True
+        if decided:
+            self._raise_if_over()
+        return False
+
+    def wait_for_update(self, after_update_id: int | None = None, timeout_s: float | None = None) -> int | None:
+        """Block until the book can be read past an update id; return the id, or None when the time is over first.
+
+        `after_update_id` None: past where it stands now. Raises as `wait_until_synchronized`.
+        """
+        after = self.reader.last_update_id if after_update_id is None else after_update_id
+
+        def is_decided() -> bool:
+            state = self._feed.synchronizer.state
+            return self._id_past(after) is not None or state in (SyncState.FAILED, SyncState.STOPPED)
+
+        self._wait_for(is_decided, timeout_s)
+        reached = self._id_past(after)
+        if reached is None:
+            self._raise_if_over()
+        return reached
+
+    def _id_past(self, after: int | None) -> int | None:
+        reached = self.reader.last_update_id if self.is_synchronized else None
+        return reached if reached is not None and (after is None or reached > after) else None
+
+    def _wait_for(self, is_decided: Callable[[], bool], timeout_s: float | None) -> bool:
+        if is_decided():
+            return True
+        if self._group.is_own_thread:
+            raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
+        return self._feed.signal.wait_for(is_decided, timeout_s)
+
+    def status(self) -> DepthCacheStatus:
+        """Return all there is to know, as an immutable value. O(1)."""
+        feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
+        readable = self.is_synchronized
+        cause = None if readable else reader.suspended_by or Cause.LEFT_HORIZON
+        return DepthCacheStatus(
+            market=self.market,
+            exchange=self.exchange,
+            state=synchronizer.state,
+            state_since=time.time() - (time.monotonic() - synchronizer.state_since),
+            is_synchronized=readable,
+            cause=cause,
+            last_update_id=reader.last_update_id,
+            event_time_ms=reader.event_time_ms,
+            transaction_time_ms=reader.transaction_time_ms,
+            received_time_ns=reader.received_time_ns,
+            bid_count=reader.bid_count,
+            ask_count=reader.ask_count,
+            bid_horizon=reader.bid_horizon,
+            ask_horizon=reader.ask_horizon,
+            counters=reader.counters,
+            resyncs={cause.value: count for cause, count in synchronizer.resyncs.items() if count},
+            frames_dropped={why.value: count for why, count in synchronizer.frames_dropped.items() if count},
+            snapshots_dropped={why.value: count for why, count in synchronizer.requests.dropped.items() if count},
+            audits={result.value: count for result, count in synchronizer.refresher.ended.items() if count},
+            restart_count=feed.restart_count,
+            last_restart_time=feed.last_restart_time,
+            reconnects=self._group.reconnects,
+            last_error=feed.last_snapshot_error or self._group.last_error,
+        )

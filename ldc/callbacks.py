@@ -1,0 +1,74 @@
+"""Users' callbacks, in a thread of their own: whatever they do, they hurt nobody else.
+
+Rule 1: calling is handing over; nobody waits for a callback.
+Rule 2: what waits is bounded. At the limit the oldest is given up, and counted.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["CALLBACKS_MAX", "CallbackThread"]
+
+CALLBACKS_MAX = 1_000
+"""Calls that may wait while a callback blocks; one more gives up the oldest."""
+
+logger = logging.getLogger("binance_local_depth_cache")
+
+
+class CallbackThread:
+    """Calls callbacks one after the other. The thread begins with the first call. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.given_up = 0
+        """Calls that never happened because too many waited, or the manager stopped."""
+        self.raised = 0
+        """Callbacks that raised."""
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
+
+    def call(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Have a callback called soon."""
+        with self._changed:
+            if self._is_stopped:
+                self.given_up += 1
+                return
+            if len(self._waiting) >= CALLBACKS_MAX:
+                self._waiting.popleft()
+                self.given_up += 1
+            self._waiting.append((callback, arguments))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ldc-callbacks", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Call nothing any more; a callback that is running is left to itself."""
+        with self._changed:
+            self._is_stopped = True
+            self.given_up += len(self._waiting)
+            self._waiting.clear()
+            self._changed.notify()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end, unless it is the caller's own."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._is_stopped:
+                    self._changed.wait()
+                if self._is_stopped:
+                    return
+                callback, arguments = self._waiting.popleft()
+            try:
+                callback(*arguments)
+            except Exception:
+                self.raised += 1
+                logger.exception("The callback %r raised; the depth caches go on", callback)

@@ -1,0 +1,495 @@
+"""One websocket of a feed group: opened by websocket-client, then read and written without ever blocking.
+
+Rule 1: websocket-client does what it does well: URL, proxy, TLS, handshake. It may block there, so it does so in a
+    thread of its own, which touches nothing else and may be left behind (the resolver cannot be interrupted). TLS is
+    left to the first write, when the socket is known here and can be ended: so its handshake has the same deadline.
+Rule 2: everything else happens in the group's thread: a non-blocking socket, `ldc.frames` for reading, an outbox for
+    writing. Nothing here waits; `next_due` says when to come back.
+Rule 3: liveness has total deadlines. A connection must be open CONNECT grace after it was begun. An open one is pinged;
+    a pong that does not come in time ends it, and in the middle of a frame none can come. So a link
+    that is half open, a peer that stalls, and one that trickles bytes are all noticed by the same clock.
+Rule 4: what we send is paced, pings and pongs included, because the exchange counts them. What is wanted is kept as
+    sets of streams, and becomes requests only when one may be sent: so that however it was asked for, it costs few.
+Rule 5: a stream that is refused does not cost the others theirs: its request is taken apart until it is alone.
+
+The wire facts are in PROTOCOL sections 3 and 3.2 of the design papers; the ones that matter are said where they matter.
+"""
+
+import contextlib
+import enum
+import json
+import math
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+import websocket
+
+from ldc.frames import FrameError, FrameReader, Opcode, WebsocketMessage
+from ldc.limits import MessagePacer
+
+__all__ = [
+    "ACKNOWLEDGE_S",
+    "ACKNOWLEDGE_TRIES_MAX",
+    "CLOSE_S_MAX",
+    "STREAMS_PER_REQUEST_MAX",
+    "ConnectionLost",
+    "ConnectionOptions",
+    "ConnectionState",
+    "FeedConnection",
+]
+
+STREAMS_PER_REQUEST_MAX = 100
+"""Streams in one SUBSCRIBE or UNSUBSCRIBE. Frames of several hundred were seen to fail without a word."""
+
+ACKNOWLEDGE_S = 5.0
+"""A request that is not answered in this time is sent again."""
+
+ACKNOWLEDGE_TRIES_MAX = 3
+"""So many times; then the connection is given up, for it does not do what it is there for."""
+
+REFUSED_S_MAX = 600.0
+"""A stream that is refused is asked for again after ACKNOWLEDGE_S, then twice that, up to this."""
+
+PONG_S_MIN = 1.0
+"""At most one pong in this time, for the last ping (RFC 6455, 5.5.3): a flood of pings does not stop our requests."""
+
+_PROBLEM_CHARACTERS_MAX = 300
+_SWITCHING_PROTOCOLS = 101
+
+CLOSE_S_MAX = 0.3
+"""The longest that a closing handshake is waited for, whatever the caller allows: stopping must not take a second."""
+
+RECEIVES_PER_TURN_MAX = 16
+"""Receives of one connection before the others get their turn; what is left is read in the next one."""
+
+UNREAD_S = 1.0
+"""A pong may still come so long after a turn that left something unread, which happens after a standstill of ours."""
+
+
+class ConnectionLost(Exception):
+    """The connection is over; the text says why, in words for a log."""
+
+
+class ConnectionState(enum.Enum):
+    """The life of a connection: each state can only follow the one above it."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class ConnectionOptions(NamedTuple):
+    """What all connections of a manager have in common."""
+
+    ping_interval_s: float
+    ping_timeout_s: float
+    close_timeout_s: float
+    messages_per_second: int
+    user_agent: str
+    proxy: Mapping[str, Any]
+    """Keyword arguments for websocket-client's ``connect``."""
+
+    def checked(self) -> "ConnectionOptions":
+        """Return these; raise ``ValueError`` for a time that is none."""
+        for name in ("ping_interval", "ping_timeout", "close_timeout"):
+            seconds = getattr(self, f"{name}_s")
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+                raise ValueError(f"websocket_{name} is a positive number of seconds, not {seconds!r}")
+        return self
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """How long DNS, TCP, proxy, TLS and handshake may take together: as long as a dead peer stays unnoticed."""
+        return self.ping_interval_s + self.ping_timeout_s
+
+
+class _Request(NamedTuple):
+    """A control request that awaits its answer."""
+
+    method: str
+    streams: tuple[str, ...]
+    tries: int = 0
+    refusals: int = 0
+    due: float = 0.0
+    """When it is sent again."""
+
+
+class FeedConnection:
+    """One websocket. All methods but the connector's belong to the group's thread."""
+
+    def __init__(
+        self,
+        feed: int,
+        url: str,
+        options: ConnectionOptions,
+        post: Callable[[Callable[[float], None]], bool],
+        on_opened: Callable[["FeedConnection", float], None],
+        now: float,
+    ) -> None:
+        self.feed = feed
+        """The number by which synchronizers know it; never used twice in a group."""
+        self.url = url
+        self.state = ConnectionState.CONNECTING
+        self.opened_at = now
+        self.streams: set[str] = set()
+        """Subscribed, or asked for."""
+        self.acknowledged: set[str] = set()
+        self.last_pong_at: float | None = None
+        self._options = options
+        self._post = post
+        self._on_opened = on_opened
+        self._deadline = now + options.connect_timeout_s
+        self._problem: str | None = None
+        self._websocket = websocket.WebSocket(
+            skip_utf8_validation=True,
+            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            sslopt={"do_handshake_on_connect": False},  # see rule 1
+        )
+        self._socket: socket.socket | None = None
+        self._reader = FrameReader()
+        self._pacer = MessagePacer(options.messages_per_second)
+        self._outbox = bytearray()
+        self._pong: bytes | None = None  # the payload of the last ping that is not answered yet
+        self._pong_not_before = now
+        self._was_ping_last = False
+        self._ping_due = now
+        self._pong_deadline: float | None = None
+        # What is to be asked for: unsubscriptions go first, so that a stream may stand in both. (Dicts keep the order.)
+        self._to_unsubscribe: dict[str, None] = {}
+        self._to_request_again: deque[_Request] = deque()
+        self._to_subscribe: dict[str, None] = {}
+        self._asked: set[str] = set()  # what the exchange may be sending: from the request on, until it has let go
+        self._requested: dict[int, _Request] = {}
+        self._next_id = 1
+
+    # connecting
+
+    def connect(self) -> None:
+        """Begin to connect, in a thread of its own."""
+        name = f"ldc-connect-{self.feed}"
+        threading.Thread(target=self._connect, name=name, daemon=True).start()
+
+    def _connect(self) -> None:
+        """Open the websocket and hand it over. Runs in the connector; blocking, within per-step time-outs."""
+        opened = self._websocket
+        problem = None
+        try:
+            opened.connect(  # type: ignore[no-untyped-call]
+                self.url,
+                timeout=self._options.connect_timeout_s,
+                header=[f"User-Agent: {self._options.user_agent}"],
+                redirect_limit=0,
+                suppress_origin=True,
+                **self._options.proxy,
+            )
+            status = opened.getstatus()
+            if opened.sock is None or status != _SWITCHING_PROTOCOLS:
+                problem = f"the handshake ended with HTTP status {status}"
+        except Exception as error:  # noqa: BLE001 - what a hostile answer makes of a parser is not ours to foresee
+            problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARACTERS_MAX]
+        if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._connected(problem, now)):
+            _shut(opened.sock)
+
+    def _connected(self, problem: str | None, now: float) -> None:
+        """Take over from the connector."""
+        if self.state is ConnectionState.CLOSED:
+            _shut(self._websocket.sock)
+        elif problem is not None:
+            self._problem = f"cannot connect to {self.url}: {problem}"
+            _shut(self._websocket.sock)
+        else:
+            self._socket = self._websocket.sock
+            assert self._socket is not None
+            self._socket.setblocking(False)
+            self.state = ConnectionState.OPEN
+            self.opened_at = now
+            self._ping_due = now + self._options.ping_interval_s
+            self._on_opened(self, now)
+
+    # what is wanted of it
+
+    def subscribe(self, streams: Iterable[str]) -> None:
+        """Ask for streams that are not subscribed yet."""
+        for stream in streams:
+            if stream not in self.streams:
+                self.streams.add(stream)
+                self._to_subscribe[stream] = None
+
+    def unsubscribe(self, streams: Iterable[str]) -> None:
+        """Give up streams. One that is subscribed again right away gets a new subscription."""
+        for stream in streams:
+            if stream in self.streams:
+                self.streams.remove(stream)
+                self.acknowledged.discard(stream)
+                self._to_subscribe.pop(stream, None)
+                if stream in self._asked:
+                    self._to_unsubscribe[stream] = None
+
+    def may_bring(self, stream: str) -> bool:
+        """Whether the stream was asked for, and has not been let go of by the exchange yet."""
+        return stream in self._asked
+
+    def take_reply(self, payload: bytes, now: float) -> tuple[str, ...]:
+        """Take the answer to a request and return the streams that are now subscribed.
+
+        What is refused is asked for again later, whole at first, then each half on its own. Raises ``ValueError`` for a
+        refusal, and for what is no answer to a request of ours.
+        """
+        reply = json.loads(payload)
+        number = reply.get("id") if isinstance(reply, dict) else None
+        if type(number) is not int or number not in self._requested:
+            raise ValueError("not the answer to a request of this connection")
+        request = self._requested.pop(number)
+        if "error" in reply or "code" in reply:
+            self._take_refusal(number, request, now)
+            concerned = f"{request.streams[0]!r}" if len(request.streams) == 1 else f"{len(request.streams)} streams"
+            said = str(reply.get("error", reply))[:_PROBLEM_CHARACTERS_MAX]
+            raise ValueError(f"the exchange refuses the {request.method} of {concerned}: {said}")
+        if request.method == "UNSUBSCRIBE":
+            self._asked.difference_update(stream for stream in request.streams if stream not in self.streams)
+            return ()
+        streams = tuple(stream for stream in request.streams if stream in self.streams)
+        self.acknowledged.update(streams)
+        return streams
+
+    def _take_refusal(self, number: int, request: _Request, now: float) -> None:
+        refused = request._replace(tries=0, refusals=request.refusals + 1)
+        half = len(request.streams) // 2
+        if request.refusals > 0 and half > 0:
+            for part in (request.streams[:half], request.streams[half:]):
+                self._to_request_again.append(refused._replace(streams=part))
+        else:
+            wait_s = min(REFUSED_S_MAX, ACKNOWLEDGE_S * 2.0 ** min(request.refusals, 10))
+            self._requested[number] = refused._replace(due=now + wait_s)
+
+    # input and output, never blocking
+
+    def fileno(self) -> int:
+        """For the selector."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether the selector shall watch for room to write."""
+        return bool(self._outbox)
+
+    def receive(self, messages: list[bytes], now: float) -> bool:
+        """Add the text messages that have arrived; return whether more may be waiting where no selector sees it.
+
+        Answers pings, notes pongs. Raises `ConnectionLost`; what arrived before that has been added.
+        """
+        assert self._socket is not None
+        for _ in range(RECEIVES_PER_TURN_MAX):
+            with self._reader.writable() as room:
+                try:
+                    count = self._socket.recv_into(room)
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return False
+                except (OSError, ValueError) as error:
+                    raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+            if count == 0:
+                where = "" if self._reader.is_between_frames else " in the middle of a frame"
+                raise ConnectionLost(f"the exchange closed the connection without a word{where}")
+            self._reader.received(count)
+            self._take_messages(messages, now)
+        if self._pong_deadline is not None:
+            # The pong may be in what is not read yet. Who brings more than we read is not dead.
+            self._pong_deadline = max(self._pong_deadline, now + UNREAD_S)
+        return True
+
+    def _take_messages(self, messages: list[bytes], now: float) -> None:
+        try:
+            while (message := self._reader.next_message()) is not None:
+                if message.opcode == Opcode.TEXT:
+                    messages.append(message.payload)
+                else:
+                    self._take_control(message, now)
+        except FrameError as error:
+            self._send_close(error.close_code)
+            raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
+
+    def _take_control(self, message: WebsocketMessage, now: float) -> None:
+        opcode, payload = message
+        if opcode == Opcode.PING:
+            # Only the last one needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
+            self._pong = payload
+        elif opcode == Opcode.PONG:
+            self._pong_deadline = None
+            self.last_pong_at = now
+        elif opcode == Opcode.CLOSE:
+            code = int.from_bytes(payload[:2], "big") if payload else 1000
+            reason = payload[2:].decode()
+            self._send_close(code if payload else 1000)
+            raise ConnectionLost(f"the exchange closed the connection with code {code} {reason!r}")
+        # A binary message is not for us: JSON streams have none.
+
+    def flush(self) -> None:
+        """Send what the socket takes. Raises `ConnectionLost`."""
+        assert self._socket is not None
+        while self._outbox:
+            try:
+                sent = self._socket.send(self._outbox)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except (OSError, ValueError) as error:
+                raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+            del self._outbox[:sent]
+
+    def _queue(self, opcode: int, payload: bytes | str, now: float) -> None:
+        self._pacer.spend(now)
+        self._outbox += websocket.ABNF.create_frame(payload, opcode).format()
+
+    # time
+
+    def tick(self, now: float) -> None:
+        """Do what is due: pongs first, then pings, then requests. Raises `ConnectionLost` at a deadline."""
+        if self._problem is not None:
+            raise ConnectionLost(self._problem)
+        if self.state is ConnectionState.CONNECTING:
+            if now >= self._deadline:
+                raise ConnectionLost(
+                    f"no connection to {self.url} within {self._options.connect_timeout_s} s: "
+                    "the name server, the network or the handshake stalls"
+                )
+            return
+        if self._pong_deadline is not None and now >= self._pong_deadline:
+            raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
+        self._expire_requests(now)
+        while self._next_send(now) <= now:
+            self._send_next(now)
+        if self._outbox:
+            self.flush()
+
+    def _next_send(self, now: float) -> float:
+        """Return when something is to be sent next: when it is due, and when it is allowed."""
+        due = now if self._has_request else math.inf
+        if self._pong is not None:
+            due = min(due, self._pong_not_before)
+        if self._pong_deadline is None:
+            due = min(due, self._ping_due)
+        return max(due, self._pacer.earliest(now))
+
+    @property
+    def _has_request(self) -> bool:
+        return bool(self._to_unsubscribe or self._to_request_again or self._to_subscribe)
+
+    def _send_next(self, now: float) -> None:
+        # A request has its turn after each ping, however short a ping interval the user chose.
+        is_ping_due = self._pong_deadline is None and self._ping_due <= now
+        if is_ping_due and not (self._has_request and self._was_ping_last):
+            self._was_ping_last = True
+            self._queue(Opcode.PING, b"", now)
+            self._pong_deadline = now + self._options.ping_timeout_s
+            self._ping_due = now + self._options.ping_interval_s
+        elif self._pong is not None and self._pong_not_before <= now:
+            self._queue(Opcode.PONG, self._pong, now)
+            self._pong = None
+            self._pong_not_before = now + PONG_S_MIN
+        elif self._has_request:
+            self._was_ping_last = False
+            self._send_request(now)
+
+    def _send_request(self, now: float) -> None:
+        request = self._next_request()
+        if request is None:
+            return  # what was to be asked again is not wanted any more
+        if request.method == "SUBSCRIBE":
+            self._asked.update(request.streams)
+        message = {"method": request.method, "params": list(request.streams), "id": self._next_id}
+        self._queue(Opcode.TEXT, json.dumps(message, ensure_ascii=False), now)
+        self._requested[self._next_id] = request._replace(tries=request.tries + 1, due=now + ACKNOWLEDGE_S)
+        self._next_id += 1
+
+    def _next_request(self) -> _Request | None:
+        if self._to_unsubscribe:
+            return _Request("UNSUBSCRIBE", _taken(self._to_unsubscribe))
+        if not self._to_request_again:
+            return _Request("SUBSCRIBE", _taken(self._to_subscribe))
+        request = self._to_request_again.popleft()
+        is_wanted = self._is_subscription_wanted if request.method == "SUBSCRIBE" else self._is_end_wanted
+        streams = tuple(filter(is_wanted, request.streams))
+        return request._replace(streams=streams) if streams else None
+
+    def _is_subscription_wanted(self, stream: str) -> bool:
+        is_open = stream in self.streams and stream not in self.acknowledged
+        return is_open and stream not in self._to_subscribe
+
+    def _is_end_wanted(self, stream: str) -> bool:
+        return stream not in self.streams and stream not in self._to_unsubscribe
+
+    def _expire_requests(self, now: float) -> None:
+        for number, request in list(self._requested.items()):
+            if now < request.due:
+                continue
+            del self._requested[number]
+            if request.tries >= ACKNOWLEDGE_TRIES_MAX:
+                raise ConnectionLost(f"{request.method} was not acknowledged in {request.tries} tries")
+            self._to_request_again.append(request)
+
+    def next_due(self, now: float) -> float:
+        """Return when `tick` has something to do next."""
+        if self._problem is not None:
+            return now
+        if self.state is ConnectionState.CONNECTING:
+            return self._deadline
+        due = self._next_send(now)
+        if self._pong_deadline is not None:
+            due = min(due, self._pong_deadline)
+        return min(due, *(request.due for request in self._requested.values()), math.inf)
+
+    # the end
+
+    def _send_close(self, code: int) -> None:
+        """Try to say good-bye; nobody waits for it."""
+        if self._socket is None:
+            return
+        self._outbox += websocket.ABNF.create_frame(code.to_bytes(2, "big"), Opcode.CLOSE).format()
+        with contextlib.suppress(ConnectionLost):
+            self.flush()
+
+    def say_goodbye(self) -> float:
+        """Send a close frame and return how long its answer may be waited for, in seconds."""
+        if self.state is not ConnectionState.OPEN:
+            return 0.0
+        self._send_close(1000)
+        return min(self._options.close_timeout_s, CLOSE_S_MAX)
+
+    def close(self) -> None:
+        """Release the socket; a connector that is still under way ends by itself. Idempotent."""
+        if self.state is ConnectionState.CLOSED:
+            return
+        self.state = ConnectionState.CLOSED
+        if self._socket is not None:
+            _shut(self._socket)
+            self._socket = None
+        else:
+            # Wakes a connector that waits for the handshake. It closes the socket itself: were it done here, the number
+            # of the descriptor could be another socket's by the time that the connector reads on.
+            _shut_down(self._websocket.sock)
+
+
+def _taken(streams: dict[str, None]) -> tuple[str, ...]:
+    """Take the first streams out, as many as one request may have."""
+    part = tuple(islice(streams, STREAMS_PER_REQUEST_MAX))
+    for stream in part:
+        del streams[stream]
+    return part
+
+
+def _shut(sock: socket.socket | None) -> None:
+    _shut_down(sock)
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.close()
+
+
+def _shut_down(sock: socket.socket | None) -> None:
+    if sock is not None:
+        with contextlib.suppress(OSError, ValueError):
+            # Not SSLSocket's own, which takes the TLS away from under a thread that reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)

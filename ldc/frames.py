@@ -1,0 +1,199 @@
+"""Websocket frames, from the server to us, without any I/O: bytes in, messages out. RFC 6455 sections 5 and 7.
+
+Rule 1: nothing is read or kept past a named limit, and a frame that claims too much is refused at its header.
+Rule 2: what the RFC forbids a server to send raises `FrameError`, with the close code to answer; then it is over.
+Rule 3: the reader does not look into messages, but for what a close frame must say. Whoever reads a text message
+    checks that it is UTF-8 (the order book does so as it goes along).
+
+How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take messages
+with `next_message()` until it returns None. What it returns is copied out, so it may be kept.
+"""
+
+import enum
+from typing import NamedTuple
+
+__all__ = [
+    "CONTROL_BYTES_MAX",
+    "MESSAGE_BYTES_MAX",
+    "RECEIVE_BYTES",
+    "FrameError",
+    "FrameReader",
+    "Opcode",
+    "WebsocketMessage",
+]
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+"""A message, all its fragments together, of more bytes is refused with close code 1009 (the order book's own limit)."""
+
+CONTROL_BYTES_MAX = 125
+"""What a ping, pong or close may carry (RFC 6455, 5.5)."""
+
+RECEIVE_BYTES = 65_536
+"""How much one receive may bring. The buffer holds this and at most one unfinished frame."""
+
+BUFFER_BYTES_KEPT = 16 * RECEIVE_BYTES
+"""A buffer that grew past this for a long frame is given back when that has been read, and little is held."""
+
+FRAGMENTS_MAX = 4_096
+"""Fragments of one message; more are refused with 1009, for each costs memory whatever it carries."""
+
+
+class Opcode(enum.IntEnum):
+    """What a frame is."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+class WebsocketMessage(NamedTuple):
+    """A whole message: TEXT or BINARY with its fragments joined, or a control frame."""
+
+    opcode: int
+    payload: bytes
+
+
+class FrameError(Exception):
+    """The server broke the protocol, or a limit. `close_code` is what to tell it."""
+
+    def __init__(self, close_code: int, message: str) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages. Not thread-safe; after a `FrameError` it is of no more use."""
+
+    __slots__ = ("_buffer", "_end", "_fragment_bytes", "_fragments", "_message_bytes_max", "_opcode", "_start")
+
+    def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        self._buffer = bytearray(2 * RECEIVE_BYTES)
+        self._start = 0  # of what is not consumed yet
+        self._end = 0
+        self._message_bytes_max = message_bytes_max
+        self._fragments: list[bytes] = []
+        self._fragment_bytes = 0
+        self._opcode: int | None = None  # of the message whose fragments are being collected
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether everything received so far has been consumed: the connection may end here."""
+        return self._start == self._end
+
+    def writable(self) -> memoryview:
+        """Return at least RECEIVE_BYTES of memory to receive into. Release it before the next call."""
+        held_bytes = self._end - self._start
+        is_oversized = len(self._buffer) > BUFFER_BYTES_KEPT and held_bytes <= BUFFER_BYTES_KEPT // 8
+        if held_bytes == 0 and not is_oversized:
+            self._start = self._end = 0
+        elif is_oversized or len(self._buffer) - self._end < RECEIVE_BYTES:
+            held = self._buffer[self._start : self._end]
+            if is_oversized or len(self._buffer) - held_bytes < RECEIVE_BYTES:
+                self._buffer = bytearray(2 * held_bytes + 2 * RECEIVE_BYTES)  # doubling: a long frame is copied twice
+            self._buffer[:held_bytes] = held
+            self._start, self._end = 0, held_bytes
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, count: int) -> None:
+        """Say how many bytes were written to what `writable` returned."""
+        self._end += count
+
+    def next_message(self) -> WebsocketMessage | None:
+        """Return the next whole message, or None: more bytes are needed. Raises `FrameError`."""
+        buffer = self._buffer
+        while True:
+            start = self._start
+            held = self._end - start
+            if held < 2:
+                return None
+            first, length = buffer[start], buffer[start + 1]
+            header_bytes = 2
+            if length >= 126:
+                if length >= 128:
+                    raise FrameError(1002, "the server masked a frame")
+                header_bytes = 4 if length == 126 else 10
+                if held < header_bytes:
+                    _check_first_byte(first, length)
+                    return None
+                length = int.from_bytes(buffer[start + 2 : start + header_bytes], "big")
+            if first != 0x81 or self._opcode is not None:  # anything but an unfragmented text
+                self._check_header(first, length)
+            if length > self._message_bytes_max:
+                raise FrameError(1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}")
+            if held < header_bytes + length:
+                return None
+            body = start + header_bytes
+            self._start = body + length
+            payload = bytes(memoryview(buffer)[body : body + length])
+            if first == 0x81:
+                return WebsocketMessage(Opcode.TEXT, payload)
+            message = self._take(first, payload)
+            if message is not None:
+                return message
+
+    def _check_header(self, first: int, length: int) -> None:
+        """Refuse what may not come here: the order of fragments, and the size of all of them together."""
+        opcode = _check_first_byte(first, length)
+        if opcode >= Opcode.CLOSE:
+            return
+        if opcode == Opcode.CONTINUATION:
+            if self._opcode is None:
+                raise FrameError(1002, "a continuation frame without a message to continue")
+            if self._fragment_bytes + length > self._message_bytes_max:
+                raise FrameError(1009, f"a message of fragments is over the limit of {self._message_bytes_max} bytes")
+            if len(self._fragments) >= FRAGMENTS_MAX:
+                raise FrameError(1009, f"a message of more than {FRAGMENTS_MAX} fragments")
+        elif self._opcode is not None:
+            raise FrameError(1002, "a new message began inside a fragmented one")
+
+    def _take(self, first: int, payload: bytes) -> WebsocketMessage | None:
+        """Return the message that a frame is or ends, or None if it is a fragment."""
+        opcode = first & 0x0F
+        if opcode >= Opcode.CLOSE:
+            if opcode == Opcode.CLOSE:
+                _check_close(payload)
+            return WebsocketMessage(opcode, payload)
+        if opcode != Opcode.CONTINUATION:
+            self._opcode = opcode
+        self._fragments.append(payload)
+        self._fragment_bytes += len(payload)
+        if not first & 0x80:
+            return None
+        whole = WebsocketMessage(self._opcode or opcode, b"".join(self._fragments))
+        self._fragments.clear()
+        self._fragment_bytes = 0
+        self._opcode = None
+        return whole
+
+
+def _check_first_byte(first: int, length: int) -> int:
+    """Return the opcode; refuse reserved bits and opcodes, and control frames that are too long or fragmented."""
+    if first & 0x70:
+        raise FrameError(1002, "a reserved bit is set although no extension was agreed on")
+    opcode = first & 0x0F
+    if opcode not in (0, 1, 2, 8, 9, 10):
+        raise FrameError(1002, f"opcode {opcode} is not defined")
+    if opcode >= Opcode.CLOSE:
+        if not first & 0x80:
+            raise FrameError(1002, "a control frame is fragmented")
+        if length > CONTROL_BYTES_MAX:
+            raise FrameError(1002, "a control frame carries more than 125 bytes")
+    return opcode
+
+
+def _check_close(payload: bytes) -> None:
+    """Refuse a close frame whose code may not be sent, or whose reason is no UTF-8 (RFC 6455, 7.4 and 5.5.1)."""
+    if not payload:
+        return
+    if len(payload) == 1:
+        raise FrameError(1002, "a close frame of one byte")
+    code = int.from_bytes(payload[:2], "big")
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise FrameError(1002, f"close code {code} may not be sent")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError as error:
+        raise FrameError(1007, "the reason of a close frame is not UTF-8") from error

@@ -1,0 +1,499 @@
+"""Many live depth caches of one exchange: `BinanceLocalDepthCacheManager`.
+
+Rule 1: the constructor opens nothing: no socket, no thread, no look at whether there is a newer version.
+Rule 2: every method may be called from any thread, callbacks included. None holds a lock while it waits.
+Rule 3: names, parameters and behaviour are those that users of "Binance Local Depth Cache" libraries know.
+"""
+
+import logging
+import platform
+import random
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from itertools import count
+from typing import Any, Self
+
+from ldc._version import __version__
+from ldc.book import IMPLEMENTATION, OrderBook, read_header
+from ldc.cache import DepthCache
+from ldc.callbacks import CallbackThread
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound, DepthCacheOutOfSync
+from ldc.feed import FeedGroup
+from ldc.feed_connection import ConnectionOptions
+from ldc.feed_market import MarketFeed
+from ldc.limits import checked_weight_share
+from ldc.manager_parts import as_list, connect_budget, hand_in, launch, log_state, summary, take_former_parameters
+from ldc.settings import Settings, checked_seconds, proxy_options
+from ldc.snapshot import (
+    SnapshotBegins,
+    SnapshotBody,
+    SnapshotClient,
+    SnapshotFailure,
+    SnapshotRequest,
+    shared_downloader,
+)
+from ldc.synchronizer import Synchronizer
+from ldc.synchronizer_parts import Purpose, RequestSnapshot
+from ldc.values import BookView, DepthCacheStatus
+from ldc.venue import venue_named
+
+__all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
+
+logger = logging.getLogger("binance_local_depth_cache")
+
+STOP_S_MAX = 0.9
+"""How long `stop_manager` waits for its threads together. One that has not ended then ends by itself."""
+
+PROBE_LEVELS = 5
+"""What a look-up of a silent market asks for: the least, because only its id matters."""
+
+_EPOCH_BITS = 32
+_EPOCH_MASK = (1 << _EPOCH_BITS) - 1
+# An epoch, as the downloader sees it, carries above these bits whose it is: `MarketFeed.serial`.
+
+
+class BinanceLocalDepthCacheManager:
+    """Keeps exact local copies of an exchange's order books.
+
+    Args:
+        exchange: such as "binance.com" or "binance.com-futures"; a wrong one raises `UnknownExchange` with the choices.
+        default_refresh_interval: seconds between two checks of each book against a new snapshot; None: only when
+            needed. A refresh never takes a book away.
+        depth_cache_update_interval: milliseconds between two updates of a stream; None: the fastest that is documented.
+        snapshot_limit: at most so many levels a side in a snapshot; None: in the end as many as the exchange serves.
+        weight_share: the part of the exchange's request weight that may be used, by all managers of the process.
+        markets_per_connection: markets that share a websocket and a thread; 1 gives each its own.
+        high_performance: use the whole request weight (`weight_share` 1).
+        init_interval: at least so many seconds between two snapshots of this manager; None: the weight decides alone.
+        init_time_window: at most one snapshot of a market in so many seconds.
+        on_restart: called as ``on_restart(market, unix_time)`` after a market's stream came back from an interruption,
+            in a thread of its own. It may block or raise; nothing else suffers.
+        websocket_ping_interval, websocket_ping_timeout: seconds. A dead link is noticed within their sum.
+        websocket_close_timeout: seconds that the exchange has to answer a close; at most 0.3 are waited.
+        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; the paths are added.
+        proxy: URL of an HTTP or SOCKS proxy for both. Without it, the usual environment variables count.
+
+    Use it as a context manager, or call `stop_manager`. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        exchange: str = "binance.com",
+        *,
+        default_refresh_interval: float | None = None,
+        depth_cache_update_interval: int | None = None,
+        snapshot_limit: int | None = None,
+        weight_share: float = 0.8,
+        markets_per_connection: int = 100,
+        high_performance: bool = False,
+        init_interval: float | None = None,
+        init_time_window: float | None = None,
+        on_restart: Callable[[str, float], object] | None = None,
+        websocket_ping_interval: float = 5,
+        websocket_ping_timeout: float = 3,
+        websocket_close_timeout: float = 2,
+        restful_base_uri: str | None = None,
+        websocket_base_uri: str | None = None,
+        proxy: str | None = None,
+        **former: Any,
+    ) -> None:
+        take_former_parameters(former)
+        self._venue = venue_named(exchange)
+        self._settings = Settings(
+            venue=self._venue,
+            refresh_interval_s=default_refresh_interval,
+            update_interval_ms=depth_cache_update_interval,
+            snapshot_limit=snapshot_limit,
+            weight_share=1.0 if high_performance else checked_weight_share(weight_share),
+            markets_per_connection=markets_per_connection,
+            init_interval_s=init_interval,
+            init_time_window_s=init_time_window,
+            restful_base_uri=restful_base_uri,
+            websocket_base_uri=websocket_base_uri,
+            proxy=proxy,
+        )
+        self._options = ConnectionOptions(
+            ping_interval_s=websocket_ping_interval,
+            ping_timeout_s=websocket_ping_timeout,
+            close_timeout_s=websocket_close_timeout,
+            messages_per_second=self._venue.messages_per_second,
+            user_agent=self.get_user_agent(),
+            proxy=proxy_options(proxy),
+        ).checked()
+        self._on_restart = on_restart
+        self._callbacks = CallbackThread()
+        self._lock = threading.Lock()
+        self._caches: dict[str, DepthCache] = {}
+        self._stopped: dict[str, str] = {}  # symbol -> the market as it was spelt
+        self._group_sizes: dict[FeedGroup, int] = {}
+        self._ending_groups: list[FeedGroup] = []
+        self._group_numbers = count(1)
+        self._downloads: SnapshotClient | None = None
+        self._launched: Any = None
+        self._serials = count(1)
+        self._is_stopped = False
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self.stop_manager()
+
+    @property
+    def exchange(self) -> str:
+        """The exchange string."""
+        return self._venue.exchange
+
+    def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+        """Start one or many depth caches and return True at once; they synchronize by themselves.
+
+        One that exists is left alone, one that was stopped starts again. Raises ``ValueError`` for what cannot be the
+        name of a market (then none is started), and `DepthCacheAlreadyStopped` if the manager was stopped.
+
+        Args:
+            markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
+            refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
+        """
+        symbols = {self._symbol(market): market for market in as_list(markets)}
+        if refresh_interval is not None:
+            checked_seconds("refresh_interval", refresh_interval)
+        with self._lock:
+            if self._is_stopped:
+                raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
+            self._prepare()
+            for symbol, market in symbols.items():
+                if symbol not in self._caches:
+                    self._start(symbol, market, refresh_interval)
+        return True
+
+    def create_depthcache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+        """The same as `create_depth_cache`."""
+        return self.create_depth_cache(markets, refresh_interval)
+
+    def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
+        """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for one that never was."""
+        found = [self._found(market) for market in as_list(markets)]
+        with self._lock:
+            for cache in found:
+                if self._caches.pop(cache.feed.symbol, None) is not None:
+                    self._stopped[cache.feed.symbol] = cache.market
+                    cache.group.remove(cache.feed)
+                    self._give_back_place(cache.group)
+        return True
+
+    def stop_depthcache(self, markets: str | Iterable[str]) -> bool:
+        """The same as `stop_depth_cache`."""
+        return self.stop_depth_cache(markets)
+
+    def stop_manager(self) -> bool:
+        """Stop everything, within a second, from whatever state. Idempotent; may be called from a callback."""
+        with self._lock:
+            groups, self._group_sizes = [*self._group_sizes, *self._ending_groups], {}
+            self._ending_groups = []
+            downloads, self._downloads = self._downloads, None
+            launched, self._launched = self._launched, None
+            self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
+            self._caches.clear()
+            self._is_stopped = True
+        give_up_at = time.monotonic() + STOP_S_MAX
+        for group in groups:
+            group.stop()
+        self._callbacks.stop()
+        if downloads is not None:
+            downloads.close()
+        for group in groups:
+            if not group.join(max(0.0, give_up_at - time.monotonic())):
+                logger.warning("%s did not end in time; it ends by itself", group.name)
+        self._callbacks.join(max(0.0, give_up_at - time.monotonic()))
+        if launched is not None:
+            launched.stop()
+        return True
+
+    def stop_manager_with_all_depth_caches(self) -> bool:
+        """The same as `stop_manager`."""
+        return self.stop_manager()
+
+    def renew_connections(self) -> None:
+        """Replace every websocket by a new one while both run, so that no book is out of sync for it."""
+        with self._lock:
+            groups = list(self._group_sizes)
+        for group in groups:
+            group.renew()
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def get_asks(
+        self, market: str, limit_count: int | None = None, threshold_volume: float | Decimal | None = None
+    ) -> list[list[float]]:
+        """Return the asks, lowest first, as [[price, quantity], ...].
+
+        Args:
+            limit_count: at most so many; fewer if the known range ends before.
+            threshold_volume: only while the sum of price x quantity stays within this; the first is always kept.
+
+        Raises:
+            DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
+            DepthCacheNotFound, DepthCacheAlreadyStopped, UnknownMarket: there is no such depth cache (any more).
+        """
+        cache = self._found(market)
+        try:
+            return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_bids(
+        self, market: str, limit_count: int | None = None, threshold_volume: float | Decimal | None = None
+    ) -> list[list[float]]:
+        """Return the bids, highest first; otherwise as `get_asks`."""
+        cache = self._found(market)
+        try:
+            return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_book(self, market: str, limit_count: int | None = None) -> BookView:
+        """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
+        cache = self._found(market)
+        try:
+            return cache.reader.view(limit_count)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_depth_cache(self, market: str) -> DepthCache:
+        """Return the `DepthCache`: its `reader` reads without going through the manager."""
+        return self._found(market)
+
+    def get_list_of_depth_caches(self) -> list[str]:
+        """Return the active markets, as they were spelt."""
+        with self._lock:
+            return [cache.market for cache in self._caches.values()]
+
+    def get_list_of_depthcaches(self) -> list[str]:
+        """The same as `get_list_of_depth_caches`."""
+        return self.get_list_of_depth_caches()
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def is_depth_cache_synchronized(self, market: str) -> bool:
+        """Return whether both sides can be read."""
+        return self._found(market).is_synchronized
+
+    def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
+        """Block until all of these (None: all there are) can be read; False when `timeout` seconds are over first.
+
+        Raises `DepthCacheNotFound` for one that does not exist, `UnknownMarket` for one unknown to the exchange.
+        """
+        wanted = self.get_list_of_depth_caches() if markets is None else as_list(markets)
+        caches = [self._found(market) for market in wanted]
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            for cache in caches:
+                left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+                if not cache.wait_until_synchronized(left_s):
+                    return False
+            # An earlier one may have been lost while a later one was waited for.
+            if all(cache.is_synchronized for cache in caches):
+                return True
+
+    def wait_for_update(
+        self, market: str, after_update_id: int | None = None, timeout: float | None = None
+    ) -> int | None:
+        """Block until the book can be read past an update id (None: past where it stands); return the new id.
+
+        None when `timeout` seconds are over first. Raises as `wait_until_synchronized`.
+        """
+        return self._found(market).wait_for_update(after_update_id, timeout)
+
+    def get_status(self, market: str) -> DepthCacheStatus:
+        """Return all there is to know about a depth cache, as an immutable value."""
+        return self._found(market).status()
+
+    def get_last_update_time(self, market: str) -> int | None:
+        """Return when the last update arrived, by the local clock, in milliseconds; None before the first."""
+        received_time_ns = self._found(market).reader.received_time_ns
+        return None if received_time_ns is None else received_time_ns // 1_000_000
+
+    def get_last_restart_time(self, market: str) -> float | None:
+        """Return the Unix time at which its stream last came back after an interruption, or None."""
+        return self._found(market).feed.last_restart_time
+
+    def get_restart_count(self, market: str) -> int:
+        """Return how often its stream came back after an interruption."""
+        return self._found(market).feed.restart_count
+
+    def is_stop_request(self, market: str | None = None) -> bool:
+        """Return whether the manager, or this depth cache, was stopped."""
+        if market is None or self._is_stopped:
+            return self._is_stopped
+        symbol = self._symbol(market)
+        with self._lock:
+            if symbol in self._caches:
+                return False
+            if symbol in self._stopped:
+                return True
+        raise DepthCacheNotFound(market)
+
+    def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
+        """Check and renew the levels of these from a new snapshot, without taking the books away."""
+        for cache in [self._found(market) for market in as_list(markets)]:
+            cache.group.refresh(cache.feed)
+        return True
+
+    def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
+        """Take a book out of sync and synchronize it anew; with a new subscription, unless `unsubscribe` is False."""
+        cache = self._found(market)
+        cache.group.resync(cache.feed, unsubscribe)
+        return True
+
+    # ------------------------------------------------------------------------------------------ about
+
+    def get_version(self) -> str:
+        """Return the version of ldc."""
+        return __version__
+
+    def get_user_agent(self) -> str:
+        """Return what requests and websockets say about who they are."""
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        return f"binance-local-depth-cache/{__version__} ({IMPLEMENTATION}; {python})"
+
+    def print_summary(self) -> None:
+        """Print a table of all depth caches to standard output. The only method that prints."""
+        with self._lock:
+            caches = list(self._caches.values())
+        title = f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
+        print(summary(title, [cache.status() for cache in caches]))  # tidy: allow print
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _symbol(self, market: str) -> str:
+        return self._venue.normalized_market(market)
+
+    def _found(self, market: str) -> DepthCache:
+        # No lock: one look at a dict is atomic, with and without the GIL. Reads come through here.
+        cache = self._caches.get(market) or self._caches.get(self._symbol(market))
+        if cache is not None:
+            return cache
+        if self._symbol(market) in self._stopped:
+            raise DepthCacheAlreadyStopped(market)
+        raise DepthCacheNotFound(market)
+
+    def _prepare(self) -> None:
+        """Open what all depth caches share, before the first one. Under the lock."""
+        if self._downloads is not None:
+            return
+        if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
+            self._launched = launch(self._venue)
+            self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
+        self._downloads = shared_downloader().open(
+            self._venue,
+            self._report,
+            restful_base_uri=self._settings.restful_base_uri,
+            proxy=self._settings.proxy,
+            weight_share=self._settings.weight_share,
+            init_interval_s=self._settings.init_interval_s,
+            init_time_window_s=self._settings.init_time_window_s,
+            user_agent=self.get_user_agent(),
+        )
+
+    def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
+        """Make a depth cache and hand it to a group. Under the lock."""
+        venue, settings = self._venue, self._settings
+
+        def make_book() -> OrderBook:
+            return OrderBook(venue.rule, market=market, symbol=symbol)
+
+        book = make_book()
+        synchronizer = Synchronizer(
+            book,
+            make_book=make_book,
+            read_header=read_header,
+            random=random.random,
+            limits=venue.snapshot_steps(settings.snapshot_limit),
+            now=time.monotonic(),
+            symbol=symbol,
+            refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+        )
+        stream = venue.stream_name(symbol, settings.update_interval_ms)
+        serial = next(self._serials)
+        feed = MarketFeed(market, symbol, stream, book, synchronizer, serial, log_state, self._restarted)
+        group = self._group_with_room()
+        self._group_sizes[group] += 1
+        self._stopped.pop(symbol, None)
+        self._caches[symbol] = DepthCache(venue.exchange, feed, group)
+        group.add(feed)  # last: from now on reports about it may come
+
+    def _give_back_place(self, group: FeedGroup) -> None:
+        """A market has left its group; an empty one ends. Under the lock."""
+        self._group_sizes[group] -= 1
+        if self._group_sizes[group] == 0:
+            del self._group_sizes[group]
+            self._ending_groups = [ending for ending in self._ending_groups if not ending.join(0)]
+            self._ending_groups.append(group)
+            group.stop()
+
+    def _group_with_room(self) -> FeedGroup:
+        for group, size in self._group_sizes.items():
+            if size < self._settings.markets_per_connection:
+                return group
+        url = self._venue.stream_url(self._settings.websocket_base_uri)
+        group = FeedGroup(
+            f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
+            url,
+            self._options,
+            connect_budget=connect_budget(self._venue, url),
+            request_snapshot=self._request_snapshot,
+            cancel_snapshot=self._cancel_snapshot,
+            request_probe=self._request_probe,
+            random=random.random,
+        )
+        self._group_sizes[group] = 0
+        group.start()
+        return group
+
+    # From the groups' threads.
+
+    def _request_snapshot(self, feed: MarketFeed, action: RequestSnapshot) -> None:
+        epoch = feed.serial << _EPOCH_BITS | action.epoch
+        self._download(feed.symbol, epoch, action.purpose, action.limit, action.due)
+
+    def _request_probe(self, feed: MarketFeed) -> None:
+        limit = self._venue.honoured_limit(PROBE_LEVELS)
+        self._download(feed.symbol, feed.serial << _EPOCH_BITS, None, limit, None)
+
+    def _download(self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None) -> None:
+        downloads = self._downloads
+        if downloads is None:
+            return
+        try:
+            downloads.request(symbol, epoch, purpose, limit, due=due)
+        except ValueError:  # it was closed this moment
+            if not self._is_stopped:
+                raise
+
+    def _cancel_snapshot(self, feed: MarketFeed, epoch: int) -> None:
+        downloads = self._downloads
+        if downloads is not None:
+            downloads.cancel(feed.symbol, feed.serial << _EPOCH_BITS | epoch)
+
+    def _restarted(self, feed: MarketFeed) -> None:
+        if self._on_restart is not None:
+            self._callbacks.call(self._on_restart, feed.market, feed.last_restart_time)
+
+    # From the downloader's threads.
+
+    def _report(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+        """Hand what became of a download to the thread of its market."""
+        cache = self._caches.get(request.market)
+        if cache is None or cache.feed.serial != request.epoch >> _EPOCH_BITS:
+            return  # stopped meanwhile, and perhaps created again
+        hand_in(news, request, cache.feed, cache.group, request.epoch & _EPOCH_MASK)

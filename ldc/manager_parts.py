@@ -1,0 +1,133 @@
+"""What the manager is made of besides its threads: small functions that know no manager.
+
+Rule 1: nothing here is shared but the connect budgets, which belong to the process.
+"""
+
+import importlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from ldc.book import OrderBook
+from ldc.errors import DepthCacheError, MalformedMessage
+from ldc.feed import FeedGroup
+from ldc.feed_connections import SharedConnectBudget
+from ldc.feed_market import MarketFeed
+from ldc.sequence import SequenceRule
+from ldc.snapshot import SnapshotBegins, SnapshotBody, SnapshotFailure, SnapshotRequest
+from ldc.synchronizer_parts import StateChanged
+from ldc.values import DepthCacheStatus, SyncState
+from ldc.venue import Venue
+
+__all__ = ["as_list", "connect_budget", "hand_in", "launch", "log_state", "summary", "take_former_parameters"]
+
+logger = logging.getLogger("binance_local_depth_cache")
+
+_connect_budgets: dict[str, SharedConnectBudget] = {}
+_connect_budgets_lock = threading.Lock()
+
+
+def connect_budget(venue: Venue, base_uri: str) -> SharedConnectBudget:
+    """Return the budget that all managers of this process share for that address."""
+    with _connect_budgets_lock:
+        return _connect_budgets.setdefault(base_uri, SharedConnectBudget(venue.connects_per_5_minutes))
+
+
+def as_list(markets: str | Iterable[str]) -> list[str]:
+    """Return one market or many as a list."""
+    return [markets] if isinstance(markets, str) else list(markets)
+
+
+def summary(title: str, statuses: Iterable[DepthCacheStatus]) -> str:
+    """Return a table of depth caches under a title."""
+    head = f"{'market':<20} {'state':<13} {'update id':>16} {'bids':>7} {'asks':>7} {'resyncs':>8}  cause"
+    lines = (
+        f"{each.market:<20} {each.state.value:<13} {each.last_update_id or '-':>16} {each.bid_count:>7} "
+        f"{each.ask_count:>7} {sum(each.resyncs.values()):>8}  {each.cause or ''}"
+        for each in statuses
+    )
+    return "\n".join((title, head, *lines))
+
+
+def log_state(feed: MarketFeed, change: StateChanged) -> None:
+    """Log that a market is in another state: as a warning if it cannot be read any more."""
+    is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
+    logger.log(
+        logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
+        "%s: %s -> %s (%s) at update id %s",
+        feed.market,
+        change.previous_state.value,
+        change.state.value,
+        change.cause.value,
+        change.last_update_id,
+    )
+
+
+def hand_in(
+    news: SnapshotBegins | SnapshotBody | SnapshotFailure,
+    request: SnapshotRequest,
+    feed: MarketFeed,
+    group: FeedGroup,
+    epoch: int,
+) -> None:
+    """Hand what became of a download to the thread of its market."""
+    if request.purpose is None:
+        if not isinstance(news, SnapshotBegins):
+            last_update_id = update_id_of(news, feed.book.rule)
+            group.post(lambda now: group.probe_answered(feed, last_update_id, now))
+        return
+    match news:
+        case SnapshotBegins():
+            group.post(lambda now: group.snapshot_begins(feed, epoch, now))
+        case SnapshotBody(body=body, received_time_ns=received_time_ns):
+            group.post(lambda now: group.snapshot_received(feed, epoch, body, request.limit, received_time_ns, now))
+        case SnapshotFailure():
+            group.post(lambda now: group.snapshot_failed(feed, epoch, news.permanent, news.retry_at, news.text, now))
+
+
+def update_id_of(news: SnapshotBody | SnapshotFailure, rule: SequenceRule) -> int | None:
+    """Return the update id of a market that was looked up, or None: it could not be had."""
+    if isinstance(news, SnapshotFailure):
+        return None
+    book = OrderBook(rule)
+    try:
+        book.load_snapshot(news.body)
+    except MalformedMessage:
+        return None
+    return book.last_update_id
+
+
+def launch(venue: Venue) -> Any:
+    """Start what an exchange needs to exist, such as the embedded one."""
+    assert venue.launcher is not None
+    module_name, _, function_name = venue.launcher.partition(":")
+    try:
+        launcher = getattr(importlib.import_module(module_name), function_name)
+    except ImportError as error:
+        raise DepthCacheError(
+            None,
+            None,
+            f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported ({error}): "
+            "pip install 'binance-local-depth-cache[simulator]'",
+        ) from error
+    return launcher(venue)
+
+
+_IGNORED = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams"})
+_REFUSED = {
+    "ubra_manager": "snapshots need no REST manager; use restful_base_uri, proxy and weight_share",
+    "ubdcc_address": "depth cache clusters are not supported; markets of one manager share a process",
+    "ubdcc_port": "depth cache clusters are not supported; markets of one manager share a process",
+}
+
+
+def take_former_parameters(former: dict[str, Any]) -> None:
+    """Accept, with a warning, what other libraries' constructors take and ldc has no use for; refuse the rest."""
+    for name in former:
+        if name in _REFUSED:
+            raise ValueError(f"{name} is not accepted: {_REFUSED[name]}")
+        if name not in _IGNORED:
+            raise TypeError(f"BinanceLocalDepthCacheManager() got an unexpected keyword argument {name!r}")
+        warnings.warn(f"{name} has no meaning in ldc and is ignored", DeprecationWarning, stacklevel=3)

@@ -1,0 +1,93 @@
+"""What the tests of the live part share: a manager in front of the loopback exchange, and how to wait for things."""
+
+import contextlib
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+import ldc.manager
+from ldc.manager import BinanceLocalDepthCacheManager
+from loopback_exchange import PATIENCE_S, LoopbackExchange
+
+EXCHANGES = {"spot": "binance.com", "usdm": "binance.com-futures", "coinm": "binance.com-coin_futures"}
+
+SHORT_PING = {"websocket_ping_interval": 0.4, "websocket_ping_timeout": 0.4}
+"""A dead link is noticed within their sum and a second."""
+
+
+@pytest.fixture
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every die shows 0: reconnects and retries come at once, so that tests need not wait for luck."""
+    monkeypatch.setattr(ldc.manager, "random", types.SimpleNamespace(random=lambda: 0.0))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Whatever a test does, all threads of ldc have ended some time after it."""
+    yield
+    deadline = time.monotonic() + PATIENCE_S
+    for thread in threading.enumerate():
+        if thread.name.startswith("ldc-"):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            assert not thread.is_alive(), f"{thread.name} is left"
+
+
+@contextlib.contextmanager
+def live(
+    kind: str = "spot", markets: tuple[str, ...] = ("BTCUSDT",), **parameters: Any
+) -> Iterator[tuple[LoopbackExchange, BinanceLocalDepthCacheManager]]:
+    """An exchange that lists these markets, and a manager that knows where it is."""
+    with LoopbackExchange(kind) as exchange:
+        for market in markets:
+            exchange.add_market(market)
+        with BinanceLocalDepthCacheManager(EXCHANGES[kind], **exchange.uris, **parameters) as manager:
+            yield exchange, manager
+
+
+def synchronize(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, *markets: str) -> None:
+    """Create depth caches, and wait until they can be read; an update each spares the wait for a quiet market."""
+    wanted = markets or tuple(exchange.markets)
+    manager.create_depth_cache(wanted)
+    for market in wanted:
+        exchange.wait_for(
+            lambda market=market: any(
+                exchange.stream(market) in connection.streams for connection in exchange.connections
+            ),
+            f"a subscription of {market}",
+        )
+        exchange.update(market)
+    assert manager.wait_until_synchronized(wanted, PATIENCE_S), [manager.get_status(market) for market in wanted]
+
+
+def reach(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, market: str = "BTCUSDT") -> int:
+    """Move the market on, and wait until the depth cache has followed."""
+    update_id = exchange.update(market, bids=[("99.99", "7.25")])
+    assert manager.wait_for_update(market, update_id - 1, PATIENCE_S) == update_id, manager.get_status(market)
+    return update_id
+
+
+def assert_exact(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, market: str = "BTCUSDT") -> None:
+    """What is read is the exchange's book at the id that it says, as far as it claims to be complete."""
+    view = manager.get_depth_cache(market).reader.view(number=Decimal)
+    true_book = exchange.true_book(market, view.last_update_id)
+    for name, levels, horizon in (("bids", view.bids, view.bid_horizon), ("asks", view.asks, view.ask_horizon)):
+        true_levels = true_book.side(name)
+        if horizon is not None:
+            true_levels = [
+                pair for pair in true_levels if (pair[0] >= horizon if name == "bids" else pair[0] <= horizon)
+            ]
+        assert list(levels) == true_levels, f"{name} of {market} at {view.last_update_id}"
+
+
+def eventually(predicate: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Look until something is so that nobody signals; it fails when that takes unreasonably long."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not predicate():
+        assert time.monotonic() < deadline, f"in vain waited for: {what}"
+        pause.wait(0.002)

@@ -1,0 +1,246 @@
+"""Many markets, many managers, many starts and stops: within the limits of the exchange, in time, without a leak."""
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ldc.manager import BinanceLocalDepthCacheManager
+from live_kit import assert_exact, eventually, live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from loopback_exchange import PATIENCE_S, LoopbackExchange
+
+MARKETS = tuple(f"M{number:03}USDT" for number in range(200))
+
+
+def most_in_any_window(events: list[tuple[float, int]], window_s: float) -> int:
+    """Return the largest sum of events (time, amount) in any window of that length."""
+    events = sorted(events)
+    return max(
+        sum(amount for time, amount in events[place:] if time < began + window_s)
+        for place, (began, _) in enumerate(events)
+    )
+
+
+def test_200_markets_are_readable_in_time_within_the_weight_and_the_message_limits():
+    with live(markets=MARKETS) as (exchange, manager):
+        began = time.monotonic()
+        manager.create_depth_cache(MARKETS)
+        assert manager.wait_until_synchronized(timeout=30)
+        print(f"200 markets were readable after {time.monotonic() - began:.1f} s")
+        for market in MARKETS:
+            reach(exchange, manager, market)
+            assert_exact(exchange, manager, market)
+        weights = [(request.time, request.weight) for request in exchange.rest_requests]
+        assert most_in_any_window(weights, 60.0) <= 0.8 * 6000
+        assert {request.status for request in exchange.rest_requests} == {200}
+        assert len(exchange.connections) == 2
+        for connection in exchange.connections:
+            sizes = [len(request["params"]) for request in connection.requests()]
+            assert (sum(sizes), len(sizes) <= 4) == (100, True)  # the first went out while the last were being created
+            assert most_in_any_window([(message.time, 1) for message in connection.received], 0.9) <= 3
+
+
+def test_200_markets_with_deep_books_never_exceed_the_share():
+    with live(weight_share=0.5) as (exchange, manager):
+        for market in MARKETS:
+            exchange.add_market(
+                market, levels=101
+            )  # more than the first snapshot brings, so that each wants a deeper one
+        manager.create_depth_cache(MARKETS)
+        assert manager.wait_until_synchronized(MARKETS, timeout=30)
+        for market in MARKETS:
+            exchange.update(market)
+        # What follows the 1000 of the first snapshots is spare: the share is used up to three quarters, and no further.
+        eventually(lambda: sum(request.weight for request in exchange.rest_requests) >= 2000, "deeper snapshots")
+        weights = [(request.time, request.weight) for request in tuple(exchange.rest_requests)]
+        assert most_in_any_window(weights, 60.0) <= 0.5 * 6000
+        assert {exchange.requests_of(market)[0].limit for market in MARKETS} == {100}
+
+
+def test_markets_created_one_by_one_on_an_open_connection_cost_few_requests():
+    with live(markets=MARKETS[:90]) as (exchange, manager):
+        synchronize(exchange, manager, MARKETS[0])
+        connection = exchange.connection()
+        for market in MARKETS[1:90]:
+            manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(timeout=30)
+        for market in MARKETS[1:90]:
+            manager.set_resync_request(market)
+        exchange.wait_for(
+            lambda: sum(len(request["params"]) for request in connection.requests("SUBSCRIBE")) == 179, "all"
+        )
+        assert manager.wait_until_synchronized(timeout=30)
+        assert len(connection.requests()) <= 12
+        assert most_in_any_window([(message.time, 1) for message in connection.received], 0.9) <= 3
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted here")
+def test_200_starts_and_stops_leave_no_thread_descriptor_or_socket():
+    with LoopbackExchange() as exchange:
+        for market in MARKETS[:3]:
+            exchange.add_market(market)
+
+        def cycle(number: int) -> None:
+            # Mostly one connection a cycle: the process may open 300 in five minutes.
+            manager = BinanceLocalDepthCacheManager(**exchange.uris, markets_per_connection=1 if number < 10 else 100)
+            manager.create_depth_cache(MARKETS[:3])
+            if number % 4 == 0:
+                stream = exchange.stream(MARKETS[0])
+                exchange.wait_for(
+                    lambda: any(stream in each.streams for each in exchange.connections if each.is_open), "it"
+                )
+            if number % 8 == 0:
+                exchange.update(MARKETS[0])
+            if number % 3 == 0:
+                manager.stop_depth_cache(MARKETS[:2])
+                manager.create_depth_cache(MARKETS[1])
+            manager.stop_manager()
+
+        def is_quiet() -> bool:
+            gc.collect()
+            return not any(thread.name.startswith("ldc-") for thread in threading.enumerate()) and not exchange._sockets
+
+        cycle(0)
+        eventually(is_quiet, "the end of the first cycle")
+        descriptors, threads = open_descriptors(), threading.active_count()
+        for number in range(1, 201):
+            cycle(number)
+        eventually(is_quiet, "the end of all cycles")
+        eventually(lambda: open_descriptors() <= descriptors, f"{descriptors} descriptors again")
+        eventually(lambda: threading.active_count() <= threads, f"{threads} threads again")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted here")
+def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
+    with live(markets=MARKETS[:20]) as (exchange, manager):
+        synchronize(exchange, manager)
+
+        def cycle() -> None:
+            manager.stop_depth_cache(MARKETS[1:20])
+            manager.create_depth_cache(MARKETS[1:20])
+
+        cycle()
+        descriptors, threads = open_descriptors(), threading.active_count()
+        for _ in range(50):
+            cycle()
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        eventually(lambda: open_descriptors() <= descriptors, "the same descriptors")
+        assert threading.active_count() <= threads
+        assert len(manager.get_depth_cache(MARKETS[0]).group._timers) < 200
+        for market in MARKETS[:20]:
+            reach(exchange, manager, market)
+            assert_exact(exchange, manager, market)
+
+
+# ------------------------------------------------------------------------------------------------ stopping in a second
+
+
+def connecting(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    manager.create_depth_cache(MARKETS[:3])
+
+
+def stalled_handshake(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    exchange.on_handshake = lambda connection, answer: None
+    manager.create_depth_cache(MARKETS[:3])
+    exchange.wait_for(lambda: exchange.connections, "the handshake")
+
+
+def buffering(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    hold = threading.Event()
+    exchange.on_rest = lambda request: hold.wait(1.5) and None
+    manager.create_depth_cache(MARKETS[:3])
+    exchange.subscribed(MARKETS[0])
+    exchange.update(MARKETS[0])
+    exchange.wait_for(lambda: exchange.rest_requests, "the request")
+
+
+def synchronized(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+
+
+def half_open(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+    exchange.connections[0].is_deaf = True
+
+
+def waiting_to_reconnect(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+    exchange.refuse_connections()
+    exchange.connections[0].reset()
+    eventually(lambda: not manager.is_depth_cache_synchronized(MARKETS[0]), "the end of the connection")
+
+
+def in_handover(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+    exchange.on_handshake = lambda connection, answer: None
+    manager.renew_connections()
+    exchange.wait_for(lambda: len(exchange.connections) == 2, "the second handshake")
+
+
+def after_a_fault(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+    manager.get_depth_cache(MARKETS[0]).group.post(lambda now: 1 // 0)
+
+
+def with_a_frame_unfinished(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
+    synchronize(exchange, manager)
+    exchange.connections[0].send_raw(b"\x81\x7f\0\0\0\0\0\x01\0\0xxx")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        connecting, stalled_handshake, buffering, synchronized, half_open, waiting_to_reconnect, in_handover,
+        after_a_fault, with_a_frame_unfinished,
+    ],
+)  # fmt: skip
+def test_a_manager_stops_within_a_second_from_every_state(state: Callable[..., None]):
+    with live(markets=MARKETS[:3]) as (exchange, manager):
+        state(exchange, manager)
+        began = time.monotonic()
+        manager.stop_manager()
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_manager_stops_within_a_second_while_tls_stalls():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with BinanceLocalDepthCacheManager(
+            restful_base_uri=f"https://127.0.0.1:{port}", websocket_base_uri=f"wss://127.0.0.1:{port}"
+        ) as manager:
+            manager.create_depth_cache("BTCUSDT")
+            accepted, _ = server.accept()
+            assert accepted.recv(1)  # it has begun, and nobody answers
+            connector = next(thread for thread in threading.enumerate() if thread.name.startswith("ldc-connect"))
+            began = time.monotonic()
+            manager.stop_manager()
+            assert time.monotonic() - began < 1.0
+            connector.join(2.0)
+            assert not connector.is_alive()  # it was woken, and has not waited for its time-out
+            accepted.close()
+
+
+def test_a_process_that_stops_nothing_ends_all_the_same():
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        program = (
+            "from ldc.manager import BinanceLocalDepthCacheManager\n"
+            f"manager = BinanceLocalDepthCacheManager(**{exchange.uris!r})\n"
+            "manager.create_depth_cache('BTCUSDT')\n"
+            "assert manager.wait_until_synchronized('BTCUSDT', 20)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program], timeout=PATIENCE_S, capture_output=True, env=os.environ, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
