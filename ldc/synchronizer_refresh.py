@@ -123,8 +123,8 @@ class Refresher:
         self.ended = dict.fromkeys(RefreshResult, 0)
         self.aborted = 0
         """Refreshes that ended because the market lost its synchronization."""
-        self.limit: int | None = None
-        """The limit of the snapshot that the live book's levels come from."""
+        self.limit = 0
+        """The limit of the snapshot that the live book's levels come from; 0 before the first."""
         self.refreshed_at: float | None = None
         """When the levels last came from a snapshot."""
 
@@ -173,9 +173,7 @@ class Refresher:
 
     def resume(self, now: float) -> None:
         """The market has been synchronized again without a snapshot."""
-        if self._interval_due is None:
-            self._set_interval(now)
-        self._deepen(now)
+        self._deepen(now)  # the interval goes on: a market that resumes often is to be refreshed all the same
 
     def abort(self) -> None:
         """The market is synchronized no longer, so there is nothing to refresh."""
@@ -263,21 +261,19 @@ class Refresher:
         if self._candidate is not None and now >= self._candidate_expires_at:
             self._drop_and_retry(SnapshotDrop.EXPIRED, now)
         if self._interval_due is not None and now >= self._interval_due and not self.is_under_way:
-            self._interval_due = None
             self.want(Purpose.INTERVAL, now)
 
     # -- inside
 
     def _limit_for(self, purpose: Purpose) -> int:
         """Return the limit to ask for: deeper where that is the purpose, or where the horizon proved too near."""
-        limit = self.limit or self._limits[0]
-        deeper = [step for step in self._limits if step > limit]
-        return deeper[0] if deeper and purpose in (Purpose.HORIZON, Purpose.DEEPEN) else limit
+        deeper = [step for step in self._limits if step > self.limit]
+        return deeper[0] if deeper and purpose in (Purpose.HORIZON, Purpose.DEEPEN) else self.limit
 
     def _deepen(self, now: float) -> None:
         """Ask for the next step of the ladder, if there is one and there can be levels that are not held."""
         is_complete = self._book.bid_horizon is None and self._book.ask_horizon is None
-        if not is_complete and self._limit_for(Purpose.DEEPEN) > (self.limit or 0):
+        if not is_complete and self._limit_for(Purpose.DEEPEN) > self.limit:
             self.want(Purpose.DEEPEN, now)
 
     def _set_interval(self, now: float) -> None:

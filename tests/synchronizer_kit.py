@@ -192,6 +192,7 @@ class Market:
                 assert self.request.epoch == action.epoch
                 self.request = None
         check(self.synchronizer, self.request)
+        assert sum(self.synchronizer.state_changes.values()) == len(self.changes), "every change has a cause"
         return self
 
     # -- looks

@@ -581,6 +581,7 @@ def test_a_refresh_interval_must_be_positive() -> None:
     for interval_s in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="interval"):
             Market(refresh_interval_s=interval_s)
+    assert market_in(SYNCHRONIZED, refresh_interval_s=0.5).wait(0.5).request is not None
 
 
 def test_a_caller_who_never_drains_is_told() -> None:

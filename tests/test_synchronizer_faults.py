@@ -297,6 +297,14 @@ def test_a_single_stale_update_long_after_a_snapshot_is_a_repetition(market_at: 
     assert market.update(80, 95, event_time_ms=10**9).state is BUFFERING
 
 
+def test_what_was_readable_does_not_bind_a_numbering_that_began_while_buffering(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).update(1_000, 1_010).update(1_010, 1_020)
+    for number in range(RESYNC_AFTER_STALE):
+        market.update(10 + number, 11 + number, event_time_ms=50_000 + number)
+    assert market.snapshot(12).book.last_update_id == 13
+    assert market.snapshots_dropped() == {}
+
+
 def test_ids_that_go_back_while_buffering_empty_the_buffer_but_leave_the_request(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(9_990, 10_000).update(10_000, 10_010)
     request = market.request

@@ -474,6 +474,11 @@ def test_a_market_that_resumes_often_is_refreshed_all_the_same(market_at: Market
     assert market.purposes[1:] == [Purpose.INTERVAL]
 
 
+def test_an_interval_refresh_that_was_given_up_is_made_up_for(market_at: MarketIn) -> None:
+    market = market_at(refresh_interval_s=60.0).wait(60.0).close().open().update(100, 110).wait(0.0)
+    assert market.purposes[1:] == [Purpose.INTERVAL, Purpose.INTERVAL]
+
+
 def test_a_market_that_resumes_goes_on_deepening(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6)).close().open().update(100, 110)
     assert market.purposes == [Purpose.SYNCHRONIZE, Purpose.DEEPEN, Purpose.DEEPEN]
@@ -542,6 +547,7 @@ def test_differences_are_prices_with_both_quantities_inside_both_horizons(name: 
         (4, 6, ASKS, DEEP_ASKS, (95.0, 106.0)),
         (4, 7, ASKS, DEEP_ASKS, (None, None)),
         (5, 7, ASKS, DEEP_ASKS, (None, None)),
+        (5, 7, dict(list(ASKS.items())[:3]), DEEP_ASKS, (None, None)),
         # Only the asks are complete: they are fewer than the bids, so a limit can say so.
         (4, 6, dict(list(ASKS.items())[:3]), DEEP_ASKS, (95.0, None)),
     ],
@@ -578,6 +584,15 @@ def test_a_side_is_not_called_complete_where_no_limit_could_say_that(name: str) 
     book = extended(live, candidate, BOOKS_MAKE[name])
     assert book is not None
     assert (book.bid_horizon, book.ask_horizon) == (95.0, 209.0)  # less than is known, and never wrong
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_a_side_that_is_complete_by_one_level_is_called_so(name: str) -> None:
+    three_asks, four_bids = dict(list(ASKS.items())[:3]), BIDS
+    live, candidate = loaded(name, 4, four_bids, three_asks), loaded(name, 4, four_bids, three_asks)
+    book = extended(live, candidate, BOOKS_MAKE[name])
+    assert book is not None
+    assert (book.bid_horizon, book.ask_horizon) == (97.0, None)
 
 
 @pytest.mark.parametrize("name", BOOKS)
