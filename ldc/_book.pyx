@@ -125,7 +125,7 @@ cdef class OrderBook:
         symbol: if given, an update that names another one in `s` is refused. The case of ASCII letters does not matter
             (options were seen in both).
 
-    Memory: about 1 kB, and 16 bytes a level in blocks of 1 kB that are at least 3/8 full on average (21 to 24 bytes a
+    Memory: under 1 kB, and 16 bytes a level in blocks of 1 kB that are at least 3/8 full on average (21 to 24 bytes a
     level in practice). `sys.getsizeof` tells.
 
     Thread-safety: one thread may write (`apply`, `load_snapshot`, `adopt`, `clear`, `suspend`, `resume`), any number
@@ -228,7 +228,8 @@ cdef class OrderBook:
             BookNotLoaded: there is no snapshot to apply it to.
             MalformedMessage: it is not a depth update, or holds a number that the book cannot. Nothing has changed.
 
-        Cost: O(levels x log(blocks)); about 30 ns a level. Never more memory than the levels need.
+        Cost: O(levels x log(blocks)) at worst, O(levels) for sorted ones near each other, as venues send them.
+        `make bench` measures it.
         """
         cdef Place place
         cdef Py_buffer view
