@@ -68,7 +68,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
 
-check: check-warnings check-long check-checked check-sanitize check-pure
+check: check-warnings check-long check-alone check-checked check-sanitize check-pure
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -89,7 +89,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-checked check-sanitize check-pure
+.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure
 
 # Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
 # imported under the environment $(3), and run the tests on it.
@@ -111,6 +111,10 @@ check-warnings: $(VENV)/.installed
 # The tests that take too long for `make test`.
 check-long: $(VENV)/.installed
 	$(PYTEST) -m check $(ARGS)
+
+# The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
+check-alone: $(VENV)/.installed
+	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/test_manager*.py)
 
 check-checked: $(VENV)/.installed
 	$(call check_variant,checked,LDC_BUILD=checked)

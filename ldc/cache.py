@@ -69,7 +69,7 @@ class DepthCache:
         return error
 
     def _why_failed(self) -> str:
-        said = f" It says: {self._feed.last_snapshot_error}." if self._feed.last_snapshot_error else ""
+        said = f" It says: {self._feed.last_error}." if self._feed.last_error else ""
         return f"{self.exchange} does not serve the market {self.market!r}.{said} Check its spelling, and the exchange."
 
     def _raise_if_over(self) -> None:
@@ -150,5 +150,5 @@ class DepthCache:
             restart_count=feed.restart_count,
             last_restart_time=feed.last_restart_time,
             reconnects=self._group.reconnects,
-            last_error=feed.last_snapshot_error or self._group.last_error,
+            last_error=feed.last_error or self._group.last_error,
         )

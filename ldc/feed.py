@@ -28,12 +28,12 @@ from ldc.feed_connection import ConnectionLost, ConnectionOptions, ConnectionSta
 from ldc.feed_connections import FeedConnections, SharedConnectBudget
 from ldc.feed_mailbox import Mailbox
 from ldc.feed_market import MOVED_ON_S, FeedDrop, MarketFeed
+from ldc.feed_requests import RequestRefused
 from ldc.synchronizer_parts import (
     Action,
     CancelSnapshot,
     Payload,
     Refreshed,
-    RefreshResult,
     RequestSnapshot,
     StateChanged,
 )
@@ -231,7 +231,7 @@ class FeedGroup:
         """Tell the markets that a connection is gone. In the group's thread."""
         self._has_more.discard(connection)
         for market in self._markets.values():
-            market.was_interrupted |= is_last and connection.may_bring(market.stream)
+            market.was_interrupted |= is_last and connection.requests.may_bring(market.stream)
             market.synchronizer.feed_closed(connection.feed, now)
             self._carry_out(market, now)
 
@@ -245,7 +245,7 @@ class FeedGroup:
 
     def _subscribe(self, connection: FeedConnection, market: MarketFeed, now: float) -> None:
         # Opened before it is acknowledged: the first update may overtake the acknowledgement.
-        connection.subscribe([market.stream])
+        connection.requests.subscribe([market.stream])
         market.synchronizer.feed_opened(connection.feed, now)
         self._carry_out(market, now)
 
@@ -332,7 +332,7 @@ class FeedGroup:
             market = self._markets.get(header.stream.encode())
             if market is not None:
                 self._take_update(connection, market, payload, received_time_ns, now)
-            elif not connection.may_bring(header.stream):  # otherwise it was stopped, and the exchange knows not yet
+            elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
                 self._drop(FeedDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
         elif header.event is not None or header.last_update_id is not None:
             self._drop(FeedDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
@@ -341,9 +341,12 @@ class FeedGroup:
 
     def _take_reply(self, connection: FeedConnection, payload: bytes, now: float) -> None:
         try:
-            acknowledged = connection.take_reply(payload, now)
+            acknowledged = connection.requests.take_reply(payload, now)
         except ValueError as error:
             self._drop(FeedDrop.UNKNOWN_REPLY, str(error))
+            for stream in error.streams if isinstance(error, RequestRefused) else ():
+                if (market := self._markets.get(stream.encode())) is not None:
+                    market.last_error = str(error)
             return
         for stream in acknowledged:
             market = self._markets.get(stream.encode())
@@ -375,7 +378,7 @@ class FeedGroup:
         if self._markets.get(market.stream.encode()) is market:
             del self._markets[market.stream.encode()]
             for connection in self._connections:
-                connection.unsubscribe([market.stream])
+                connection.requests.unsubscribe([market.stream])
         self._timers = [timer for timer in self._timers if timer[2] is not market]
         heapq.heapify(self._timers)
         self._end_market(market, now)
@@ -394,7 +397,7 @@ class FeedGroup:
         market.synchronizer.request_resync(now, cause)
         if unsubscribe:
             for connection in self._connections.open_ones:
-                connection.unsubscribe([market.stream])
+                connection.requests.unsubscribe([market.stream])
                 self._subscribe(connection, market, now)
         self._carry_out(market, now)
 
@@ -423,7 +426,7 @@ class FeedGroup:
     ) -> None:
         """Hand in why there is no snapshot. In the group's thread."""
         if not market.is_removed:
-            market.last_snapshot_error = text
+            market.last_error = text
             market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
             self._carry_out(market, now)
 
@@ -470,14 +473,7 @@ class FeedGroup:
             case StateChanged():
                 market.note_state(action)
             case Refreshed():
-                if action.result is not RefreshResult.EQUAL:
-                    logger.warning(
-                        "%s: audit at update id %d: %s, %s",
-                        market.market,
-                        action.last_update_id,
-                        action.result.value,
-                        action.comparison,
-                    )
+                market.note_audit(action)
 
     # the end
 

@@ -8,52 +8,38 @@ Rule 2: everything else happens in the group's thread: a non-blocking socket, `l
 Rule 3: liveness has total deadlines. A connection must be open CONNECT grace after it was begun. An open one is pinged;
     a pong that does not come in time ends it, and in the middle of a frame none can come. So a link
     that is half open, a peer that stalls, and one that trickles bytes are all noticed by the same clock.
-Rule 4: what we send is paced, pings and pongs included, because the exchange counts them. What is wanted is kept as
-    sets of streams, and becomes requests only when one may be sent: so that however it was asked for, it costs few.
-Rule 5: a stream that is refused does not cost the others theirs: its request is taken apart until it is alone.
+Rule 4: what we send is paced, pings and pongs included, because the exchange counts them. What is asked for is decided
+    by `ldc.feed_requests`.
 
 The wire facts are in PROTOCOL sections 3 and 3.2 of the design papers; the ones that matter are said where they matter.
 """
 
 import contextlib
 import enum
-import json
+import functools
 import math
+import os
 import socket
 import ssl
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import certifi
 import websocket
 
+from ldc.feed_requests import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameReader, Opcode, WebsocketMessage
 from ldc.limits import MessagePacer
 
 __all__ = [
-    "ACKNOWLEDGE_S",
-    "ACKNOWLEDGE_TRIES_MAX",
     "CLOSE_S_MAX",
-    "STREAMS_PER_REQUEST_MAX",
     "ConnectionLost",
     "ConnectionOptions",
     "ConnectionState",
     "FeedConnection",
 ]
-
-STREAMS_PER_REQUEST_MAX = 100
-"""Streams in one SUBSCRIBE or UNSUBSCRIBE. Frames of several hundred were seen to fail without a word."""
-
-ACKNOWLEDGE_S = 5.0
-"""A request that is not answered in this time is sent again."""
-
-ACKNOWLEDGE_TRIES_MAX = 3
-"""So many times; then the connection is given up, for it does not do what it is there for."""
-
-REFUSED_S_MAX = 600.0
-"""A stream that is refused is asked for again after ACKNOWLEDGE_S, then twice that, up to this."""
 
 PONG_S_MIN = 1.0
 """At most one pong in this time, for the last ping (RFC 6455, 5.5.3): a flood of pings does not stop our requests."""
@@ -108,17 +94,6 @@ class ConnectionOptions(NamedTuple):
         return self.ping_interval_s + self.ping_timeout_s
 
 
-class _Request(NamedTuple):
-    """A control request that awaits its answer."""
-
-    method: str
-    streams: tuple[str, ...]
-    tries: int = 0
-    refusals: int = 0
-    due: float = 0.0
-    """When it is sent again."""
-
-
 class FeedConnection:
     """One websocket. All methods but the connector's belong to the group's thread."""
 
@@ -136,9 +111,7 @@ class FeedConnection:
         self.url = url
         self.state = ConnectionState.CONNECTING
         self.opened_at = now
-        self.streams: set[str] = set()
-        """Subscribed, or asked for."""
-        self.acknowledged: set[str] = set()
+        self.requests = StreamRequests()
         self.last_pong_at: float | None = None
         self._options = options
         self._post = post
@@ -148,7 +121,7 @@ class FeedConnection:
         self._websocket = websocket.WebSocket(
             skip_utf8_validation=True,
             sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            sslopt={"do_handshake_on_connect": False},  # see rule 1
+            sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
         )
         self._socket: socket.socket | None = None
         self._reader = FrameReader()
@@ -159,13 +132,6 @@ class FeedConnection:
         self._was_ping_last = False
         self._ping_due = now
         self._pong_deadline: float | None = None
-        # What is to be asked for: unsubscriptions go first, so that a stream may stand in both. (Dicts keep the order.)
-        self._to_unsubscribe: dict[str, None] = {}
-        self._to_request_again: deque[_Request] = deque()
-        self._to_subscribe: dict[str, None] = {}
-        self._asked: set[str] = set()  # what the exchange may be sending: from the request on, until it has let go
-        self._requested: dict[int, _Request] = {}
-        self._next_id = 1
 
     # connecting
 
@@ -179,12 +145,15 @@ class FeedConnection:
         opened = self._websocket
         problem = None
         try:
+            if self.url.startswith("wss:"):
+                opened.sock_opt.sslopt["context"] = tls_context(_trusted_certificates())
             opened.connect(  # type: ignore[no-untyped-call]
                 self.url,
                 timeout=self._options.connect_timeout_s,
                 header=[f"User-Agent: {self._options.user_agent}"],
                 redirect_limit=0,
                 suppress_origin=True,
+                http_proxy_timeout=self._options.connect_timeout_s,
                 **self._options.proxy,
             )
             status = opened.getstatus()
@@ -210,62 +179,6 @@ class FeedConnection:
             self.opened_at = now
             self._ping_due = now + self._options.ping_interval_s
             self._on_opened(self, now)
-
-    # what is wanted of it
-
-    def subscribe(self, streams: Iterable[str]) -> None:
-        """Ask for streams that are not subscribed yet."""
-        for stream in streams:
-            if stream not in self.streams:
-                self.streams.add(stream)
-                self._to_subscribe[stream] = None
-
-    def unsubscribe(self, streams: Iterable[str]) -> None:
-        """Give up streams. One that is subscribed again right away gets a new subscription."""
-        for stream in streams:
-            if stream in self.streams:
-                self.streams.remove(stream)
-                self.acknowledged.discard(stream)
-                self._to_subscribe.pop(stream, None)
-                if stream in self._asked:
-                    self._to_unsubscribe[stream] = None
-
-    def may_bring(self, stream: str) -> bool:
-        """Whether the stream was asked for, and has not been let go of by the exchange yet."""
-        return stream in self._asked
-
-    def take_reply(self, payload: bytes, now: float) -> tuple[str, ...]:
-        """Take the answer to a request and return the streams that are now subscribed.
-
-        What is refused is asked for again later, whole at first, then each half on its own. Raises ``ValueError`` for a
-        refusal, and for what is no answer to a request of ours.
-        """
-        reply = json.loads(payload)
-        number = reply.get("id") if isinstance(reply, dict) else None
-        if type(number) is not int or number not in self._requested:
-            raise ValueError("not the answer to a request of this connection")
-        request = self._requested.pop(number)
-        if "error" in reply or "code" in reply:
-            self._take_refusal(number, request, now)
-            concerned = f"{request.streams[0]!r}" if len(request.streams) == 1 else f"{len(request.streams)} streams"
-            said = str(reply.get("error", reply))[:_PROBLEM_CHARACTERS_MAX]
-            raise ValueError(f"the exchange refuses the {request.method} of {concerned}: {said}")
-        if request.method == "UNSUBSCRIBE":
-            self._asked.difference_update(stream for stream in request.streams if stream not in self.streams)
-            return ()
-        streams = tuple(stream for stream in request.streams if stream in self.streams)
-        self.acknowledged.update(streams)
-        return streams
-
-    def _take_refusal(self, number: int, request: _Request, now: float) -> None:
-        refused = request._replace(tries=0, refusals=request.refusals + 1)
-        half = len(request.streams) // 2
-        if request.refusals > 0 and half > 0:
-            for part in (request.streams[:half], request.streams[half:]):
-                self._to_request_again.append(refused._replace(streams=part))
-        else:
-            wait_s = min(REFUSED_S_MAX, ACKNOWLEDGE_S * 2.0 ** min(request.refusals, 10))
-            self._requested[number] = refused._replace(due=now + wait_s)
 
     # input and output, never blocking
 
@@ -359,7 +272,10 @@ class FeedConnection:
             return
         if self._pong_deadline is not None and now >= self._pong_deadline:
             raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
-        self._expire_requests(now)
+        try:
+            self.requests.expire(now)
+        except NotAcknowledged as error:
+            raise ConnectionLost(str(error)) from None
         while self._next_send(now) <= now:
             self._send_next(now)
         if self._outbox:
@@ -367,21 +283,17 @@ class FeedConnection:
 
     def _next_send(self, now: float) -> float:
         """Return when something is to be sent next: when it is due, and when it is allowed."""
-        due = now if self._has_request else math.inf
+        due = now if self.requests.has_next else math.inf
         if self._pong is not None:
             due = min(due, self._pong_not_before)
         if self._pong_deadline is None:
             due = min(due, self._ping_due)
         return max(due, self._pacer.earliest(now))
 
-    @property
-    def _has_request(self) -> bool:
-        return bool(self._to_unsubscribe or self._to_request_again or self._to_subscribe)
-
     def _send_next(self, now: float) -> None:
         # A request has its turn after each ping, however short a ping interval the user chose.
         is_ping_due = self._pong_deadline is None and self._ping_due <= now
-        if is_ping_due and not (self._has_request and self._was_ping_last):
+        if is_ping_due and not (self.requests.has_next and self._was_ping_last):
             self._was_ping_last = True
             self._queue(Opcode.PING, b"", now)
             self._pong_deadline = now + self._options.ping_timeout_s
@@ -390,46 +302,11 @@ class FeedConnection:
             self._queue(Opcode.PONG, self._pong, now)
             self._pong = None
             self._pong_not_before = now + PONG_S_MIN
-        elif self._has_request:
+        elif self.requests.has_next:
             self._was_ping_last = False
-            self._send_request(now)
-
-    def _send_request(self, now: float) -> None:
-        request = self._next_request()
-        if request is None:
-            return  # what was to be asked again is not wanted any more
-        if request.method == "SUBSCRIBE":
-            self._asked.update(request.streams)
-        message = {"method": request.method, "params": list(request.streams), "id": self._next_id}
-        self._queue(Opcode.TEXT, json.dumps(message, ensure_ascii=False), now)
-        self._requested[self._next_id] = request._replace(tries=request.tries + 1, due=now + ACKNOWLEDGE_S)
-        self._next_id += 1
-
-    def _next_request(self) -> _Request | None:
-        if self._to_unsubscribe:
-            return _Request("UNSUBSCRIBE", _taken(self._to_unsubscribe))
-        if not self._to_request_again:
-            return _Request("SUBSCRIBE", _taken(self._to_subscribe))
-        request = self._to_request_again.popleft()
-        is_wanted = self._is_subscription_wanted if request.method == "SUBSCRIBE" else self._is_end_wanted
-        streams = tuple(filter(is_wanted, request.streams))
-        return request._replace(streams=streams) if streams else None
-
-    def _is_subscription_wanted(self, stream: str) -> bool:
-        is_open = stream in self.streams and stream not in self.acknowledged
-        return is_open and stream not in self._to_subscribe
-
-    def _is_end_wanted(self, stream: str) -> bool:
-        return stream not in self.streams and stream not in self._to_unsubscribe
-
-    def _expire_requests(self, now: float) -> None:
-        for number, request in list(self._requested.items()):
-            if now < request.due:
-                continue
-            del self._requested[number]
-            if request.tries >= ACKNOWLEDGE_TRIES_MAX:
-                raise ConnectionLost(f"{request.method} was not acknowledged in {request.tries} tries")
-            self._to_request_again.append(request)
+            message = self.requests.next_message(now)
+            if message is not None:
+                self._queue(Opcode.TEXT, message, now)
 
     def next_due(self, now: float) -> float:
         """Return when `tick` has something to do next."""
@@ -440,7 +317,7 @@ class FeedConnection:
         due = self._next_send(now)
         if self._pong_deadline is not None:
             due = min(due, self._pong_deadline)
-        return min(due, *(request.due for request in self._requested.values()), math.inf)
+        return min(due, self.requests.next_due())
 
     # the end
 
@@ -473,12 +350,24 @@ class FeedConnection:
             _shut_down(self._websocket.sock)
 
 
-def _taken(streams: dict[str, None]) -> tuple[str, ...]:
-    """Take the first streams out, as many as one request may have."""
-    part = tuple(islice(streams, STREAMS_PER_REQUEST_MAX))
-    for stream in part:
-        del streams[stream]
-    return part
+def _trusted_certificates() -> str | None:
+    """Return the file or folder of the environment that says whom to trust: the one that requests looks at."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+
+
+@functools.cache
+def tls_context(trusted: str | None = None) -> ssl.SSLContext:
+    """Return how TLS is done: names and certificates are checked, as they are for snapshots.
+
+    websocket-client alone trusts what the system trusts, which is nobody where no certificates are installed; so those
+    that requests brings along count as well. A company's own authority goes into REQUESTS_CA_BUNDLE, for both.
+    """
+    if trusted is not None:
+        is_folder = Path(trusted).is_dir()
+        return ssl.create_default_context(cafile=None if is_folder else trusted, capath=trusted if is_folder else None)
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
 
 
 def _shut(sock: socket.socket | None) -> None:

@@ -5,14 +5,17 @@ Rule 2: no socket, no clock and no thread in here; `now` is an argument.
 """
 
 import enum
+import logging
 import threading
 from collections.abc import Callable
 
 from ldc.book import OrderBook
 from ldc.synchronizer import Synchronizer
-from ldc.synchronizer_parts import StateChanged
+from ldc.synchronizer_parts import Refreshed, RefreshResult, StateChanged
 
 __all__ = ["FeedDrop", "MarketFeed", "SilenceWatch", "UpdateSignal"]
+
+logger = logging.getLogger("binance_local_depth_cache")
 
 QUIET_S_FIRST = 60.0
 """A market that was silent for so long, on a connection that answers pings, is looked up by REST."""
@@ -116,8 +119,8 @@ class MarketFeed:
         "has_logged_malformed",
         "heard_at",
         "is_removed",
+        "last_error",
         "last_restart_time",
-        "last_snapshot_error",
         "market",
         "on_restart",
         "on_state",
@@ -165,7 +168,8 @@ class MarketFeed:
         self.restart_count = 0
         self.last_restart_time: float | None = None
         """Unix time."""
-        self.last_snapshot_error: str | None = None
+        self.last_error: str | None = None
+        """Why its last snapshot failed, or its stream was refused."""
         self.has_logged_malformed = False
         self.on_state = on_state
         self.on_restart = on_restart
@@ -183,6 +187,17 @@ class MarketFeed:
         """It is in another state."""
         self.on_state(self, change)
         self.wake_waiters()
+
+    def note_audit(self, audit: Refreshed) -> None:
+        """A refresh has ended, and with it a comparison with the exchange's book."""
+        if audit.result is not RefreshResult.EQUAL:
+            logger.warning(
+                "%s: audit at update id %d: %s, %s",
+                self.market,
+                audit.last_update_id,
+                audit.result.value,
+                audit.comparison,
+            )
 
     def wake_waiters(self) -> None:
         """Something happened that a thread may wait for. Costs nothing when none does."""

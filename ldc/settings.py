@@ -3,6 +3,7 @@
 Rule 1: whatever is wrong with a parameter is said by the constructor, in the words of its user.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ldc.venue import Venue
 __all__ = ["Settings", "checked_seconds", "proxy_options"]
 
 _PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
+_SOCKS_MODULES = ("python_socks", "socks")  # what websocket-client and requests need of the extra "socks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,11 @@ def proxy_options(proxy: str | None) -> Mapping[str, Any]:
     if parts.scheme not in _PROXY_SCHEMES or not parts.hostname:
         schemes = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
         raise ValueError(f"proxy is a URL with a host that begins with one of {schemes}; {parts.scheme!r} is none")
+    if parts.scheme != "http" and not all(importlib.util.find_spec(name) for name in _SOCKS_MODULES):
+        raise ValueError(
+            f"proxy is a {parts.scheme}:// URL, and SOCKS needs two more packages: "
+            "pip install 'binance-local-depth-cache[socks]'"
+        )
     options: dict[str, Any] = {
         "http_proxy_host": parts.hostname,
         "http_proxy_port": parts.port or (80 if parts.scheme == "http" else 1080),

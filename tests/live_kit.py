@@ -1,10 +1,12 @@
 """What the tests of the live part share: a manager in front of the loopback exchange, and how to wait for things."""
 
 import contextlib
+import math
+import os
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +17,13 @@ from ldc.manager import BinanceLocalDepthCacheManager
 from loopback_exchange import PATIENCE_S, LoopbackExchange
 
 EXCHANGES = {"spot": "binance.com", "usdm": "binance.com-futures", "coinm": "binance.com-coin_futures"}
+
+MARKETS_PER_CONNECTION = int(os.environ.get("LDC_MARKETS_PER_CONNECTION", "100"))
+"""What managers are made with here unless a test says otherwise."""
+
+needs_shared_connection = pytest.mark.skipif(
+    MARKETS_PER_CONNECTION == 1, reason="it is about markets that share a connection"
+)
 
 SHORT_PING = {"websocket_ping_interval": 0.4, "websocket_ping_timeout": 0.4}
 """A dead link is noticed within their sum and a second."""
@@ -37,11 +46,17 @@ def no_thread_is_left() -> Iterator[None]:
             assert not thread.is_alive(), f"{thread.name} is left"
 
 
+def connection_count(markets: Sequence[str]) -> int:
+    """Return how many connections so many markets need."""
+    return math.ceil(len(markets) / MARKETS_PER_CONNECTION)
+
+
 @contextlib.contextmanager
 def live(
     kind: str = "spot", markets: tuple[str, ...] = ("BTCUSDT",), **parameters: Any
 ) -> Iterator[tuple[LoopbackExchange, BinanceLocalDepthCacheManager]]:
     """An exchange that lists these markets, and a manager that knows where it is."""
+    parameters = {"markets_per_connection": MARKETS_PER_CONNECTION} | parameters
     with LoopbackExchange(kind) as exchange:
         for market in markets:
             exchange.add_market(market)

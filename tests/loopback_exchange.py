@@ -491,6 +491,23 @@ class LoopbackExchange:
         self.wait_for(lambda: self.stream(symbol) in connection.streams, f"a subscription of {symbol}")
         return connection
 
+    def connection_of(self, symbol: str, *, after: int = 0) -> "Connection":
+        """Wait for an open websocket that has subscribed a market, of a number above `after`; return the first one."""
+
+        def found() -> list[Connection]:
+            stream = self.stream(symbol)
+            return [each for each in self.connections[after:] if each.is_open and stream in each.streams]
+
+        with self.changed:
+            self.wait_for(found, f"a connection after number {after} that has subscribed {symbol}")
+            return found()[0]
+
+    def resubscribed(self, former: "Connection") -> "Connection":
+        """Wait until later websockets have subscribed all that this one had, and return the last of them."""
+        symbols = [symbol for symbol in self.markets if self.stream(symbol) in former.streams]
+        assert symbols, f"connection {former.number} had subscribed nothing"
+        return [self.connection_of(symbol, after=former.number) for symbol in symbols][-1]
+
     def requests_of(self, symbol: str) -> list[RestRequest]:
         """Return the snapshots asked for a market."""
         return [request for request in tuple(self.rest_requests) if request.symbol == symbol]

@@ -7,15 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ldc.feed_connection import (
-    ACKNOWLEDGE_S,
-    ACKNOWLEDGE_TRIES_MAX,
-    STREAMS_PER_REQUEST_MAX,
-    ConnectionLost,
-    ConnectionOptions,
-    ConnectionState,
-    FeedConnection,
-)
+from ldc.feed_connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
+from ldc.feed_requests import ACKNOWLEDGE_S, ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
 from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, LoopbackExchange, frame
 
 OPTIONS = ConnectionOptions(
@@ -86,7 +79,7 @@ def driver() -> Iterator[Driver]:
 def test_streams_asked_for_one_by_one_go_out_in_groups_of_at_most_100(driver):
     driver.open()
     for number in range(250):
-        driver.connection.subscribe([f"m{number}@depth"])
+        driver.connection.requests.subscribe([f"m{number}@depth"])
     driver.connection.tick(driver.now)
     assert [len(request["params"]) for request in driver.requests(3)] == [STREAMS_PER_REQUEST_MAX, 100, 50]
 
@@ -94,7 +87,7 @@ def test_streams_asked_for_one_by_one_go_out_in_groups_of_at_most_100(driver):
 def test_no_more_than_three_messages_go_out_in_a_second_and_all_go_out(driver):
     driver.open()
     driver.exchange.on_request = lambda connection, request: ()
-    driver.connection.subscribe(f"m{number}@depth" for number in range(700))
+    driver.connection.requests.subscribe(f"m{number}@depth" for number in range(700))
     driver.connection.tick(driver.now)
     assert len(driver.requests(3)) == 3
     driver.pass_time(0.99)
@@ -109,7 +102,7 @@ def test_next_due_is_never_in_the_past_while_the_pacer_says_no(driver):
     driver.open()
     driver.exchange.on_request = lambda connection, request: ()
     driver.now += 5.0  # a ping is due as well
-    driver.connection.subscribe(f"m{number}@depth" for number in range(700))
+    driver.connection.requests.subscribe(f"m{number}@depth" for number in range(700))
     while driver.now < 1007.9:  # at 8 s the ping has had no pong
         driver.connection.tick(driver.now)
         assert driver.connection.next_due(driver.now) > driver.now
@@ -118,20 +111,20 @@ def test_next_due_is_never_in_the_past_while_the_pacer_says_no(driver):
 
 def test_what_is_wanted_no_longer_before_it_was_asked_for_is_never_asked_for(driver):
     driver.open()
-    driver.connection.subscribe(["a", "b"])
-    driver.connection.unsubscribe(["a"])
+    driver.connection.requests.subscribe(["a", "b"])
+    driver.connection.requests.unsubscribe(["a"])
     driver.connection.tick(driver.now)
     assert [(request["method"], request["params"]) for request in driver.requests(1)] == [("SUBSCRIBE", ["b"])]
 
 
 def test_a_new_subscription_follows_the_end_of_the_old_one(driver):
     driver.open()
-    driver.connection.subscribe(["a", "b"])
+    driver.connection.requests.subscribe(["a", "b"])
     driver.connection.tick(driver.now)
-    driver.connection.unsubscribe(["a"])
-    driver.connection.subscribe(["a", "c"])
-    driver.connection.unsubscribe(["a"])
-    driver.connection.subscribe(["a"])
+    driver.connection.requests.unsubscribe(["a"])
+    driver.connection.requests.subscribe(["a", "c"])
+    driver.connection.requests.unsubscribe(["a"])
+    driver.connection.requests.subscribe(["a"])
     driver.connection.tick(driver.now)
     sent = [(request["method"], request["params"]) for request in driver.requests(3)]
     assert sent == [("SUBSCRIBE", ["a", "b"]), ("UNSUBSCRIBE", ["a"]), ("SUBSCRIBE", ["c", "a"])]
@@ -139,29 +132,29 @@ def test_a_new_subscription_follows_the_end_of_the_old_one(driver):
 
 def test_an_acknowledgement_returns_the_streams_still_wanted(driver):
     driver.open()
-    driver.connection.subscribe(["a", "b"])
+    driver.connection.requests.subscribe(["a", "b"])
     driver.connection.tick(driver.now)
-    driver.connection.unsubscribe(["b"])
-    assert driver.connection.may_bring("b")
-    assert driver.connection.take_reply(b'{"result":null,"id":1}', driver.now) == ("a",)
+    driver.connection.requests.unsubscribe(["b"])
+    assert driver.connection.requests.may_bring("b")
+    assert driver.connection.requests.take_reply(b'{"result":null,"id":1}', driver.now) == ("a",)
     driver.connection.tick(driver.now)
-    assert driver.connection.take_reply(b'{"result":null,"id":2}', driver.now) == ()
-    assert not driver.connection.may_bring("b")
+    assert driver.connection.requests.take_reply(b'{"result":null,"id":2}', driver.now) == ()
+    assert not driver.connection.requests.may_bring("b")
 
 
 @pytest.mark.parametrize("reply", [b"[]", b"{}", b"no", b'{"id":99}', b'{"id":true}', b'{"id":"1","result":null}'])
 def test_what_answers_no_request_is_refused(reply, driver):
     driver.open()
-    driver.connection.subscribe(["a"])
+    driver.connection.requests.subscribe(["a"])
     driver.connection.tick(driver.now)
     with pytest.raises(ValueError, match=r"not the answer|Expecting"):
-        driver.connection.take_reply(reply, driver.now)
+        driver.connection.requests.take_reply(reply, driver.now)
 
 
 def test_a_request_without_an_answer_is_repeated_and_in_the_end_the_connection_is_lost(driver):
     driver.open()
     driver.exchange.on_request = lambda connection, request: ()
-    driver.connection.subscribe(["a"])
+    driver.connection.requests.subscribe(["a"])
 
     def wait_in_vain():
         while driver.now < 1020:
@@ -217,9 +210,9 @@ def test_pings_in_short_intervals_leave_room_for_requests(driver):
             driver.connection._pong_deadline = None  # the pong has come
 
     ping_for(0.9)  # as many as may be sent
-    driver.connection.subscribe(["a"])
+    driver.connection.requests.subscribe(["a"])
     ping_for(0.7)  # there is room for them again, and for the request
-    assert driver.connection._requested
+    assert not driver.connection.requests.are_all_answered
     assert len(driver.requests(1)) == 1
 
 

@@ -18,7 +18,16 @@ from ldc.errors import (
 )
 from ldc.manager import BinanceLocalDepthCacheManager
 from ldc.values import Cause, SyncState
-from live_kit import assert_exact, eventually, live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    assert_exact,
+    connection_count,
+    eventually,
+    live,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import PATIENCE_S, LoopbackExchange, RestReply
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -270,7 +279,7 @@ def test_what_exists_is_left_alone_and_what_was_stopped_starts_again():
 
 
 def test_markets_are_added_and_removed_live_on_the_open_connection():
-    with live(markets=("AUSDT", "BUSDT", "CUSDT")) as (exchange, manager):
+    with live(markets=("AUSDT", "BUSDT", "CUSDT"), markets_per_connection=100) as (exchange, manager):
         synchronize(exchange, manager, "AUSDT")
         synchronize(exchange, manager, "BUSDT", "CUSDT")
         manager.stop_depth_cache("BUSDT")
@@ -368,7 +377,7 @@ def test_a_refresh_on_request_takes_a_snapshot_and_never_the_book():
 def test_a_resync_on_request_synchronizes_anew(unsubscribe):
     with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):
         synchronize(exchange, manager)
-        connection = exchange.connection()
+        connection = exchange.connection_of("BTCUSDT")
         assert manager.set_resync_request("BTCUSDT", unsubscribe=unsubscribe)
         eventually(lambda: manager.get_status("BTCUSDT").resyncs == {"REQUESTED": 1}, "the resync")
         if unsubscribe:
@@ -445,7 +454,7 @@ def test_a_planned_renewal_leaves_every_book_readable():
             for market in markets:
                 exchange.update(market)
             assert all(cache.is_synchronized for cache in caches)
-            return len(exchange.connections) == 2 and exchange.connections[0].ended.is_set()
+            return all(former.ended.is_set() for former in exchange.connections[: connection_count(markets)])
 
         eventually(is_taken_over, "the end of the handover")
         for market in markets:
@@ -453,6 +462,7 @@ def test_a_planned_renewal_leaves_every_book_readable():
             assert_exact(exchange, manager, market)
             status = manager.get_status(market)
             assert (status.resyncs, status.restart_count, status.reconnects) == ({}, 0, 1)
+        assert len(exchange.connections) == 2 * connection_count(markets)
         assert len(exchange.rest_requests) == 2
 
 
@@ -464,7 +474,8 @@ def test_on_restart_is_called_after_an_interruption_only():
     with live(markets=("AUSDT", "BUSDT"), on_restart=lambda *call: calls.append(call)) as (exchange, manager):
         synchronize(exchange, manager)
         assert calls == []
-        exchange.connections[0].close(1001)
+        for connection in tuple(exchange.connections):
+            connection.close(1001)
         eventually(lambda: len(calls) == 2, "the callbacks")
         assert {market for market, _ in calls} == {"AUSDT", "BUSDT"}
         assert calls[0][1] == manager.get_last_restart_time(calls[0][0])

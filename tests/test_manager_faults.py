@@ -1,6 +1,7 @@
 """Faults of frames, sockets, acknowledgements and HTTP, over real sockets: each ends as it should.
 
 In every test a second market shares the connection, or the manager. What it went through is looked at in the end.
+`make check` runs them once more with a connection for each market: LDC_MARKETS_PER_CONNECTION=1.
 """
 
 import contextlib
@@ -9,12 +10,13 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
 import ldc.feed
-import ldc.feed_connection
 import ldc.feed_market
+import ldc.feed_requests
 import ldc.manager
 from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.manager import BinanceLocalDepthCacheManager
@@ -22,8 +24,10 @@ from ldc.values import SyncState
 from live_kit import (  # noqa: F401
     SHORT_PING,
     assert_exact,
+    connection_count,
     eventually,
     live,
+    needs_shared_connection,
     no_jitter,
     no_thread_is_left,
     reach,
@@ -45,12 +49,14 @@ from loopback_exchange import (
 pytestmark = pytest.mark.usefixtures("no_jitter")
 
 BOTH = ("BTCUSDT", "ETHUSDT")
+CONNECTIONS = connection_count(BOTH)
+"""How many both markets need: one, which they share, or one each."""
 Live = tuple[LoopbackExchange, BinanceLocalDepthCacheManager]
 
 
 @contextlib.contextmanager
 def both(kind: str = "spot", **parameters: object) -> Iterator[Live]:
-    """Two markets, synchronized on one connection."""
+    """Two markets, synchronized."""
     with live(kind, BOTH, **parameters) as (exchange, manager):
         synchronize(exchange, manager)
         yield exchange, manager
@@ -159,13 +165,13 @@ UPDATE = (
 )
 def test_a_frame_that_cannot_be_read_or_routed_is_dropped_and_counted(payload):
     with both() as (exchange, manager):
-        exchange.connections[0].send(payload)
+        exchange.connection_of("BTCUSDT").send(payload)
         assert_all_well(exchange, manager)
         group = manager.get_depth_cache("BTCUSDT").group
         counters = manager.get_status("BTCUSDT").counters
         assert sum(group.frames_dropped.values()) + counters.updates_malformed == 1
         assert manager.get_status("BTCUSDT").resyncs == {}
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
 
 
@@ -248,13 +254,13 @@ FLOOD = b"".join([frame(b"x", fin=False), *[frame(b"", 0, fin=False)] * 5_000])
 )
 def test_a_broken_protocol_ends_the_connection_at_once_with_its_code(data, close_code):
     with both() as (exchange, manager):
-        bad = exchange.connections[0]
+        bad = exchange.connection_of("BTCUSDT")
         began = time.monotonic()
         bad.send_raw(data)
         assert bad.ended.wait(PATIENCE_S)
         assert time.monotonic() - began < 1.5
         assert [message.payload for message in bad.opcodes(CLOSE)] == [close_code.to_bytes(2, "big")]
-        exchange.subscribed(number=2)
+        exchange.resubscribed(bad)
         assert_all_well(exchange, manager)
         assert "protocol" in manager.get_status("BTCUSDT").last_error
 
@@ -275,10 +281,11 @@ def test_a_broken_protocol_ends_the_connection_at_once_with_its_code(data, close
 )
 def test_a_connection_that_ends_is_replaced_and_what_was_missed_is_fetched(end):
     with both() as (exchange, manager):
-        end(exchange.connections[0])
-        assert exchange.connections[0].ended.wait(PATIENCE_S)
+        bad = exchange.connection_of("BTCUSDT")
+        end(bad)
+        assert bad.ended.wait(PATIENCE_S)
         exchange.update("BTCUSDT", bids=[("99.97", "5")], is_sent=False)
-        exchange.subscribed("ETHUSDT", number=2)
+        exchange.resubscribed(bad)
         assert_all_well(exchange, manager)
         status = manager.get_status("BTCUSDT")
         assert (status.resyncs["STREAM_CLOSED"], status.restart_count) == (1, 1)
@@ -289,10 +296,10 @@ def test_a_connection_that_ends_is_replaced_and_what_was_missed_is_fetched(end):
 
 def test_what_came_before_the_end_is_used():
     with both() as (exchange, manager):
-        connection = exchange.connections[0]
+        connection = exchange.connection_of("BTCUSDT")
         last = exchange.update("BTCUSDT", bids=[("99.96", "3")])
         connection.close()
-        exchange.subscribed(number=2)
+        exchange.resubscribed(connection)
         assert_all_well(exchange, manager)
         assert last
         assert len(exchange.requests_of("BTCUSDT")) == 1
@@ -312,7 +319,7 @@ def test_messages_in_fragments_and_crumbs_are_whole_again():
 
         exchange.on_frame = cut
         assert_all_well(exchange, manager)
-        exchange.wait_for(lambda: exchange.connections[0].opcodes(PONG), "the pong")
+        exchange.wait_for(lambda: exchange.connection_of("BTCUSDT").opcodes(PONG), "the pong")
         assert_undisturbed(manager, "BTCUSDT")
 
 
@@ -326,14 +333,14 @@ def test_a_long_message_is_read_whole():
 
 def test_a_binary_message_is_ignored():
     with both() as (exchange, manager):
-        exchange.connections[0].send(UPDATE, BINARY)
+        exchange.connection_of("BTCUSDT").send(UPDATE, BINARY)
         assert_all_well(exchange, manager)
         assert_undisturbed(manager, "BTCUSDT")
 
 
 def test_pings_are_answered_with_their_payload():
     with both() as (exchange, manager):
-        connection = exchange.connections[0]
+        connection = exchange.connection_of("BTCUSDT")
         for payload in (b"", b"1763835600000", b"\x00\xff" * 62):
             before = len(connection.opcodes(PONG))
             connection.send(payload, PING)
@@ -344,7 +351,7 @@ def test_pings_are_answered_with_their_payload():
 def test_a_flood_of_pings_neither_starves_requests_nor_floods_the_exchange():
     with both() as (exchange, manager):
         exchange.add_market("XRPUSDT")
-        connection = exchange.connections[0]
+        connection = exchange.connection_of("BTCUSDT")
         for number in range(20_000):
             connection.send(str(number).encode(), PING)
         synchronize(exchange, manager, "XRPUSDT")
@@ -388,11 +395,12 @@ def stop_answering(connection: Connection) -> None:
 def test_a_dead_link_is_noticed_within_ping_interval_and_timeout_and_a_second(fault):
     with both(**SHORT_PING) as (exchange, manager):
         cache = manager.get_depth_cache("BTCUSDT")
-        fault(exchange.connections[0])
+        bad = exchange.connection_of("BTCUSDT")
+        fault(bad)
         began = time.monotonic()
-        eventually(lambda: len(exchange.connections) > 1, "the next connection")
+        eventually(lambda: len(exchange.connections) > CONNECTIONS, "the next connection")
         assert time.monotonic() - began < 0.4 + 0.4 + 1.0
-        exchange.subscribed("ETHUSDT", number=2)
+        exchange.resubscribed(bad)
         assert_all_well(exchange, manager)
         assert "no pong" in manager.get_status("BTCUSDT").last_error
         assert cache.status().resyncs == {"STREAM_CLOSED": 1}
@@ -419,13 +427,14 @@ def test_a_handshake_that_fails_or_stalls_is_tried_again(how):
     with live(markets=BOTH, **SHORT_PING) as (exchange, manager):
         fault = HANDSHAKES[how]
         exchange.on_handshake = lambda connection, answer: (
-            fault(connection, answer) if connection.number == 1 else answer
+            fault(connection, answer) if connection.number <= CONNECTIONS else answer
         )
         manager.create_depth_cache(BOTH)
         began = time.monotonic()
-        eventually(lambda: len(exchange.connections) > 1, "the next connection")
+        eventually(lambda: len(exchange.connections) > CONNECTIONS, "the next connection")
         assert time.monotonic() - began < 0.4 + 0.4 + 1.0
-        exchange.subscribed(number=2)
+        for market in BOTH:
+            exchange.connection_of(market)
         assert_all_well(exchange, manager)
         error = manager.get_status("BTCUSDT").last_error
         assert exchange.websocket_base_uri in error
@@ -450,25 +459,28 @@ def test_an_exchange_that_cannot_be_reached_is_tried_again_at_a_bounded_rate(mon
 
 
 def test_a_request_that_is_not_acknowledged_is_sent_again_and_then_the_connection_given_up(monkeypatch):
-    monkeypatch.setattr(ldc.feed_connection, "ACKNOWLEDGE_S", 0.5)
+    monkeypatch.setattr(ldc.feed_requests, "ACKNOWLEDGE_S", 0.5)
     with live(markets=BOTH) as (exchange, manager):
         exchange.on_request = lambda connection, request: (
-            () if connection.number == 1 else exchange.answer(connection, request)
+            () if connection.number <= CONNECTIONS else exchange.answer(connection, request)
         )
         manager.create_depth_cache(BOTH)
-        exchange.subscribed(number=2)
+        for market in BOTH:
+            exchange.connection_of(market)
         assert_all_well(exchange, manager)
-        requests = exchange.connections[0].requests()
-        assert [request["method"] for request in requests] == ["SUBSCRIBE"] * 3
-        assert {tuple(sorted(request["params"])) for request in requests} == {
-            ("btcusdt@depth@100ms", "ethusdt@depth@100ms")
-        }
-        assert len({request["id"] for request in requests}) == 3
+        asked = set()
+        for connection in exchange.connections[:CONNECTIONS]:
+            requests = connection.requests()
+            assert [request["method"] for request in requests] == ["SUBSCRIBE"] * 3
+            assert len({request["id"] for request in requests}) == 3
+            assert len({tuple(sorted(request["params"])) for request in requests}) == 1
+            asked.update(requests[0]["params"])
+        assert asked == {"btcusdt@depth@100ms", "ethusdt@depth@100ms"}
         assert "not acknowledged" in manager.get_status("BTCUSDT").last_error
 
 
 def test_a_late_acknowledgement_is_as_good(monkeypatch):
-    monkeypatch.setattr(ldc.feed_connection, "ACKNOWLEDGE_S", 0.3)
+    monkeypatch.setattr(ldc.feed_requests, "ACKNOWLEDGE_S", 0.3)
     with live(markets=BOTH) as (exchange, manager):
 
         def second_time_only(connection: Connection, request: dict) -> list[str]:
@@ -476,34 +488,36 @@ def test_a_late_acknowledgement_is_as_good(monkeypatch):
 
         exchange.on_request = second_time_only
         manager.create_depth_cache(BOTH)
-        exchange.subscribed()
+        for market in BOTH:
+            exchange.connection_of(market)
         assert_all_well(exchange, manager)
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == CONNECTIONS
 
 
+@needs_shared_connection
 def test_the_end_of_a_subscription_that_is_sent_again_does_not_end_a_new_one(monkeypatch):
-    monkeypatch.setattr(ldc.feed_connection, "ACKNOWLEDGE_S", 0.3)
+    monkeypatch.setattr(ldc.feed_requests, "ACKNOWLEDGE_S", 0.3)
     with both() as (exchange, manager):
 
         def lose_ends(connection: Connection, request: dict) -> list[str]:
             return [] if request["method"] == "UNSUBSCRIBE" else exchange.answer(connection, request)
 
         exchange.on_request = lose_ends
+        connection = exchange.connection_of("BTCUSDT")
         manager.stop_depth_cache("BTCUSDT")
-        connection = exchange.connections[0]
         exchange.wait_for(lambda: connection.requests("UNSUBSCRIBE"), "the end of the subscription")
         synchronize(exchange, manager, "BTCUSDT")
         exchange.on_request = exchange.answer
         manager.set_refresh_request("ETHUSDT")
         own_end = manager.get_depth_cache("ETHUSDT").group._connections.open_ones[0]
-        eventually(lambda: not own_end._requested and not own_end._has_request, "all requests to be answered")
+        eventually(lambda: own_end.requests.are_all_answered, "all requests to be answered")
         assert_all_well(exchange, manager)
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == CONNECTIONS
 
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested, monkeypatch):
-    monkeypatch.setattr(ldc.feed_connection, "ACKNOWLEDGE_S", 0.3)
+    monkeypatch.setattr(ldc.feed_requests, "ACKNOWLEDGE_S", 0.3)
     with live(markets=(*BOTH, "BADUSDT", "XRPUSDT")) as (exchange, manager):
 
         def refuse(connection: Connection, request: dict) -> list[str]:
@@ -515,10 +529,12 @@ def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested, monkey
         exchange.on_request = refuse
         manager.create_depth_cache([*BOTH, "BADUSDT", "XRPUSDT"])
         for market in (*BOTH, "XRPUSDT"):
-            exchange.subscribed(market)
+            exchange.connection_of(market)
             reach(exchange, manager, market)
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == connection_count((*BOTH, "BADUSDT", "XRPUSDT"))
         assert not manager.is_depth_cache_synchronized("BADUSDT")
+        exchange.wait_for(lambda: manager.get_status("BADUSDT").last_error, "the refusal")
+        assert "Invalid request: BADUSDT" in manager.get_status("BADUSDT").last_error
         assert_undisturbed(manager, "XRPUSDT")
 
 
@@ -535,18 +551,19 @@ def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested, monkey
 def test_an_announced_shutdown_costs_no_book_a_moment(announcement):
     with both() as (exchange, manager):
         caches = [manager.get_depth_cache(market) for market in BOTH]
-        exchange.connections[0].send(announcement)
-        exchange.connections[0].send(announcement)
+        announced = exchange.connection_of("BTCUSDT")
+        announced.send(announcement)
+        announced.send(announcement)
 
         def is_taken_over() -> bool:
             for market in BOTH:
                 exchange.update(market)
             assert all(cache.is_synchronized for cache in caches)
-            return exchange.connections[0].ended.is_set()
+            return announced.ended.is_set()
 
         eventually(is_taken_over, "the end of the handover")
         assert_all_well(exchange, manager)
-        assert len(exchange.connections) == 2
+        assert len(exchange.connections) == CONNECTIONS + 1
         assert_resyncs(manager, {})
 
 
@@ -559,49 +576,55 @@ def assert_resyncs(manager: BinanceLocalDepthCacheManager, resyncs: dict[str, in
 def test_a_handover_with_silent_markets_ends_at_its_deadline(monkeypatch):
     monkeypatch.setattr("ldc.feed_connections.HANDOVER_S", 0.5)
     with both() as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
         manager.renew_connections()
-        assert exchange.connections[0].ended.wait(PATIENCE_S)
+        assert first.ended.wait(PATIENCE_S)
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
 
 
 def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_one(monkeypatch):
     with both() as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
         manager.renew_connections()
-        exchange.subscribed(number=2)
-        exchange.connections[0].reset()
-        assert exchange.connections[0].ended.wait(PATIENCE_S)
+        second = exchange.resubscribed(first)
+        first.reset()
+        assert first.ended.wait(PATIENCE_S)
         assert_all_well(exchange, manager)
         group = manager.get_depth_cache("BTCUSDT").group
         eventually(lambda: group._connections._handover_deadline is None, "the end of the handover")
         manager.renew_connections()
-        exchange.subscribed(number=3)
-        assert not exchange.connections[1].ended.wait(0.3)  # it stays until its successor has spoken
+        exchange.resubscribed(second)
+        assert not second.ended.wait(0.3)  # it stays until its successor has spoken
         assert_all_well(exchange, manager)
-        assert exchange.connections[1].ended.wait(PATIENCE_S)
+        assert second.ended.wait(PATIENCE_S)
+
+
+def is_successor(connection: Connection) -> bool:
+    """Whether it is the first one that a handover begins."""
+    return CONNECTIONS < connection.number <= 2 * CONNECTIONS
 
 
 def test_a_successor_that_cannot_connect_leaves_the_old_connection_alone(monkeypatch):
     with both(**SHORT_PING) as (exchange, manager):
-        exchange.on_handshake = lambda connection, answer: b"" if connection.number == 2 else answer
+        first = exchange.connection_of("BTCUSDT")
+        exchange.on_handshake = lambda connection, answer: b"" if is_successor(connection) else answer
         manager.renew_connections()
-        exchange.wait_for(lambda: len(exchange.connections) >= 3, "another try")
-        exchange.subscribed(number=3)
-        eventually(
-            lambda: [exchange.update(market) for market in BOTH] and exchange.connections[0].ended.is_set(),
-            "the handover",
-        )
+        exchange.resubscribed(first)
+        assert len(exchange.connections) > 2 * CONNECTIONS
+        eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
 
 
 def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interruption():
     with both(**SHORT_PING) as (exchange, manager):
-        exchange.on_handshake = lambda connection, answer: None if connection.number == 2 else answer
+        exchange.on_handshake = lambda connection, answer: None if is_successor(connection) else answer
         manager.renew_connections()
-        exchange.wait_for(lambda: len(exchange.connections) == 2, "the successor")
-        exchange.connections[0].reset()
-        exchange.subscribed("ETHUSDT", number=3)
+        exchange.wait_for(lambda: len(exchange.connections) == 2 * CONNECTIONS, "the successors")
+        for first in exchange.connections[:CONNECTIONS]:
+            first.reset()
+            exchange.resubscribed(first)
         assert_all_well(exchange, manager)
         for market in BOTH:
             assert (manager.get_status(market).resyncs, manager.get_restart_count(market)) == ({"STREAM_CLOSED": 1}, 1)
@@ -610,11 +633,12 @@ def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interrup
 def test_a_connection_is_renewed_before_the_exchange_would_cut_it(monkeypatch):
     monkeypatch.setattr("ldc.feed_connections.CONNECTION_S_MAX", 1.0)
     with both() as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
 
         def is_renewed() -> bool:
             for market in BOTH:
                 exchange.update(market)
-            return exchange.connections[0].ended.is_set()
+            return first.ended.is_set()
 
         eventually(is_renewed, "the renewal")
         assert_all_well(exchange, manager)
@@ -630,7 +654,7 @@ def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew(monkeypatc
     monkeypatch.setattr(ldc.feed_market, "MOVED_ON_S", 0.3)
     monkeypatch.setattr(ldc.feed, "MOVED_ON_S", 0.3)
     with both(websocket_ping_interval=0.2) as (exchange, manager):
-        connection = exchange.connections[0]
+        connection = exchange.connection_of("BTCUSDT")
         connection.streams.discard("btcusdt@depth@100ms")  # the exchange has forgotten it
         exchange.update("BTCUSDT", bids=[("99.98", "8")])
         exchange.wait_for(lambda: "btcusdt@depth@100ms" in connection.streams, "the new subscription")
@@ -639,7 +663,7 @@ def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew(monkeypatc
         assert_all_well(exchange, manager)
         assert manager.get_status("BTCUSDT").resyncs == {"SILENT": 1}
         assert 5 in {request.limit for request in exchange.requests_of("BTCUSDT")}
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
 
 
@@ -716,7 +740,7 @@ def test_a_ban_stops_all_requests_and_leaves_live_books_live():
         exchange.add_market("LTCUSDT")
         exchange.on_rest = lambda request: error_reply(418, -1003, "banned", {"Retry-After": "600"})
         manager.create_depth_cache(["XRPUSDT", "LTCUSDT"])
-        exchange.subscribed("LTCUSDT")
+        exchange.connection_of("LTCUSDT")
         exchange.update("XRPUSDT")
         eventually(lambda: manager.get_status("XRPUSDT").last_error, "the ban")
         banned_at = len(exchange.rest_requests)
@@ -728,16 +752,51 @@ def test_a_ban_stops_all_requests_and_leaves_live_books_live():
         assert_undisturbed(manager)
 
 
-def test_an_unknown_market_fails_for_good_and_disturbs_nobody():
+def test_a_ban_that_outlasts_its_own_end_is_believed_each_time():
+    with live() as (exchange, manager):
+        bans = [error_reply(418, -1003, "banned", {"Retry-After": "1"}) for _ in range(3)]
+        exchange.on_rest = lambda request: bans.pop() if bans else None
+        synchronize(exchange, manager)
+        assert_exact(exchange, manager)
+        times = [request.time for request in exchange.rest_requests[:4]]
+        assert [request.status for request in exchange.rest_requests[:4]] == [418, 418, 418, 200]
+        assert all(later - earlier > 0.9 for earlier, later in pairwise(times))
+
+
+FAR_AWAY = b'{"lastUpdateId":%d,"bids":[["3000.10","1"]],"asks":[["3000.20","1"]]}'
+
+
+def test_a_snapshot_of_another_market_is_not_taken_for_this_one():
     with both() as (exchange, manager):
+        wrong = [1, 1]
+
+        def answer(request) -> RestReply | None:
+            if request.symbol == "BTCUSDT" and wrong:
+                wrong.pop()
+                return RestReply(200, FAR_AWAY % (exchange.markets["BTCUSDT"].book.last_update_id + 1))
+            return None
+
+        exchange.on_rest = answer
+        exchange.update("BTCUSDT", bids=[("99.90", "9")], is_sent=False)
+        exchange.update("BTCUSDT")  # shows the gap
+        assert_all_well(exchange, manager)
+        assert manager.get_status("BTCUSDT").snapshots_dropped["WRONG_PRICES"] == 2
+        assert_undisturbed(manager)
+
+
+@pytest.mark.parametrize(("code", "text"), [(-1121, "Invalid symbol."), (-1220, "The symbol's status does not match")])
+def test_an_unknown_market_fails_for_good_and_disturbs_nobody(code, text):
+    with both() as (exchange, manager):
+        exchange.on_rest = lambda request: error_reply(400, code, text) if request.symbol == "BTCUSTD" else None
         manager.create_depth_cache("BTCUSTD")
-        exchange.subscribed("BTCUSTD")
-        with pytest.raises(UnknownMarket, match="BTCUSTD"):
+        exchange.connection_of("BTCUSTD")
+        with pytest.raises(UnknownMarket, match=rf"BTCUSTD.*{code}"):
             manager.wait_until_synchronized("BTCUSTD", PATIENCE_S)
         assert manager.get_status("BTCUSTD").state is SyncState.FAILED
         assert_all_well(exchange, manager)
         assert_undisturbed(manager)
         assert_undisturbed(manager, "BTCUSDT")
+        assert len(exchange.requests_of("BTCUSTD")) == 1
 
 
 def test_a_snapshot_that_never_comes_delays_no_other_market():
@@ -751,7 +810,7 @@ def test_a_snapshot_that_never_comes_delays_no_other_market():
         reach(exchange, manager, "ETHUSDT")
         assert not manager.is_depth_cache_synchronized("BTCUSDT")
         hold.set()
-        exchange.subscribed()
+        exchange.connection_of("BTCUSDT")
         assert_all_well(exchange, manager)
 
 
@@ -762,12 +821,13 @@ def test_a_fault_of_ours_suspends_every_book_and_is_survived(monkeypatch, caplog
     monkeypatch.setattr(ldc.feed, "FAULT_PAUSE_S", 0.05)
     with both() as (exchange, manager):
         group = manager.get_depth_cache("BTCUSDT").group
+        first = exchange.connection_of("BTCUSDT")
 
         def fail(now: float) -> None:
             raise RuntimeError("nobody foresaw this")
 
         group.post(fail)
-        exchange.subscribed("ETHUSDT", number=2)
+        exchange.resubscribed(first)
         assert_all_well(exchange, manager)
         assert "nobody foresaw this" in manager.get_status("BTCUSDT").last_error
     assert "nobody foresaw this" in caplog.text
@@ -776,11 +836,11 @@ def test_a_fault_of_ours_suspends_every_book_and_is_survived(monkeypatch, caplog
 def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():
     with both(**SHORT_PING) as (exchange, manager):
         group = manager.get_depth_cache("BTCUSDT").group
-        connection = exchange.connections[0]
+        connection = exchange.connection_of("BTCUSDT")
         exchange.wait_for(lambda: connection.opcodes(PING), "a ping")
         group.post(lambda now: threading.Event().wait(1.5))  # longer than interval and timeout
         for _ in range(200):
             exchange.update("BTCUSDT", bids=[("99.97", "5")])
         assert_all_well(exchange, manager)
-        assert len(exchange.connections) == 1
+        assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)

@@ -155,10 +155,11 @@ def assert_true(recording: Recording, views: dict[int, BookView]) -> int:
 
 @pytest.mark.parametrize("kind", RECORDINGS)
 @pytest.mark.parametrize("markets_per_connection", [100, 1])
-def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection, recordings):
+@pytest.mark.parametrize("updates_max", [UPDATES_MAX, pytest.param(None, marks=pytest.mark.check, id="whole")])
+def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection, updates_max, recordings):
     recording = recordings[kind]
     with live(kind, (), markets_per_connection=markets_per_connection, snapshot_limit=1000) as (exchange, manager):
-        views = play(exchange, manager, recording, UPDATES_MAX)
+        views = play(exchange, manager, recording, updates_max)
         status = manager.get_status(recording.symbol)
         synchronizer = manager.get_depth_cache(recording.symbol).feed.synchronizer
         assert status.resyncs == {}

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from ldc.manager import BinanceLocalDepthCacheManager
-from live_kit import assert_exact, eventually, live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    assert_exact,
+    connection_count,
+    eventually,
+    live,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import PATIENCE_S, LoopbackExchange
 
 MARKETS = tuple(f"M{number:03}USDT" for number in range(200))
@@ -29,7 +38,7 @@ def most_in_any_window(events: list[tuple[float, int]], window_s: float) -> int:
 
 
 def test_200_markets_are_readable_in_time_within_the_weight_and_the_message_limits():
-    with live(markets=MARKETS) as (exchange, manager):
+    with live(markets=MARKETS, markets_per_connection=100) as (exchange, manager):
         began = time.monotonic()
         manager.create_depth_cache(MARKETS)
         assert manager.wait_until_synchronized(timeout=30)
@@ -65,7 +74,7 @@ def test_200_markets_with_deep_books_never_exceed_the_share():
 
 
 def test_markets_created_one_by_one_on_an_open_connection_cost_few_requests():
-    with live(markets=MARKETS[:90]) as (exchange, manager):
+    with live(markets=MARKETS[:90], markets_per_connection=100) as (exchange, manager):
         synchronize(exchange, manager, MARKETS[0])
         connection = exchange.connection()
         for market in MARKETS[1:90]:
@@ -123,7 +132,7 @@ def test_200_starts_and_stops_leave_no_thread_descriptor_or_socket():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted here")
 def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
-    with live(markets=MARKETS[:20]) as (exchange, manager):
+    with live(markets=MARKETS[:20], markets_per_connection=100) as (exchange, manager):
         synchronize(exchange, manager)
 
         def cycle() -> None:
@@ -160,7 +169,7 @@ def buffering(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager
     hold = threading.Event()
     exchange.on_rest = lambda request: hold.wait(1.5) and None
     manager.create_depth_cache(MARKETS[:3])
-    exchange.subscribed(MARKETS[0])
+    exchange.connection_of(MARKETS[0])
     exchange.update(MARKETS[0])
     exchange.wait_for(lambda: exchange.rest_requests, "the request")
 
@@ -177,7 +186,8 @@ def half_open(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager
 def waiting_to_reconnect(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
     synchronize(exchange, manager)
     exchange.refuse_connections()
-    exchange.connections[0].reset()
+    for connection in exchange.connections:
+        connection.reset()
     eventually(lambda: not manager.is_depth_cache_synchronized(MARKETS[0]), "the end of the connection")
 
 
@@ -185,7 +195,8 @@ def in_handover(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManag
     synchronize(exchange, manager)
     exchange.on_handshake = lambda connection, answer: None
     manager.renew_connections()
-    exchange.wait_for(lambda: len(exchange.connections) == 2, "the second handshake")
+    first = connection_count(MARKETS[:3])
+    exchange.wait_for(lambda: len(exchange.connections) == 2 * first, "the next handshake")
 
 
 def after_a_fault(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> None:
