@@ -9,6 +9,7 @@ Rule 3: the group's thread calls everything but `SharedConnectBudget.take`.
 import logging
 import selectors
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Protocol
@@ -31,6 +32,23 @@ stayed silent so long on both has missed nothing, or will find a gap and take a 
 
 STABLE_S = 60.0
 """A connection that lasted so long was good: the next failure is a first one again."""
+
+
+SLEPT_S_MAX = 5.0
+"""A machine that slept longer than this has lost what was sent meanwhile: its connections are given up at once, and
+with them the books, instead of only when a ping is found to be unanswered."""
+
+_CLOCK_OF_SLEEP = next(
+    (getattr(time, name) for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW") if hasattr(time, name)), None
+)
+
+
+def clock_of_sleep() -> float:
+    """Return the seconds that the machine has slept, from an arbitrary beginning; where it cannot be told, 0 always.
+
+    The monotonic clock that all deadlines go by stands still while a Linux or a macOS machine is suspended.
+    """
+    return time.clock_gettime(_CLOCK_OF_SLEEP) - time.monotonic() if _CLOCK_OF_SLEEP is not None else 0.0
 
 
 class SharedConnectBudget:
@@ -94,6 +112,7 @@ class FeedConnections:
         self._connect_due: float | None = None
         self._renew_due = 0.0
         self._handover_deadline: float | None = None
+        self._slept_s = clock_of_sleep()
 
     def __iter__(self) -> Iterator[FeedConnection]:
         return iter(tuple(self._connections))
@@ -122,6 +141,7 @@ class FeedConnections:
 
     def tick(self, now: float, *, is_wanted: bool) -> None:
         """Do what is due. `is_wanted`: there are markets to connect for."""
+        self._give_up_after_sleep(now, is_wanted=is_wanted)
         for connection in self:
             try:
                 connection.tick(now)
@@ -137,6 +157,13 @@ class FeedConnections:
             if self._connect_due is None:
                 self._connect(now)
         self._tick_handover(now)
+
+    def _give_up_after_sleep(self, now: float, *, is_wanted: bool) -> None:
+        slept_s = clock_of_sleep()
+        just_slept_s, self._slept_s = slept_s - self._slept_s, slept_s
+        if just_slept_s > SLEPT_S_MAX:
+            for connection in self:
+                self.lose(connection, f"the machine slept for {just_slept_s:.0f} s", now, is_wanted=is_wanted)
 
     def _tick_handover(self, now: float) -> None:
         """End a handover that is complete, and begin one when the connection has grown old."""

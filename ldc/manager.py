@@ -16,6 +16,7 @@ from decimal import Decimal
 from itertools import count
 from typing import Any, Self
 
+from ldc import manager_parts
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.cache import DepthCache
@@ -25,7 +26,6 @@ from ldc.feed import FeedGroup
 from ldc.feed_connection import ConnectionOptions
 from ldc.feed_market import MarketFeed
 from ldc.limits import checked_weight_share
-from ldc.manager_parts import as_list, connect_budget, hand_in, launch, log_state, summary, take_former_parameters
 from ldc.settings import Settings, checked_seconds, proxy_options
 from ldc.snapshot import (
     SnapshotBegins,
@@ -37,7 +37,7 @@ from ldc.snapshot import (
 )
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Purpose, RequestSnapshot
-from ldc.values import BookView, DepthCacheStatus
+from ldc.values import BookView, Cause, DepthCacheStatus
 from ldc.venue import venue_named
 
 __all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
@@ -50,9 +50,8 @@ STOP_S_MAX = 0.9
 PROBE_LEVELS = 5
 """What a look-up of a silent market asks for: the least, because only its id matters."""
 
-_EPOCH_BITS = 32
+_EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whose it is: `MarketFeed.serial`
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
-# An epoch, as the downloader sees it, carries above these bits whose it is: `MarketFeed.serial`.
 
 
 class BinanceLocalDepthCacheManager:
@@ -100,7 +99,7 @@ class BinanceLocalDepthCacheManager:
         proxy: str | None = None,
         **former: Any,
     ) -> None:
-        take_former_parameters(former)
+        manager_parts.take_former_parameters(former)
         self._venue = venue_named(exchange)
         self._settings = Settings(
             venue=self._venue,
@@ -135,6 +134,7 @@ class BinanceLocalDepthCacheManager:
         self._launched: Any = None
         self._serials = count(1)
         self._is_stopped = False
+        manager_parts.end_in_forked_children(self)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -164,7 +164,7 @@ class BinanceLocalDepthCacheManager:
             markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
             refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
         """
-        symbols = {self._symbol(market): market for market in as_list(markets)}
+        symbols = {self._symbol(market): market for market in manager_parts.as_list(markets)}
         if refresh_interval is not None:
             checked_seconds("refresh_interval", refresh_interval)
         with self._lock:
@@ -176,13 +176,9 @@ class BinanceLocalDepthCacheManager:
                     self._start(symbol, market, refresh_interval)
         return True
 
-    def create_depthcache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
-        """The same as `create_depth_cache`."""
-        return self.create_depth_cache(markets, refresh_interval)
-
     def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
         """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for one that never was."""
-        found = [self._found(market) for market in as_list(markets)]
+        found = [self._found(market) for market in manager_parts.as_list(markets)]
         with self._lock:
             for cache in found:
                 if self._caches.pop(cache.feed.symbol, None) is not None:
@@ -190,10 +186,6 @@ class BinanceLocalDepthCacheManager:
                     cache.group.remove(cache.feed)
                     self._give_back_place(cache.group)
         return True
-
-    def stop_depthcache(self, markets: str | Iterable[str]) -> bool:
-        """The same as `stop_depth_cache`."""
-        return self.stop_depth_cache(markets)
 
     def stop_manager(self) -> bool:
         """Stop everything, within a second, from whatever state. Idempotent; may be called from a callback."""
@@ -219,9 +211,15 @@ class BinanceLocalDepthCacheManager:
             launched.stop()
         return True
 
-    def stop_manager_with_all_depth_caches(self) -> bool:
-        """The same as `stop_manager`."""
-        return self.stop_manager()
+    def _end_in_child(self) -> None:
+        """End in a forked child, which has none of our threads: what looks alive there would silently stand still."""
+        self._lock = threading.Lock()
+        self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
+        for symbol, cache in self._caches.items():
+            cache.feed.is_removed = True
+            cache.feed.book.suspend(Cause.STOPPED)
+            self._stopped[symbol] = cache.market
+        self._caches, self._group_sizes, self._ending_groups, self._is_stopped = {}, {}, [], True
 
     def renew_connections(self) -> None:
         """Replace every websocket by a new one while both run, so that no book is out of sync for it."""
@@ -278,9 +276,11 @@ class BinanceLocalDepthCacheManager:
         with self._lock:
             return [cache.market for cache in self._caches.values()]
 
-    def get_list_of_depthcaches(self) -> list[str]:
-        """The same as `get_list_of_depth_caches`."""
-        return self.get_list_of_depth_caches()
+    # Names of old that many programs use.
+    create_depthcache = create_depth_cache
+    stop_depthcache = stop_depth_cache
+    get_list_of_depthcaches = get_list_of_depth_caches
+    stop_manager_with_all_depth_caches = stop_manager
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -293,7 +293,7 @@ class BinanceLocalDepthCacheManager:
 
         Raises `DepthCacheNotFound` for one that does not exist, `UnknownMarket` for one unknown to the exchange.
         """
-        wanted = self.get_list_of_depth_caches() if markets is None else as_list(markets)
+        wanted = self.get_list_of_depth_caches() if markets is None else manager_parts.as_list(markets)
         caches = [self._found(market) for market in wanted]
         give_up_at = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -345,7 +345,7 @@ class BinanceLocalDepthCacheManager:
 
     def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
         """Check and renew the levels of these from a new snapshot, without taking the books away."""
-        for cache in [self._found(market) for market in as_list(markets)]:
+        for cache in [self._found(market) for market in manager_parts.as_list(markets)]:
             cache.group.refresh(cache.feed)
         return True
 
@@ -370,8 +370,8 @@ class BinanceLocalDepthCacheManager:
         """Print a table of all depth caches to standard output. The only method that prints."""
         with self._lock:
             caches = list(self._caches.values())
-        title = f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
-        print(summary(title, [cache.status() for cache in caches]))  # tidy: allow print
+        about = f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
+        print(manager_parts.summary(about, [cache.status() for cache in caches]))  # tidy: allow print
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -392,7 +392,7 @@ class BinanceLocalDepthCacheManager:
         if self._downloads is not None:
             return
         if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
-            self._launched = launch(self._venue)
+            self._launched = manager_parts.launch(self._venue)
             self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
         self._downloads = shared_downloader().open(
             self._venue,
@@ -424,8 +424,8 @@ class BinanceLocalDepthCacheManager:
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
-        serial = next(self._serials)
-        feed = MarketFeed(market, symbol, stream, book, synchronizer, serial, log_state, self._restarted)
+        named = (market, symbol, stream, book, synchronizer, next(self._serials))
+        feed = MarketFeed(*named, manager_parts.log_state, self._restarted)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
@@ -450,7 +450,7 @@ class BinanceLocalDepthCacheManager:
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
             url,
             self._options,
-            connect_budget=connect_budget(self._venue, url),
+            connect_budget=manager_parts.connect_budget(self._venue, url),
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,
@@ -463,19 +463,20 @@ class BinanceLocalDepthCacheManager:
     # From the groups' threads.
 
     def _request_snapshot(self, feed: MarketFeed, action: RequestSnapshot) -> None:
-        epoch = feed.serial << _EPOCH_BITS | action.epoch
-        self._download(feed.symbol, epoch, action.purpose, action.limit, action.due)
+        serial, need = feed.serial << _EPOCH_BITS, manager_parts.need_of(feed.book)
+        self._download(feed.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
 
     def _request_probe(self, feed: MarketFeed) -> None:
-        limit = self._venue.honoured_limit(PROBE_LEVELS)
-        self._download(feed.symbol, feed.serial << _EPOCH_BITS, None, limit, None)
+        self._download(feed.symbol, feed.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
 
-    def _download(self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None) -> None:
+    def _download(
+        self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None = None, need: float = 0.0
+    ) -> None:
         downloads = self._downloads
         if downloads is None:
             return
         try:
-            downloads.request(symbol, epoch, purpose, limit, due=due)
+            downloads.request(symbol, epoch, purpose, limit, due=due, need=need)
         except ValueError:  # it was closed this moment
             if not self._is_stopped:
                 raise
@@ -496,4 +497,4 @@ class BinanceLocalDepthCacheManager:
         cache = self._caches.get(request.market)
         if cache is None or cache.feed.serial != request.epoch >> _EPOCH_BITS:
             return  # stopped meanwhile, and perhaps created again
-        hand_in(news, request, cache.feed, cache.group, request.epoch & _EPOCH_MASK)
+        manager_parts.hand_in(news, request, cache.feed, cache.group, request.epoch & _EPOCH_MASK)

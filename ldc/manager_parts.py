@@ -1,17 +1,20 @@
 """What the manager is made of besides its threads: small functions that know no manager.
 
-Rule 1: nothing here is shared but the connect budgets, which belong to the process.
+Rule 1: nothing here is shared but what belongs to the process: the connect budgets, and who must end in its children.
 """
 
 import importlib
 import logging
+import math
+import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from ldc.book import OrderBook
-from ldc.errors import DepthCacheError, MalformedMessage
+from ldc.errors import DepthCacheError, DepthCacheOutOfSync, MalformedMessage
 from ldc.feed import FeedGroup
 from ldc.feed_connections import SharedConnectBudget
 from ldc.feed_market import MarketFeed
@@ -21,9 +24,21 @@ from ldc.synchronizer_parts import StateChanged
 from ldc.values import DepthCacheStatus, SyncState
 from ldc.venue import Venue
 
-__all__ = ["as_list", "connect_budget", "hand_in", "launch", "log_state", "summary", "take_former_parameters"]
+__all__ = [
+    "as_list",
+    "connect_budget",
+    "end_in_forked_children",
+    "hand_in",
+    "launch",
+    "log_state",
+    "need_of",
+    "summary",
+    "take_former_parameters",
+]
 
 logger = logging.getLogger("binance_local_depth_cache")
+
+_DISTANCE_MIN = 1e-9  # a horizon at the best price itself
 
 _connect_budgets: dict[str, SharedConnectBudget] = {}
 _connect_budgets_lock = threading.Lock()
@@ -33,6 +48,30 @@ def connect_budget(venue: Venue, base_uri: str) -> SharedConnectBudget:
     """Return the budget that all managers of this process share for that address."""
     with _connect_budgets_lock:
         return _connect_budgets.setdefault(base_uri, SharedConnectBudget(venue.connects_per_5_minutes))
+
+
+class EndsInChild(Protocol):
+    """What must not look alive in a forked child."""
+
+    def _end_in_child(self) -> None:
+        """End without the help of any thread."""
+
+
+_ending_in_children: "weakref.WeakSet[EndsInChild]" = weakref.WeakSet()
+
+
+def end_in_forked_children(manager: EndsInChild) -> None:
+    """Let a manager end in every child that this process forks. It goes on here."""
+    _ending_in_children.add(manager)
+
+
+def _end_after_fork() -> None:
+    for manager in list(_ending_in_children):
+        manager._end_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_after_fork)
 
 
 def as_list(markets: str | Iterable[str]) -> list[str]:
@@ -97,6 +136,22 @@ def update_id_of(news: SnapshotBody | SnapshotFailure, rule: SequenceRule) -> in
     except MalformedMessage:
         return None
     return book.last_update_id
+
+
+def need_of(book: OrderBook) -> float:
+    """Return how urgently a book needs a deeper snapshot: the narrower the known range, the sooner it is left.
+
+    It is 1 over the distance from the best price to the nearer horizon, relative to that price; 0 for a book that is
+    complete, infinite for one that cannot be read.
+    """
+    try:
+        sides = ((book.best_bid, book.bid_horizon), (book.best_ask, book.ask_horizon))
+    except DepthCacheOutOfSync:
+        return math.inf
+    distances = [
+        abs(best[0] - float(horizon)) / best[0] for best, horizon in sides if best and best[0] and horizon is not None
+    ]
+    return 1.0 / max(min(distances), _DISTANCE_MIN) if distances else 0.0
 
 
 def launch(venue: Venue) -> Any:

@@ -1,17 +1,18 @@
-"""What may stand between a client and an exchange: TLS, and proxies. One thread each, real sockets on loopback."""
+"""What may stand between a client and an exchange: TLS, and proxies. Real sockets on loopback, a thread each."""
 
-import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Self
 from urllib.parse import urlsplit
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
+from loopback_exchange import PATIENCE_S
+
+Greet = Callable[["Relay", socket.socket], bool]
 
 
 class Relay:
@@ -30,93 +31,110 @@ class Relay:
         self._target = urlsplit(target)
         self._greet = greet
         self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
-        self._tasks: set[asyncio.Task] = set()
-        self.port = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept, name="relay", daemon=True)]
+        self._is_ended = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls))
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._threads[0].start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._lock:
+            self._is_ended = True
+            for sock in (self._listener, *self._sockets):
+                _hang_up(sock)
+        for thread in self._threads:  # the first one, which starts the others, ends first
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+        self._listener.close()
 
-    def _call(self, what: Awaitable) -> object:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(20)
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                self._threads.append(threading.Thread(target=self._serve, args=(sock,), name="relay", daemon=True))
+                self._threads[-1].start()
 
-    async def _end(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _keep(self, sock: socket.socket) -> socket.socket:
+        """Remember a socket that the end shall reach; raise if this is the end."""
+        with self._lock:
+            if self._is_ended:
+                sock.close()
+                raise OSError("the relay has ended")
+            self._sockets.add(sock)
+        return sock
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        others: list[asyncio.StreamWriter] = [writer]
-        try:
-            if self._greet is None or await self._greet(reader, writer):
-                there = await asyncio.open_connection(self._target.hostname, self._target.port)
-                others.append(there[1])
-                await asyncio.wait(
-                    [
-                        asyncio.ensure_future(_pump(reader, there[1])),
-                        asyncio.ensure_future(_pump(there[0], writer)),
-                    ],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            for each in others:
-                each.transport.abort()
-                with contextlib.suppress(OSError):
-                    await each.wait_closed()
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            sock.settimeout(PATIENCE_S)
+            here = sock = stack.enter_context(self._keep(sock))
+            if self._tls is not None:
+                here = stack.enter_context(self._keep(self._tls.wrap_socket(sock, server_side=True)))
+            if self._greet is not None and not self._greet(self, here):
+                return
+            target = (self._target.hostname, self._target.port)
+            _pump(here, stack.enter_context(self._keep(socket.create_connection(target, PATIENCE_S))))
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def _pump(here: socket.socket, there: socket.socket) -> None:
+    """Pass on what comes, both ways, until either end hangs up. One thread: TLS sockets cannot do with two."""
+    while True:
+        has_more = isinstance(here, ssl.SSLSocket) and here.pending()
+        for sock in [here] if has_more else select.select([here, there], [], [])[0]:
+            data = sock.recv(65_536)
+            if not data:
+                return
+            (there if sock is here else here).sendall(data)
+
+
+def _hang_up(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's own, which is for the thread that reads
 
 
-def socks5(relay: "list[Relay]") -> Greet:
-    """Return how a SOCKS 5 proxy greets (RFC 1928, without a password). The list will hold the relay."""
-
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        _, count = await reader.readexactly(2)
-        await reader.readexactly(count)
-        writer.write(b"\x05\x00")
-        _, _, _, kind = await reader.readexactly(4)
-        length = 4 if kind == 1 else (await reader.readexactly(1))[0]
-        host = await reader.readexactly(length)
-        (port,) = struct.unpack(">H", await reader.readexactly(2))
-        relay[0].wanted.append(f"{socket.inet_ntoa(host) if kind == 1 else host.decode()}:{port}")
-        writer.write(b"\x05\x00\x00\x01\0\0\0\0\0\0")
-        return True
-
-    return greet
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = sock.recv(count - len(data))
+        if not part:
+            raise OSError("the client hung up")
+        data += part
+    return data
 
 
-def http_tunnel(relay: "list[Relay]", answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Greet:
-    """Return how an HTTP proxy answers CONNECT. The list will hold the relay."""
+def socks5(relay: Relay, sock: socket.socket) -> bool:
+    """Greet as a SOCKS 5 proxy (RFC 1928, without a password)."""
+    _exactly(sock, _exactly(sock, 2)[1])
+    sock.sendall(b"\x05\x00")
+    kind = _exactly(sock, 4)[3]
+    host = _exactly(sock, 4 if kind == 1 else _exactly(sock, 1)[0])
+    (port,) = struct.unpack(">H", _exactly(sock, 2))
+    relay.wanted.append(f"{socket.inet_ntoa(host) if kind == 1 else host.decode()}:{port}")
+    sock.sendall(b"\x05\x00\x00\x01\0\0\0\0\0\0")
+    return True
 
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        relay[0].wanted.append(head.split("\r\n")[0])
-        writer.write(answer)
-        await writer.drain()
+
+def http_tunnel(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Greet:
+    """Return how an HTTP proxy answers CONNECT."""
+
+    def greet(relay: Relay, sock: socket.socket) -> bool:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += _exactly(sock, 1)
+        relay.wanted.append(head.decode("latin-1").split("\r\n")[0])
+        sock.sendall(answer)
         return b" 200 " in answer
 
     return greet
+
+
+def say_nothing(relay: Relay, sock: socket.socket) -> bool:
+    """Stall until the client hangs up."""
+    while sock.recv(65_536):
+        pass
+    return False

@@ -28,7 +28,7 @@ from live_kit import (  # noqa: F401
     reach,
     synchronize,
 )
-from loopback_exchange import PATIENCE_S, LoopbackExchange, RestReply
+from loopback_exchange import PATIENCE_S, LoopbackExchange, Market, RestReply
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
 
@@ -479,6 +479,26 @@ def test_on_restart_is_called_after_an_interruption_only():
         eventually(lambda: len(calls) == 2, "the callbacks")
         assert {market for market, _ in calls} == {"AUSDT", "BUSDT"}
         assert calls[0][1] == manager.get_last_restart_time(calls[0][0])
+
+
+def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
+    asked: dict[str, float] = {}
+    with live(markets=("AUSDT",)) as (exchange, manager):
+        exchange.add_market("AUSDT", levels=150)
+        far = [(f"{100 - n:.2f}", "1") for n in range(1, 99)], [(f"{100 + n:.2f}", "1") for n in range(1, 199)]
+        exchange.markets["BUSDT"] = Market("BUSDT", 1000, *far)
+        manager.create_depth_cache("AUSDT")
+        request = manager._downloads.request
+
+        def note(symbol, epoch, purpose, limit, *, due, need):
+            if purpose is ldc.manager.Purpose.DEEPEN:
+                asked[symbol] = need
+            request(symbol, epoch, purpose, limit, due=due, need=need)
+
+        manager._downloads.request = note
+        manager.create_depth_cache("BUSDT")
+        eventually(lambda: len(asked) == 2, "two deeper snapshots")
+        assert asked["AUSDT"] > 50 > asked["BUSDT"] > 0
 
 
 def test_a_callback_that_raises_hurts_nobody(caplog):

@@ -15,6 +15,7 @@ from itertools import pairwise
 import pytest
 
 import ldc.feed
+import ldc.feed_connections
 import ldc.feed_market
 import ldc.feed_requests
 import ldc.manager
@@ -831,6 +832,21 @@ def test_a_fault_of_ours_suspends_every_book_and_is_survived(monkeypatch, caplog
         assert_all_well(exchange, manager)
         assert "nobody foresaw this" in manager.get_status("BTCUSDT").last_error
     assert "nobody foresaw this" in caplog.text
+
+
+def test_after_the_machine_slept_no_old_connection_is_trusted(monkeypatch):
+    with both() as (exchange, manager):
+        first = tuple(exchange.connections)
+        clock = ldc.feed_connections.clock_of_sleep
+        monkeypatch.setattr(ldc.feed_connections, "clock_of_sleep", lambda: clock() + 3600)
+        for market in BOTH:
+            exchange.update(market)  # wakes the threads; they would notice by themselves at the next ping
+        for connection in first:
+            exchange.resubscribed(connection)
+        assert_all_well(exchange, manager)
+        for market in BOTH:
+            assert "slept for 3600 s" in manager.get_status(market).last_error
+            assert manager.get_status(market).resyncs == {"STREAM_CLOSED": 1}
 
 
 def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():

@@ -8,7 +8,7 @@ import pytest
 from ldc.manager import BinanceLocalDepthCacheManager
 from live_kit import assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
 from loopback_exchange import LoopbackExchange
-from relays import Relay, http_tunnel, socks5
+from relays import Relay, http_tunnel, say_nothing, socks5
 from scripted_server import LOOPBACK_PEM, tls_context
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -80,7 +80,6 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
     if scheme != "http":
         pytest.importorskip("python_socks")
         pytest.importorskip("socks")
-    itself: list[Relay] = []
     with LoopbackExchange() as exchange:
         exchange.add_market()
         with contextlib.ExitStack() as stack:
@@ -91,9 +90,7 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
                 monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(trusted))
                 behind = stack.enter_context(Relay(target, tls=tls_context(tmp_path)))
                 target = f"http://127.0.0.1:{behind.port}"
-            greet = http_tunnel(itself) if scheme == "http" else socks5(itself)
-            relay = stack.enter_context(Relay(target, greet))
-            itself.append(relay)
+            relay = stack.enter_context(Relay(target, http_tunnel() if scheme == "http" else socks5))
             # The certificate is that of 127.0.0.1, so this is where TLS must want to go; another port shows the proxy.
             host = "127.0.0.1" if tls else EXCHANGE
             addresses = {
@@ -120,9 +117,7 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
     [b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 502 Bad Gateway\r\n\r\n"],
 )
 def test_a_proxy_that_refuses_is_named_as_the_culprit(answer):
-    itself: list[Relay] = []
-    with Relay("http://127.0.0.1:1", http_tunnel(itself, answer)) as relay:
-        itself.append(relay)
+    with Relay("http://127.0.0.1:1", http_tunnel(answer)) as relay:
         proxy = f"http://me:secret@127.0.0.1:{relay.port}"
         with BinanceLocalDepthCacheManager(**uris(EXCHANGE, 443), proxy=proxy) as manager:
             manager.create_depth_cache("BTCUSDT")
@@ -139,9 +134,6 @@ def test_a_proxy_that_stalls_is_noticed_in_time(scheme, monkeypatch):
     if scheme != "http":
         pytest.importorskip("python_socks")
         pytest.importorskip("socks")
-
-    async def say_nothing(reader, writer) -> bool:
-        return bool(await reader.read(1) and await reader.read(65_536) and await reader.read(1))
 
     soon = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.3}
     with Relay("http://127.0.0.1:1", say_nothing) as relay:

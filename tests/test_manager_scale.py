@@ -242,6 +242,49 @@ def test_a_manager_stops_within_a_second_while_tls_stalls():
             accepted.close()
 
 
+FORKING = """
+import os
+from ldc import DepthCacheAlreadyStopped, DepthCacheOutOfSync
+from ldc.manager import BinanceLocalDepthCacheManager
+
+with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
+    manager.create_depth_cache("BTCUSDT")
+    assert manager.wait_until_synchronized("BTCUSDT", 20)
+    reader = manager.get_depth_cache("BTCUSDT").reader
+    child = os.fork()
+    if child == 0:
+        code = 7
+        try:
+            reader.best_bid
+            code = 1
+        except DepthCacheOutOfSync as error:
+            code += 10 * (error.cause != "STOPPED")
+        try:
+            manager.get_bids("BTCUSDT")
+            code = 2
+        except DepthCacheAlreadyStopped:
+            pass
+        manager.stop_manager()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 7, code
+    assert manager.is_depth_cache_synchronized("BTCUSDT")
+    assert manager.get_status("BTCUSDT").reconnects == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_in_a_forked_child_nothing_looks_alive_and_the_parent_goes_on():
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        program = FORKING.replace("{uris!r}", repr(exchange.uris))
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore::DeprecationWarning", "-c", program],
+            timeout=2 * PATIENCE_S, capture_output=True, text=True, env=os.environ, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_process_that_stops_nothing_ends_all_the_same():
     with LoopbackExchange() as exchange:
         exchange.add_market()
