@@ -72,6 +72,7 @@ check: check-warnings check-long check-alone check-checked check-sanitize check-
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/bench_socket.py
 
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
@@ -94,7 +95,7 @@ clean:
 # Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
 # imported under the environment $(3), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
-BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_hostile.py \
+BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_frames.py tests/test_hostile.py \
 	tests/test_recordings.py tests/test_sequence.py tests/test_synchronizer_simulation.py
 VARIANT = $(abspath build/check)/$(1)
 define check_variant

@@ -9,6 +9,7 @@ from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
+from bench_socket import LDC, print_socket_timing, socket_to_book
 from ldc._build import BUILD
 
 
@@ -42,6 +43,17 @@ def test_a_wrong_book_gets_no_number() -> None:
     timing = bytes_to_book(Recording("altered", (expecting_less,)), rounds=1)
     assert set(timing.wrong) == set(CONTENDERS) - {"orjson.loads alone"}
     assert set(timing.rounds) == {"orjson.loads alone"}
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_what_comes_through_a_socket_ends_with_the_right_book(is_tls: bool, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    timing = socket_to_book(synthetic_recording(5, 300), 2, is_tls=is_tls)
+    assert not timing.is_wrong
+    assert len(timing.elapsed[LDC]) == 2
+    print_socket_timing(timing)
+    assert "updates/s" in capsys.readouterr().out
 
 
 def test_made_up_traffic_is_the_same_for_the_same_arguments() -> None:

@@ -1,11 +1,12 @@
 """The types of the compiled order book. What it does is said in its docstrings and, exactly, in docs/order-book.md."""
 
 from decimal import Decimal
-from typing import Final, Literal, NoReturn, SupportsIndex, final, overload
+from typing import Any, Final, Literal, NoReturn, SupportsIndex, final, overload
 
 import numpy
 import numpy.typing
 
+from ldc.frames import FrameEvent
 from ldc.sequence import SequenceRule
 from ldc.values import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
 
@@ -247,3 +248,25 @@ class BookReader:
     @property
     def quantity_decimals(self) -> int | None: ...
     def compare(self, other: OrderBook) -> Comparison: ...
+
+@final
+class StreamBinding:
+    is_direct: bool
+    heard_at: float
+    waiting: int
+    def __new__(cls, book: OrderBook, owner: object) -> StreamBinding: ...
+    @property
+    def book(self) -> OrderBook: ...
+    @property
+    def owner(self) -> Any: ...
+
+@final
+class FrameReader:
+    def __new__(cls, message_bytes_max: int = ...) -> FrameReader: ...
+    def bind(self, stream: str, binding: StreamBinding) -> None: ...
+    def unbind(self, stream: str) -> None: ...
+    @property
+    def is_between_frames(self) -> bool: ...
+    def writable(self) -> memoryview: ...
+    def received(self, count: int) -> None: ...
+    def next_event(self, now: float, received_time_ns: int) -> FrameEvent | None: ...

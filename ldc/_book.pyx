@@ -21,9 +21,11 @@ The parts, each included so that the C compiler sees one unit:
     _compare.pxi      two books at the same update id
     _reads.pxi        a book into Python's values
     _reader.pxi       the read-only face
+    _frames.pxi       websocket frames, whose updates are applied where they lie
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
@@ -32,10 +34,11 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, qsort
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from decimal import Decimal
 
+from ldc import frames
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
 from ldc.sequence import resolve_rule
 from ldc.values import BookCounters, BookView, Cause, Comparison, Header, Verdict
@@ -470,6 +473,7 @@ cdef class OrderBook:
 
 
 include "_reader.pxi"
+include "_frames.pxi"
 
 
 def read_header(payload):

@@ -19,7 +19,9 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
     "BookReader",
+    "FrameReader",
     "OrderBook",
+    "StreamBinding",
     "read_header",
 ]
 
@@ -62,12 +64,15 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             MESSAGE_BYTES_MAX,
             NESTING_MAX,
             BookReader,
+            FrameReader,
             OrderBook,
+            StreamBinding,
             read_header,
         )
     except ImportError as error:
         raise ImportError(_what_is_wrong(error), name=error.name, path=error.path) from error
 else:
+    from ldc.frames import FrameReader, StreamBinding
     from ldc.pybook import (
         DECIMALS_MAX,
         LEVELS_PER_MESSAGE_MAX,

@@ -2,8 +2,9 @@
 
 Rule 1: the group's thread is the only writer of its books and the only caller of their synchronizers. Other threads
     reach it through `post`, which wakes it; nothing here is shared otherwise, so nothing else is locked.
-Rule 2: a depth update of a synchronized market takes the short way: name of the stream -> market -> `book.apply`.
-    Everything else (another verdict, a snapshot, a deadline) goes through the market's synchronizer.
+Rule 2: a depth update of a synchronized market takes the short way: the connection's frame reader finds the market's
+    binding by the name of the stream, and applies it. Everything else (another verdict, a snapshot, a deadline) goes
+    through the market's synchronizer. `_carry_out`, which follows each call of it, says which way is open.
 Rule 3: one market's trouble never touches another. A frame that cannot be read or routed is dropped and counted, and
     each market's next frame proves or disproves that nothing is missing.
 Rule 4: the thread does not die while its books can be read. Whatever goes wrong that nobody foresaw ends its
@@ -29,6 +30,7 @@ from ldc.feed_connections import FeedConnections, SharedConnectBudget
 from ldc.feed_mailbox import Mailbox
 from ldc.feed_market import MOVED_ON_S, FeedDrop, MarketFeed
 from ldc.feed_requests import RequestRefused
+from ldc.frames import FrameEvent, Opcode
 from ldc.synchronizer_parts import (
     Action,
     CancelSnapshot,
@@ -48,8 +50,6 @@ SILENCE_CHECK_S = 5.0
 
 FAULT_PAUSE_S = 1.0
 """After a fault of ours the thread rests so long, lest a lasting one fills the log and the processor."""
-
-STREAM_PREFIX = b'{"stream":"'
 
 
 class FeedGroup:
@@ -246,6 +246,7 @@ class FeedGroup:
     def _subscribe(self, connection: FeedConnection, market: MarketFeed, now: float) -> None:
         # Opened before it is acknowledged: the first update may overtake the acknowledgement.
         connection.requests.subscribe([market.stream])
+        connection.reader.bind(market.stream, market.binding)
         market.synchronizer.feed_opened(connection.feed, now)
         self._carry_out(market, now)
 
@@ -271,54 +272,54 @@ class FeedGroup:
         """Take what a connection has received."""
         if connection.state is not ConnectionState.OPEN:
             return
-        messages: list[bytes] = []
+        events: list[FrameEvent] = []
         lost: ConnectionLost | None = None
         try:
-            if connection.receive(messages, now):
+            if connection.receive(events, now):
                 self._has_more.add(connection)
         except ConnectionLost as error:
             lost = error
-        received_time_ns = time.time_ns()
-        markets = self._markets
-        for payload in messages:
-            if payload.startswith(STREAM_PREFIX):
-                market = markets.get(payload[11 : payload.find(b'"', 11)])
-                if market is not None:
-                    self._take_update(connection, market, payload, received_time_ns, now)
-                    continue
-            self._take_other(connection, payload, received_time_ns, now)
+        for event in events:
+            if event.binding is None:
+                self._take_other(connection, event.payload, now)
+            elif event.verdict is None and event.error is None:
+                self._take_update(connection, event.binding.owner, event.payload, now)
+            else:
+                self._take_judged(connection, event, now)
         if lost is not None:
             self._connections.lose(connection, str(lost), now, is_wanted=self._wants_connection)
 
-    def _take_update(
-        self, connection: FeedConnection, market: MarketFeed, payload: bytes, received_time_ns: int, now: float
-    ) -> None:
-        """Bring one depth update to its book. The hot path: see `ldc.synchronizer`."""
-        market.heard_at = now
-        synchronizer = market.synchronizer
-        if synchronizer.wants_every_update:
-            synchronizer.receive_update(connection.feed, payload, received_time_ns, now)
-        else:
-            try:
-                verdict = market.apply(payload, received_time_ns)
-            except MalformedMessage as error:
-                synchronizer.update_malformed(now)
-                self._log_malformed(market, error)
-            else:
-                if not verdict and not market.book.needs_attention:  # APPLIED is 0
-                    if market.signal.waiting:  # `wake_waiters`, without the call
-                        market.signal.notify()
-                    return
-                synchronizer.after_apply(connection.feed, verdict, payload, received_time_ns, now)
+    def _take_judged(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
+        """Decide about an update that the book has judged: its reader has applied nothing to it since."""
+        market: MarketFeed = event.binding.owner
+        if event.error is not None:
+            market.synchronizer.update_malformed(now)
+            market.note_malformed(event.error)
+        elif event.verdict or market.book.needs_attention:  # APPLIED is 0
+            assert event.verdict is not None
+            market.synchronizer.after_apply(connection.feed, event.verdict, event.payload, time.time_ns(), now)
+        else:  # applied, and a thread waits for it
+            market.binding.is_direct = not market.synchronizer.wants_every_update
+            market.wake_waiters()
+            return
         self._carry_out(market, now)
         market.wake_waiters()
 
-    def _log_malformed(self, market: MarketFeed, error: MalformedMessage) -> None:
-        if not market.has_logged_malformed:
-            market.has_logged_malformed = True
-            logger.warning("%s; more of this market are only counted", error)
+    def _take_update(self, connection: FeedConnection, market: MarketFeed, payload: bytes, now: float) -> None:
+        """Bring one depth update to its synchronizer, or, if that has just opened the short way, to its book."""
+        if market.synchronizer.wants_every_update:
+            market.synchronizer.receive_update(connection.feed, payload, time.time_ns(), now)
+            self._carry_out(market, now)
+            market.wake_waiters()
+            return
+        event = FrameEvent(Opcode.TEXT, payload, market.binding)
+        try:
+            event = event._replace(verdict=market.book.apply(payload, time.time_ns()))
+        except MalformedMessage as error:
+            event = event._replace(error=error)
+        self._take_judged(connection, event, now)
 
-    def _take_other(self, connection: FeedConnection, payload: bytes, received_time_ns: int, now: float) -> None:
+    def _take_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
         """Take a message that does not begin with the name of a stream that is ours."""
         try:
             header = read_header(payload)
@@ -331,7 +332,8 @@ class FeedGroup:
         elif header.stream is not None:
             market = self._markets.get(header.stream.encode())
             if market is not None:
-                self._take_update(connection, market, payload, received_time_ns, now)
+                market.binding.heard_at = now
+                self._take_update(connection, market, payload, now)
             elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
                 self._drop(FeedDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
         elif header.event is not None or header.last_update_id is not None:
@@ -369,7 +371,7 @@ class FeedGroup:
         if market.is_removed:
             return
         self._markets[market.stream.encode()] = market
-        market.heard_at = now
+        market.binding.heard_at = now
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
         self._carry_out(market, now)
@@ -379,6 +381,7 @@ class FeedGroup:
             del self._markets[market.stream.encode()]
             for connection in self._connections:
                 connection.requests.unsubscribe([market.stream])
+                connection.reader.unbind(market.stream)
         self._timers = [timer for timer in self._timers if timer[2] is not market]
         heapq.heapify(self._timers)
         self._end_market(market, now)
@@ -454,6 +457,7 @@ class FeedGroup:
 
     def _carry_out(self, market: MarketFeed, now: float) -> None:
         """Do what a market's synchronizer asks for, and remember when it wants to be called again."""
+        market.binding.is_direct = not market.synchronizer.wants_every_update
         actions = market.synchronizer.drain()
         cancelled = {action.epoch for action in actions if isinstance(action, CancelSnapshot)}
         for action in actions:

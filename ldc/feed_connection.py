@@ -3,8 +3,8 @@
 Rule 1: websocket-client does what it does well: URL, proxy, TLS, handshake. It may block there, so it does so in a
     thread of its own, which touches nothing else and may be left behind (the resolver cannot be interrupted). TLS is
     left to the first write, when the socket is known here and can be ended: so its handshake has the same deadline.
-Rule 2: everything else happens in the group's thread: a non-blocking socket, `ldc.frames` for reading, an outbox for
-    writing. Nothing here waits; `next_due` says when to come back.
+Rule 2: everything else happens in the group's thread: a non-blocking socket, a frame reader, an outbox for writing.
+    Nothing here waits; `next_due` says when to come back.
 Rule 3: liveness has total deadlines. A connection must be open CONNECT grace after it was begun. An open one is pinged;
     a pong that does not come in time ends it, and in the middle of a frame none can come. So a link
     that is half open, a peer that stalls, and one that trickles bytes are all noticed by the same clock.
@@ -22,6 +22,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,9 @@ from typing import Any, NamedTuple
 import certifi
 import websocket
 
+from ldc.book import FrameReader
 from ldc.feed_requests import NotAcknowledged, StreamRequests
-from ldc.frames import FrameError, FrameReader, Opcode, WebsocketMessage
+from ldc.frames import FrameError, FrameEvent, Opcode
 from ldc.limits import MessagePacer
 
 __all__ = [
@@ -112,6 +114,8 @@ class FeedConnection:
         self.state = ConnectionState.CONNECTING
         self.opened_at = now
         self.requests = StreamRequests()
+        self.reader = FrameReader()
+        """Knows which streams go to which books."""
         self.last_pong_at: float | None = None
         self._options = options
         self._post = post
@@ -124,7 +128,6 @@ class FeedConnection:
             sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
         )
         self._socket: socket.socket | None = None
-        self._reader = FrameReader()
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
         self._pong: bytes | None = None  # the payload of the last ping that is not answered yet
@@ -191,14 +194,15 @@ class FeedConnection:
         """Whether the selector shall watch for room to write."""
         return bool(self._outbox)
 
-    def receive(self, messages: list[bytes], now: float) -> bool:
-        """Add the text messages that have arrived; return whether more may be waiting where no selector sees it.
+    def receive(self, events: list[FrameEvent], now: float) -> bool:
+        """Receive what is there; return whether more may be waiting where no selector sees it.
 
-        Answers pings, notes pongs. Raises `ConnectionLost`; what arrived before that has been added.
+        Updates of direct bindings go to their books. Other text messages are added to `events`. Answers pings, notes
+        pongs. Raises `ConnectionLost`; what arrived before that has been applied or added.
         """
         assert self._socket is not None
         for _ in range(RECEIVES_PER_TURN_MAX):
-            with self._reader.writable() as room:
+            with self.reader.writable() as room:
                 try:
                     count = self._socket.recv_into(room)
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -206,28 +210,30 @@ class FeedConnection:
                 except (OSError, ValueError) as error:
                     raise ConnectionLost(f"{type(error).__name__}: {error}") from error
             if count == 0:
-                where = "" if self._reader.is_between_frames else " in the middle of a frame"
+                where = "" if self.reader.is_between_frames else " in the middle of a frame"
                 raise ConnectionLost(f"the exchange closed the connection without a word{where}")
-            self._reader.received(count)
-            self._take_messages(messages, now)
+            self.reader.received(count)
+            self._take_events(events, now)
         if self._pong_deadline is not None:
             # The pong may be in what is not read yet. Who brings more than we read is not dead.
             self._pong_deadline = max(self._pong_deadline, now + UNREAD_S)
         return True
 
-    def _take_messages(self, messages: list[bytes], now: float) -> None:
+    def _take_events(self, events: list[FrameEvent], now: float) -> None:
+        received_time_ns = time.time_ns()
+        next_event = self.reader.next_event
         try:
-            while (message := self._reader.next_message()) is not None:
-                if message.opcode == Opcode.TEXT:
-                    messages.append(message.payload)
+            while (event := next_event(now, received_time_ns)) is not None:
+                if event.opcode == Opcode.TEXT:
+                    events.append(event)
                 else:
-                    self._take_control(message, now)
+                    self._take_control(event, now)
         except FrameError as error:
             self._send_close(error.close_code)
             raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
 
-    def _take_control(self, message: WebsocketMessage, now: float) -> None:
-        opcode, payload = message
+    def _take_control(self, event: FrameEvent, now: float) -> None:
+        opcode, payload = event.opcode, event.payload
         if opcode == Opcode.PING:
             # Only the last one needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
             self._pong = payload

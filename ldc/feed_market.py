@@ -9,7 +9,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from ldc.book import OrderBook
+from ldc.book import OrderBook, StreamBinding
+from ldc.errors import MalformedMessage
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Refreshed, RefreshResult, StateChanged
 
@@ -45,12 +46,11 @@ class UpdateSignal:
     Whichever comes first, one of the two sees the other.
     """
 
-    __slots__ = ("_changed", "waiting")
+    __slots__ = ("_binding", "_changed")
 
-    def __init__(self) -> None:
+    def __init__(self, binding: StreamBinding) -> None:
         self._changed = threading.Condition()
-        self.waiting = 0
-        """How many threads wait; the writer calls `notify` if it is not 0."""
+        self._binding = binding
 
     def notify(self) -> None:
         """Wake all waiting threads; each looks for itself whether that was what it waited for."""
@@ -60,11 +60,11 @@ class UpdateSignal:
     def wait_for(self, has_happened: Callable[[], bool], timeout_s: float | None) -> bool:
         """Block until it has happened, or the time is over; return whether it has."""
         with self._changed:
-            self.waiting += 1
+            self._binding.waiting += 1
             try:
                 return self._changed.wait_for(has_happened, timeout_s)
             finally:
-                self.waiting -= 1
+                self._binding.waiting -= 1
 
 
 class SilenceWatch:
@@ -114,10 +114,9 @@ class MarketFeed:
     """A market, its book and its synchronizer, in a feed group."""
 
     __slots__ = (
-        "apply",
+        "binding",
         "book",
         "has_logged_malformed",
-        "heard_at",
         "is_removed",
         "last_error",
         "last_restart_time",
@@ -155,11 +154,10 @@ class MarketFeed:
         """Tells it from others of the same market, before and after it, to which a late answer may belong."""
         self.book = book
         self.synchronizer = synchronizer
-        self.apply = book.apply
-        self.signal = UpdateSignal()
+        self.binding = StreamBinding(book, self)
+        """By which the frame readers of its connections bring updates to its book."""
+        self.signal = UpdateSignal(self.binding)
         self.silence = SilenceWatch()
-        self.heard_at = 0.0
-        """When a frame for it came last."""
         self.timer_due: float | None = None
         """When the group will call its synchronizer next."""
         self.is_removed = False
@@ -173,6 +171,11 @@ class MarketFeed:
         self.has_logged_malformed = False
         self.on_state = on_state
         self.on_restart = on_restart
+
+    @property
+    def heard_at(self) -> float:
+        """When a frame for it came last."""
+        return self.binding.heard_at
 
     def note_acknowledged(self, unix_time: float) -> None:
         """Its stream is subscribed; after an interruption that is a restart."""
@@ -188,6 +191,12 @@ class MarketFeed:
         self.on_state(self, change)
         self.wake_waiters()
 
+    def note_malformed(self, error: MalformedMessage) -> None:
+        """An update of it could not be read. The first one is logged."""
+        if not self.has_logged_malformed:
+            self.has_logged_malformed = True
+            logger.warning("%s; more of this market are only counted", error)
+
     def note_audit(self, audit: Refreshed) -> None:
         """A refresh has ended, and with it a comparison with the exchange's book."""
         if audit.result is not RefreshResult.EQUAL:
@@ -201,5 +210,5 @@ class MarketFeed:
 
     def wake_waiters(self) -> None:
         """Something happened that a thread may wait for. Costs nothing when none does."""
-        if self.signal.waiting:
+        if self.binding.waiting:
             self.signal.notify()

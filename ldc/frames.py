@@ -5,21 +5,32 @@ Rule 2: what the RFC forbids a server to send raises `FrameError`, with the clos
 Rule 3: the reader does not look into messages, but for what a close frame must say. Whoever reads a text message
     checks that it is UTF-8 (the order book does so as it goes along).
 
-How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take messages
-with `next_message()` until it returns None. What it returns is copied out, so it may be kept.
+Rule 4: a depth update of a book that is bound and direct is applied at once. Whatever is not a plain APPLIED (another
+    verdict, a book that needs attention, a thread that waits for it) is handed out, and from then on its binding is not
+    direct: the updates that follow are handed out unapplied, in their order, until the owner makes it direct again.
+
+How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take events
+with `next_event()` until it returns None. What it returns is copied out, so it may be kept.
+
+This is the reader in plain Python. `ldc/_frames.pxi` is the same, compiled; `ldc.book` picks the one that goes with the
+order book, and the tests hold both to the same.
 """
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ldc.errors import MalformedMessage
+from ldc.values import Verdict
 
 __all__ = [
     "CONTROL_BYTES_MAX",
     "MESSAGE_BYTES_MAX",
     "RECEIVE_BYTES",
     "FrameError",
+    "FrameEvent",
     "FrameReader",
     "Opcode",
-    "WebsocketMessage",
+    "StreamBinding",
 ]
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -38,6 +49,10 @@ FRAGMENTS_MAX = 4_096
 """Fragments of one message; more are refused with 1009, for each costs memory whatever it carries."""
 
 
+STREAM_PREFIX = b'{"stream":"'
+"""How a message of a combined stream begins. One that is spelt otherwise is handed out without a binding."""
+
+
 class Opcode(enum.IntEnum):
     """What a frame is."""
 
@@ -49,11 +64,41 @@ class Opcode(enum.IntEnum):
     PONG = 10
 
 
-class WebsocketMessage(NamedTuple):
-    """A whole message: TEXT or BINARY with its fragments joined, or a control frame."""
+class StreamBinding:
+    """A stream's book, and who decides what becomes of its updates.
+
+    Args:
+        book: what the updates are applied to while `is_direct`.
+        owner: handed out with whatever needs a decision.
+
+    Thread-safety: it belongs to the thread that reads the stream, but for `waiting`, which others count up and down.
+    """
+
+    __slots__ = ("book", "heard_at", "is_direct", "owner", "waiting")
+
+    def __init__(self, book: Any, owner: Any) -> None:
+        self.book = book
+        self.owner = owner
+        self.is_direct = False
+        """Whether updates go to the book; False: they are handed out."""
+        self.heard_at = 0.0
+        """When a frame of the stream came last, applied or not."""
+        self.waiting = 0
+        """How many threads wait for the book to change: then every change is handed out."""
+
+
+class FrameEvent(NamedTuple):
+    """Something that came, and was not simply applied: a whole message, or a control frame."""
 
     opcode: int
     payload: bytes
+    """Of a message in fragments, all of them."""
+    binding: Any = None
+    """The `StreamBinding` whose stream the message names, if it is bound (and the message came in one frame)."""
+    verdict: Verdict | None = None
+    """What the bound book said, if it was asked: it has been applied, or not."""
+    error: MalformedMessage | None = None
+    """Why the bound book refused it."""
 
 
 class FrameError(Exception):
@@ -67,7 +112,16 @@ class FrameError(Exception):
 class FrameReader:
     """Cuts a stream of bytes into messages. Not thread-safe; after a `FrameError` it is of no more use."""
 
-    __slots__ = ("_buffer", "_end", "_fragment_bytes", "_fragments", "_message_bytes_max", "_opcode", "_start")
+    __slots__ = (
+        "_bindings",
+        "_buffer",
+        "_end",
+        "_fragment_bytes",
+        "_fragments",
+        "_message_bytes_max",
+        "_opcode",
+        "_start",
+    )
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self._buffer = bytearray(2 * RECEIVE_BYTES)
@@ -77,6 +131,15 @@ class FrameReader:
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
         self._opcode: int | None = None  # of the message whose fragments are being collected
+        self._bindings: dict[bytes, StreamBinding] = {}
+
+    def bind(self, stream: str, binding: StreamBinding) -> None:
+        """Apply the updates of a stream to a book, while it is direct. One that is bound already is bound anew."""
+        self._bindings[stream.encode()] = binding
+
+    def unbind(self, stream: str) -> None:
+        """Let go of a stream, if it is bound."""
+        self._bindings.pop(stream.encode(), None)
 
     @property
     def is_between_frames(self) -> bool:
@@ -99,44 +162,75 @@ class FrameReader:
 
     def received(self, count: int) -> None:
         """Say how many bytes were written to what `writable` returned."""
+        if not 0 <= count <= len(self._buffer) - self._end:
+            raise ValueError(f"{count} bytes were not written to what writable() returned")
         self._end += count
 
-    def next_message(self) -> WebsocketMessage | None:
-        """Return the next whole message, or None: more bytes are needed. Raises `FrameError`."""
+    def next_event(self, now: float, received_time_ns: int) -> FrameEvent | None:
+        """Apply what can be applied, and return the next `FrameEvent`, or None: more bytes are needed.
+
+        Args:
+            now: noted as `StreamBinding.heard_at`.
+            received_time_ns: the local receive time, handed on to the books.
+
+        Raises:
+            FrameError: the server broke the protocol. The reader is of no more use.
+        """
+        while (message := self._next_message()) is not None:
+            first, payload = message
+            event = self._take(first, payload) if first != 0x81 else self._take_text(payload, now, received_time_ns)
+            if event is not None:
+                return event
+        return None
+
+    def _next_message(self) -> tuple[int, bytes] | None:
+        """Return the first byte and the payload of the next frame, or None."""
         buffer = self._buffer
-        while True:
-            start = self._start
-            held = self._end - start
-            if held < 2:
+        start = self._start
+        held = self._end - start
+        if held < 2:
+            return None
+        first, length = buffer[start], buffer[start + 1]
+        header_bytes = 2
+        if length >= 126:
+            if length >= 128:
+                raise FrameError(1002, "the server masked a frame")
+            header_bytes = 4 if length == 126 else 10
+            if held < header_bytes:
+                check_first_byte(first, length)
                 return None
-            first, length = buffer[start], buffer[start + 1]
-            header_bytes = 2
-            if length >= 126:
-                if length >= 128:
-                    raise FrameError(1002, "the server masked a frame")
-                header_bytes = 4 if length == 126 else 10
-                if held < header_bytes:
-                    _check_first_byte(first, length)
-                    return None
-                length = int.from_bytes(buffer[start + 2 : start + header_bytes], "big")
-            if first != 0x81 or self._opcode is not None:  # anything but an unfragmented text
-                self._check_header(first, length)
-            if length > self._message_bytes_max:
-                raise FrameError(1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}")
-            if held < header_bytes + length:
-                return None
-            body = start + header_bytes
-            self._start = body + length
-            payload = bytes(memoryview(buffer)[body : body + length])
-            if first == 0x81:
-                return WebsocketMessage(Opcode.TEXT, payload)
-            message = self._take(first, payload)
-            if message is not None:
-                return message
+            length = int.from_bytes(buffer[start + 2 : start + header_bytes], "big")
+        if first != 0x81 or self._opcode is not None:  # anything but an unfragmented text
+            self._check_header(first, length)
+        if length > self._message_bytes_max:
+            raise FrameError(1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}")
+        if held < header_bytes + length:
+            return None
+        body = start + header_bytes
+        self._start = body + length
+        return first, bytes(memoryview(buffer)[body : body + length])
+
+    def _take_text(self, payload: bytes, now: float, received_time_ns: int) -> FrameEvent | None:
+        """Apply an update to its book, if it is bound and direct; return None, or what there is to decide about it."""
+        binding = self._bindings.get(payload[11 : payload.find(b'"', 11)]) if payload[:11] == STREAM_PREFIX else None
+        if binding is None:
+            return FrameEvent(Opcode.TEXT, payload)
+        binding.heard_at = now
+        if not binding.is_direct:
+            return FrameEvent(Opcode.TEXT, payload, binding)
+        try:
+            verdict = binding.book.apply(payload, received_time_ns)
+        except MalformedMessage as error:
+            binding.is_direct = False
+            return FrameEvent(Opcode.TEXT, payload, binding, None, error)
+        if not verdict and not binding.book.needs_attention and not binding.waiting:  # APPLIED is 0
+            return None
+        binding.is_direct = False
+        return FrameEvent(Opcode.TEXT, payload, binding, verdict)
 
     def _check_header(self, first: int, length: int) -> None:
         """Refuse what may not come here: the order of fragments, and the size of all of them together."""
-        opcode = _check_first_byte(first, length)
+        opcode = check_first_byte(first, length)
         if opcode >= Opcode.CLOSE:
             return
         if opcode == Opcode.CONTINUATION:
@@ -149,27 +243,27 @@ class FrameReader:
         elif self._opcode is not None:
             raise FrameError(1002, "a new message began inside a fragmented one")
 
-    def _take(self, first: int, payload: bytes) -> WebsocketMessage | None:
-        """Return the message that a frame is or ends, or None if it is a fragment."""
+    def _take(self, first: int, payload: bytes) -> FrameEvent | None:
+        """Return the event that a frame is or completes, or None if it is a fragment."""
         opcode = first & 0x0F
         if opcode >= Opcode.CLOSE:
             if opcode == Opcode.CLOSE:
-                _check_close(payload)
-            return WebsocketMessage(opcode, payload)
+                check_close(payload)
+            return FrameEvent(opcode, payload)
         if opcode != Opcode.CONTINUATION:
             self._opcode = opcode
         self._fragments.append(payload)
         self._fragment_bytes += len(payload)
         if not first & 0x80:
             return None
-        whole = WebsocketMessage(self._opcode or opcode, b"".join(self._fragments))
+        whole = FrameEvent(self._opcode or opcode, b"".join(self._fragments))
         self._fragments.clear()
         self._fragment_bytes = 0
         self._opcode = None
         return whole
 
 
-def _check_first_byte(first: int, length: int) -> int:
+def check_first_byte(first: int, length: int) -> int:
     """Return the opcode; refuse reserved bits and opcodes, and control frames that are too long or fragmented."""
     if first & 0x70:
         raise FrameError(1002, "a reserved bit is set although no extension was agreed on")
@@ -184,7 +278,7 @@ def _check_first_byte(first: int, length: int) -> int:
     return opcode
 
 
-def _check_close(payload: bytes) -> None:
+def check_close(payload: bytes) -> None:
     """Refuse a close frame whose code may not be sent, or whose reason is no UTF-8 (RFC 6455, 7.4 and 5.5.1)."""
     if not payload:
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ldc.book import OrderBook, read_header
+from ldc.book import OrderBook, StreamBinding, read_header
 from ldc.feed import FeedGroup
 from ldc.feed_connection import ConnectionOptions
 from ldc.feed_connections import SharedConnectBudget
@@ -194,7 +194,8 @@ def test_what_is_posted_is_done_or_refused_whatever_the_moment():
 
 
 def test_a_signal_wakes_all_who_wait_and_no_wake_up_is_lost():
-    signal, number, reached = UpdateSignal(), [0], []
+    binding = StreamBinding(OrderBook("spot"), None)
+    signal, number, reached = UpdateSignal(binding), [0], []
     rounds = 2_000
 
     def follow():
@@ -207,12 +208,12 @@ def test_a_signal_wakes_all_who_wait_and_no_wake_up_is_lost():
         follower.start()
     for value in range(1, rounds + 1):
         number[0] = value
-        if signal.waiting:
+        if binding.waiting:
             signal.notify()
     for follower in followers:
         follower.join(PATIENCE_S)
     assert len(reached) == 4
-    assert signal.waiting == 0
+    assert binding.waiting == 0
 
 
 def test_the_silence_watch_asks_doubles_and_tells_the_dead_from_the_quiet():

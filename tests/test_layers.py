@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).parent.parent / "ldc"
 # One row an element.
 ROWS = (
     {"_build", "_version", "errors", "values"},
-    {"sequence"},  # below values: its `judge` returns a Verdict
-    {"_book", "pybook", "limits", "frames"},
+    {"sequence", "frames"},  # below values: its `judge` returns a Verdict
+    {"_book", "pybook", "limits"},
     {"book", "venue"},
     {"synchronizer", "settings"},
     {"snapshot", "feed", "callbacks"},

@@ -136,13 +136,13 @@ def test_wait_for_update_returns_the_new_id_or_none_at_the_timeout():
         ]
         for waiter in waiters:
             waiter.start()
-        signal = manager.get_depth_cache("BTCUSDT").feed.signal
-        eventually(lambda: signal.waiting == 5, "five waiting threads")
+        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        eventually(lambda: binding.waiting == 5, "five waiting threads")
         exchange.update()
         for waiter in waiters:
             waiter.join(PATIENCE_S)
         assert results == [1006] * 5
-        assert signal.waiting == 0
+        assert binding.waiting == 0
 
 
 def test_wait_for_update_waits_through_a_resync():
@@ -184,8 +184,8 @@ def test_who_waits_is_woken_by_a_refresh_that_makes_a_book_readable_again(wait):
                 target=lambda: results.append(manager.wait_for_update("BTCUSDT", 1003, timeout=PATIENCE_S))
             )
         waiter.start()
-        signal = manager.get_depth_cache("BTCUSDT").feed.signal
-        eventually(lambda: signal.waiting, "the waiting thread")
+        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        eventually(lambda: binding.waiting, "the waiting thread")
         hold.set()  # no update follows
         began = time.monotonic()
         waiter.join(PATIENCE_S)
@@ -224,9 +224,9 @@ def test_who_waits_is_woken_by_the_end(wait, end):
             raised.append(caught.value.market)
 
         waiter = threading.Thread(target=run)
-        signal = manager.get_depth_cache("BTCUSDT").feed.signal
+        binding = manager.get_depth_cache("BTCUSDT").feed.binding
         waiter.start()
-        eventually(lambda: signal.waiting, "the waiting thread")
+        eventually(lambda: binding.waiting, "the waiting thread")
         getattr(manager, end)(*(["BTCUSDT"] if end == "stop_depth_cache" else []))
         waiter.join(PATIENCE_S)
         assert raised == ["BTCUSDT"]

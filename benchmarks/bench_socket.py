@@ -1,0 +1,281 @@
+"""From the socket to the book: a feed group against websocket-client's bare loop, over loopback, with and without TLS.
+
+    python benchmarks/bench_socket.py [--rounds N]           (LDC_CAPTURES names the recordings, as for run.py)
+
+Another process sends a recording's frames as fast as they are taken. One contender only receives them with
+``WebSocket.recv_frame`` (its UTF-8 check is off) and forgets them; the other is ldc's feed group, which also finds the
+market, checks, judges and applies every update. They take turns within each round, and a ratio is taken within a round.
+What the group's books hold in the end is compared with the recording's own account first; a wrong book gets no number.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+from bench_recordings import Market, Recording, load_recordings, synthetic_recording
+from bench_sender import serve
+from ldc.book import OrderBook, read_header
+from ldc.feed import FeedGroup
+from ldc.feed_connection import ConnectionOptions
+from ldc.feed_connections import SharedConnectBudget
+from ldc.feed_market import MarketFeed
+from ldc.synchronizer import Synchronizer
+from ldc.synchronizer_parts import Purpose
+from ldc.values import SyncState
+
+PATIENCE_S = 120.0
+UPDATES_MIN = 2_000
+"""A shorter recording is over before a clock that is looked at every millisecond can tell how long it took."""
+
+COMPLETE = 5000
+"""Levels a side that the snapshots are said to have been asked for: more than they hold, so the books are complete."""
+
+BARE, LDC = "websocket-client recv_frame", "ldc feed group"
+OPTIONS = ConnectionOptions(
+    ping_interval_s=60,
+    ping_timeout_s=60,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="ldc benchmark",
+    proxy={},
+)
+
+
+@dataclass(slots=True)
+class SocketTiming:
+    """Seconds of each contender, by round: the clock's, and those that this process computed."""
+
+    recording: Recording
+    is_tls: bool
+    elapsed: dict[str, list[float]] = field(default_factory=lambda: {BARE: [], LDC: []})
+    computed: dict[str, list[float]] = field(default_factory=lambda: {BARE: [], LDC: []})
+    is_wrong: bool = False
+
+    def throughput_ratio(self) -> float:
+        """Return how many times the bare loop's throughput the feed group has: the median of the rounds."""
+        return statistics.median(a / b for a, b in zip(self.elapsed[BARE], self.elapsed[LDC], strict=True))
+
+    def computed_us(self, contender: str) -> float:
+        """Return the processor time of one update in this process."""
+        return statistics.median(self.computed[contender]) / self.recording.updates * 1e6
+
+
+def stream_of(market: Market) -> str:
+    """Return a name for a market's stream."""
+    return f"{market.name.lower()}@depth@100ms"
+
+
+def wire(recording: Recording) -> bytes:
+    """Return all updates as websocket frames, those of several markets by turns."""
+    places = [
+        (number / len(market.frames), market, number)
+        for market in recording.markets
+        for number in range(len(market.frames))
+    ]
+    frames = []
+    for _, market, number in sorted(places, key=lambda place: place[0]):
+        payload = market.frames[number]
+        if not payload.startswith(b'{"stream":'):
+            payload = b'{"stream":"%s","data":%s}' % (stream_of(market).encode(), payload)
+        size = len(payload)
+        length = (
+            bytes([size])
+            if size < 126
+            else struct.pack(">BH", 126, size)
+            if size < 65_536
+            else struct.pack(">BQ", 127, size)
+        )
+        frames.append(b"\x81" + length + payload)
+    return b"".join(frames)
+
+
+def stream_in(market: Market) -> str:
+    """Return the name of the stream that a market's frames carry."""
+    return read_header(market.frames[0]).stream or stream_of(market)
+
+
+@contextmanager
+def sending(data: bytes, folder: Path | None) -> Iterator[tuple[str, Pipe]]:
+    """Start the process that sends; give its address, and the pipe that says when."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, data, folder), daemon=True)
+    process.start()
+    try:
+        port = ours.recv()
+        yield f"{'wss' if folder else 'ws'}://127.0.0.1:{port}/stream", ours
+    finally:
+        ours.send("end")
+        process.join(PATIENCE_S)
+
+
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds by the clock and the seconds computed by this process."""
+    computed, began = time.process_time(), time.perf_counter()
+    work()
+    return time.perf_counter() - began, time.process_time() - computed
+
+
+def receive_bare(url: str, pipe: Pipe, count: int, trusted: Path | None) -> tuple[float, float]:
+    """Receive all frames and forget them."""
+    client = websocket.WebSocket(skip_utf8_validation=True, sslopt={"ca_certs": str(trusted)} if trusted else {})
+    client.connect(url)
+    pipe.send("go")
+
+    def receive() -> None:
+        for _ in range(count):
+            client.recv_frame()
+
+    try:
+        return timed(receive)
+    finally:
+        client.shutdown()
+
+
+class Group:
+    """A feed group of a recording's markets, whose snapshots come from the recording."""
+
+    def __init__(self, recording: Recording, url: str) -> None:
+        self.markets = recording.markets
+        self.feeds: list[MarketFeed] = []
+        self._by_feed: dict[int, Market] = {}
+        self.group = FeedGroup(
+            "benchmark", url, OPTIONS, connect_budget=SharedConnectBudget(300), request_snapshot=self._answer,
+            cancel_snapshot=lambda feed, epoch: None, request_probe=lambda feed: None, random=lambda: 0.0,
+        )  # fmt: skip
+        self.group.start()
+        for number, market in enumerate(self.markets):
+            book = OrderBook(market.rule)
+            synchronizer = Synchronizer(
+                book, make_book=lambda rule=market.rule: OrderBook(rule), read_header=read_header, random=lambda: 0.0,
+                limits=(COMPLETE,), now=time.monotonic(),
+            )  # fmt: skip
+            feed = MarketFeed(
+                market.name, market.name, stream_in(market), book, synchronizer, number, _ignore, lambda feed: None
+            )
+            self.feeds.append(feed)
+            self._by_feed[number] = market
+            self.group.add(feed)
+
+    def _answer(self, feed: MarketFeed, action: Any) -> None:
+        if action.purpose is Purpose.SYNCHRONIZE:
+            body = self._by_feed[feed.serial].snapshot
+            self.group.post(lambda now: self.group.snapshot_begins(feed, action.epoch, now))
+            self.group.post(lambda now: self.group.snapshot_received(feed, action.epoch, body, COMPLETE, None, now))
+
+    def wait_for(self, has_happened: Callable[[], bool]) -> None:
+        """Look, now and then: a thread that waits properly would be told of each update, which costs."""
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE_S
+        while not has_happened():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    [(feed.market, feed.synchronizer.state, self.group.last_error) for feed in self.feeds]
+                )
+            pause.wait(0.001)
+
+    def are_synchronized(self) -> bool:
+        """Whether all books can be read."""
+        return all(feed.synchronizer.state is SyncState.SYNCHRONIZED for feed in self.feeds)
+
+    def are_correct(self) -> bool:
+        """Whether all books are what the recording's own account says."""
+        return all(
+            dict(feed.book.bids(number=Decimal)) == market.bids and dict(feed.book.asks(number=Decimal)) == market.asks
+            for feed, market in zip(self.feeds, self.markets, strict=True)
+        )
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.group.stop()
+        self.group.join(PATIENCE_S)
+
+
+def _ignore(feed: MarketFeed, change: object) -> None:
+    """Nobody listens."""
+
+
+def receive_with_ldc(recording: Recording, url: str, pipe: Pipe) -> tuple[float, float, bool]:
+    """Receive all frames into books."""
+    last = [read_header(market.frames[-1]).last_update_id for market in recording.markets]
+    group = Group(recording, url)
+    try:
+        group.wait_for(group.are_synchronized)
+        books = [feed.book for feed in group.feeds]
+        pipe.send("go")
+        elapsed, computed = timed(lambda: group.wait_for(lambda: [book.last_update_id for book in books] == last))
+        return elapsed, computed, group.are_correct()
+    finally:
+        group.stop()
+
+
+def socket_to_book(recording: Recording, rounds: int, *, is_tls: bool) -> SocketTiming:
+    """Time both contenders over one recording."""
+    timing = SocketTiming(recording, is_tls)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) if is_tls else None
+        with sending(wire(recording), folder) as (url, pipe):
+            trusted = folder / "loopback.pem" if folder is not None else None
+            if trusted is not None:
+                os.environ["REQUESTS_CA_BUNDLE"] = str(trusted)
+            for number in range(rounds):
+                for contender in (BARE, LDC) if number % 2 else (LDC, BARE):
+                    if contender is BARE:
+                        elapsed, computed = receive_bare(url, pipe, recording.updates, trusted)
+                    else:
+                        elapsed, computed, is_correct = receive_with_ldc(recording, url, pipe)
+                        timing.is_wrong |= not is_correct
+                    timing.elapsed[contender].append(elapsed)
+                    timing.computed[contender].append(computed)
+    return timing
+
+
+def print_socket_timing(timing: SocketTiming) -> None:
+    """Print one recording's table."""
+    recording = timing.recording
+    over = "TLS over loopback" if timing.is_tls else "loopback"
+    size = recording.frame_bytes / recording.updates
+    print(f"{recording.name}, {over}: {recording.updates} updates, {size:.0f} bytes each")
+    if timing.is_wrong:
+        print("    wrong at the end: no number", flush=True)
+        return
+    for contender in (BARE, LDC):
+        seconds = statistics.median(timing.elapsed[contender])
+        rate = recording.updates / seconds
+        print(f"    {contender:<30}{rate:>12,.0f} updates/s{timing.computed_us(contender):>9.2f} us of processor each")
+    print(f"    throughput, relative: {timing.throughput_ratio():.2f}", flush=True)
+
+
+def main() -> int:
+    """Measure; return the exit code."""
+    parser = argparse.ArgumentParser(description="measure ldc from the socket to the book")
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    folder = os.environ.get("LDC_CAPTURES")
+    recordings = [each for each in load_recordings(Path(folder)) if each.updates >= UPDATES_MIN] if folder else []
+    timings = [
+        socket_to_book(recording, rounds, is_tls=is_tls)
+        for recording in [*recordings, synthetic_recording(5, 20_000)]
+        for is_tls in (False, True)
+    ]
+    for timing in timings:
+        print_socket_timing(timing)
+    return 1 if any(timing.is_wrong for timing in timings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

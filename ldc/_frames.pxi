@@ -1,0 +1,328 @@
+# Websocket frames, from the server to us: bytes in, books updated, everything else handed out. Sans-I/O. ldc/frames.py
+# is the same in plain Python, and says what is refused and why.
+#
+# Rule 1: a depth update of a book that is bound and direct is applied where it lies in the buffer: no copy, no object.
+#         Whatever is not a plain APPLIED is handed out with its bytes, and its binding waits for its owner's decision.
+# Rule 2: a header is checked before what follows it is waited for. The rare frames (fragments, control) may cost
+#         Python.
+# Rule 3: nothing is kept past a named limit, all of which stand in ldc/frames.py.
+
+cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
+cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
+cdef Py_ssize_t FRAGMENTS_MAX = frames.FRAGMENTS_MAX
+cdef object FrameError = frames.FrameError
+cdef object FrameEvent = frames.FrameEvent
+
+cdef enum:
+    STREAM_BYTES_LIMIT = 256        # a longer name of a stream is looked at by the owner, not here
+    STREAM_PREFIX_BYTES = 11        # {"stream":"
+
+cdef struct StreamSlot:
+    # A place in the table of bound streams, whose size is a power of two and which is at most half full.
+    uint64_t hash
+    const char* name                # of a bytes object in FrameReader._bindings; NULL: the place is free
+    Py_ssize_t length
+    PyObject* binding               # borrowed from FrameReader._bindings
+
+
+@cython.final
+cdef class StreamBinding:
+    """A stream's book, and who decides what becomes of its updates.
+
+    Args:
+        book: what the updates are applied to while `is_direct`.
+        owner: handed out with whatever needs a decision.
+
+    Thread-safety: it belongs to the thread that reads the stream, but for `waiting`, which others count up and down.
+    """
+
+    cdef readonly OrderBook book
+    cdef readonly object owner
+    cdef public bint is_direct
+    cdef public double heard_at
+    cdef public int waiting
+
+    def __cinit__(self, OrderBook book not None, owner):
+        self.book = book
+        self.owner = owner
+
+
+cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept nogil:
+    """Mix the bytes of a name, eight at a time."""
+    cdef uint64_t mixed = 0x9E3779B97F4A7C15ULL ^ <uint64_t>length
+    cdef uint64_t word
+    while length >= 8:
+        mixed = (mixed ^ load8(name)) * 0xFF51AFD7ED558CCDULL
+        mixed ^= mixed >> 32
+        name += 8
+        length -= 8
+    word = 0
+    memcpy(&word, name, length)
+    mixed = (mixed ^ word) * 0xFF51AFD7ED558CCDULL
+    return mixed ^ (mixed >> 29)
+
+
+@cython.final
+cdef class FrameReader:
+    """Cuts a stream of bytes into messages, and applies those of bound books, as `ldc.frames.FrameReader` does.
+
+    Thread-safety: none; it belongs to the thread that owns the connection.
+    """
+
+    cdef object _buffer                 # a bytearray
+    cdef Py_ssize_t _start              # of what is not consumed yet
+    cdef Py_ssize_t _end
+    cdef Py_ssize_t _message_bytes_max
+    cdef list _fragments
+    cdef Py_ssize_t _fragment_bytes
+    cdef int _opcode                    # of the message whose fragments are being collected; -1: none
+    cdef dict _bindings                 # name of the stream, bytes -> StreamBinding
+    cdef StreamSlot* _slots
+    cdef Py_ssize_t _slot_count
+
+    def __cinit__(self, Py_ssize_t message_bytes_max=frames.MESSAGE_BYTES_MAX):
+        self._buffer = bytearray(2 * RECEIVE_BYTES)
+        self._message_bytes_max = message_bytes_max
+        self._fragments = []
+        self._opcode = -1
+        self._bindings = {}
+
+    def __dealloc__(self):
+        free(self._slots)
+
+    # ------------------------------------------------------------------------------------------ bindings
+
+    def bind(self, str stream not None, StreamBinding binding not None):
+        """Apply the updates of a stream to a book, while it is direct. One that is bound already is bound anew."""
+        self._bindings[stream.encode()] = binding
+        self._index_bindings()
+
+    def unbind(self, str stream not None):
+        """Let go of a stream, if it is bound."""
+        self._bindings.pop(stream.encode(), None)
+        self._index_bindings()
+
+    cdef int _index_bindings(self) except -1:
+        """Build the table that `_find` looks into."""
+        cdef Py_ssize_t count = 8, place = 0
+        cdef StreamSlot* slots
+        cdef StreamSlot* slot
+        cdef bytes name
+        while count < 2 * len(self._bindings):
+            count *= 2
+        slots = <StreamSlot*>malloc(count * sizeof(StreamSlot))
+        if slots == NULL:
+            free(self._slots)
+            self._slots = NULL          # nothing is found, and everything goes the long way
+            self._slot_count = 0
+            raise MemoryError()
+        memset(slots, 0, count * sizeof(StreamSlot))
+        for name, binding in self._bindings.items():
+            place = hash_of_name(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) & (count - 1)
+            while slots[place].name != NULL:
+                place = (place + 1) & (count - 1)
+            slot = &slots[place]
+            slot.name = PyBytes_AS_STRING(name)
+            slot.length = PyBytes_GET_SIZE(name)
+            slot.hash = hash_of_name(slot.name, slot.length)
+            slot.binding = <PyObject*>binding
+        free(self._slots)
+        self._slots = slots
+        self._slot_count = count
+        return 0
+
+    cdef PyObject* _find(self, const char* payload, Py_ssize_t length) noexcept:
+        """Return the binding of the stream that a message begins with the name of, or NULL."""
+        cdef const char* name = payload + STREAM_PREFIX_BYTES
+        cdef const char* end
+        cdef Py_ssize_t place, name_bytes
+        cdef uint64_t hash
+        if self._slot_count == 0 or length <= STREAM_PREFIX_BYTES:
+            return NULL
+        if memcmp(payload, b'{"stream":"', STREAM_PREFIX_BYTES) != 0:
+            return NULL
+        length -= STREAM_PREFIX_BYTES
+        end = <const char*>memchr(name, c'"', min(length, STREAM_BYTES_LIMIT))
+        if end == NULL:
+            return NULL
+        name_bytes = end - name
+        hash = hash_of_name(name, name_bytes)
+        place = hash & (self._slot_count - 1)
+        while self._slots[place].name != NULL:
+            if (self._slots[place].hash == hash and self._slots[place].length == name_bytes
+                    and memcmp(self._slots[place].name, name, name_bytes) == 0):
+                return self._slots[place].binding
+            place = (place + 1) & (self._slot_count - 1)
+        return NULL
+
+    # ------------------------------------------------------------------------------------------ bytes in
+
+    @property
+    def is_between_frames(self):
+        """Whether everything received so far has been consumed: the connection may end here."""
+        return self._start == self._end
+
+    def writable(self):
+        """Return at least RECEIVE_BYTES of memory to receive into. Release it before the next call."""
+        cdef Py_ssize_t held = self._end - self._start
+        cdef Py_ssize_t size = PyByteArray_GET_SIZE(self._buffer)
+        cdef bint is_oversized = size > BUFFER_BYTES_KEPT and held <= BUFFER_BYTES_KEPT // 8
+        cdef char* memory
+        if held == 0 and not is_oversized:
+            self._start = self._end = 0
+        elif is_oversized or size - self._end < RECEIVE_BYTES:
+            if is_oversized or size - held < RECEIVE_BYTES:
+                # Doubling: a long frame is copied twice.
+                former, self._buffer = self._buffer, bytearray(2 * held + 2 * RECEIVE_BYTES)
+                memcpy(PyByteArray_AS_STRING(self._buffer), PyByteArray_AS_STRING(former) + self._start, held)
+            else:
+                memory = PyByteArray_AS_STRING(self._buffer)
+                memmove(memory, memory + self._start, held)
+            self._start = 0
+            self._end = held
+        return memoryview(self._buffer)[self._end:]
+
+    def received(self, Py_ssize_t count):
+        """Say how many bytes were written to what `writable` returned."""
+        if count < 0 or count > PyByteArray_GET_SIZE(self._buffer) - self._end:
+            raise ValueError(f"{count} bytes were not written to what writable() returned")
+        self._end += count
+
+    # ------------------------------------------------------------------------------------------ events out
+
+    def next_event(self, double now, int64_t received_time_ns):
+        """Apply what can be applied, and return the next `FrameEvent`, or None: more bytes are needed.
+
+        Args:
+            now: noted as `StreamBinding.heard_at`.
+            received_time_ns: the local receive time, handed on to the books.
+
+        Raises:
+            FrameError: the server broke the protocol. The reader is of no more use.
+        """
+        cdef const uint8_t* p
+        cdef Py_ssize_t held, header_bytes
+        cdef uint64_t length
+        cdef PyObject* found
+        while True:
+            p = <const uint8_t*>PyByteArray_AS_STRING(self._buffer) + self._start
+            held = self._end - self._start
+            if held < 2:
+                return None
+            length = p[1]
+            header_bytes = 2
+            if length >= 126:
+                if length >= 128:
+                    raise FrameError(1002, "the server masked a frame")
+                header_bytes = 4 if length == 126 else 10
+                if held < header_bytes:
+                    frames.check_first_byte(p[0], length)
+                    return None
+                length = long_length(p + 2, header_bytes - 2)
+            if p[0] != 0x81 or self._opcode >= 0:       # anything but an unfragmented text
+                self._check_header(p[0], length)
+            if length > <uint64_t>self._message_bytes_max:
+                raise FrameError(
+                    1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}"
+                )
+            if <uint64_t>(held - header_bytes) < length:
+                return None
+            self._start += header_bytes + <Py_ssize_t>length
+            if p[0] != 0x81:
+                event = self._take(p[0], (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length])
+            else:
+                found = self._find(<const char*>p + header_bytes, <Py_ssize_t>length)
+                if found == NULL:
+                    event = text_event(<const char*>p + header_bytes, <Py_ssize_t>length, None, None, None)
+                else:
+                    event = take_update(
+                        <StreamBinding>found, <const char*>p + header_bytes, <Py_ssize_t>length, now, received_time_ns
+                    )
+            if event is not None:
+                return event
+
+    cdef int _check_header(self, uint8_t first, uint64_t length) except -1:
+        """Refuse what may not come here: the order of fragments, and the size of all of them together."""
+        cdef int opcode = frames.check_first_byte(first, length)
+        if opcode >= 8:
+            return 0
+        if opcode == 0:
+            if self._opcode < 0:
+                raise FrameError(1002, "a continuation frame without a message to continue")
+            if length > <uint64_t>(self._message_bytes_max - self._fragment_bytes):
+                raise FrameError(
+                    1009, f"a message of fragments is over the limit of {self._message_bytes_max} bytes"
+                )
+            if len(self._fragments) >= FRAGMENTS_MAX:
+                raise FrameError(1009, f"a message of more than {FRAGMENTS_MAX} fragments")
+        elif self._opcode >= 0:
+            raise FrameError(1002, "a new message began inside a fragmented one")
+        return 0
+
+    cdef object _take(self, uint8_t first, bytes payload):
+        """Return the event that a frame is or completes, or None if it is a fragment."""
+        cdef int opcode = first & 0x0F
+        if opcode >= 8:
+            if opcode == 8:
+                frames.check_close(payload)
+            return FrameEvent(opcode, payload)
+        if opcode != 0:
+            self._opcode = opcode
+        self._fragments.append(payload)
+        self._fragment_bytes += PyBytes_GET_SIZE(payload)
+        if not first & 0x80:
+            return None
+        event = FrameEvent(self._opcode, b"".join(self._fragments))
+        self._fragments.clear()
+        self._fragment_bytes = 0
+        self._opcode = -1
+        return event
+
+
+cdef inline uint64_t long_length(const uint8_t* p, Py_ssize_t count) noexcept nogil:
+    """Return the number that these bytes are, the first one the most significant."""
+    cdef uint64_t length = 0
+    cdef Py_ssize_t place = 0
+    while place < count:
+        length = length << 8 | p[place]
+        place += 1
+    return length
+
+
+cdef object text_event(const char* payload, Py_ssize_t length, object binding, object verdict, object error):
+    return FrameEvent(1, payload[:length], binding, verdict, error)
+
+
+cdef object take_update(
+    StreamBinding binding, const char* payload, Py_ssize_t length, double now, int64_t received_time_ns
+):
+    """Apply an update to its book, if it is direct; return None, or what there is to decide about it."""
+    cdef OrderBook book = binding.book
+    cdef Place place
+    cdef Cursor c
+    cdef int verdict = GAP
+    binding.heard_at = now
+    if not binding.is_direct:
+        return text_event(payload, length, binding, None, None)
+    place.has_event_time = place.has_transaction_time = False
+    place.has_received_time = True
+    place.received_time_ns = received_time_ns
+    c.start = c.p = payload
+    c.end = payload + length
+    c.problem = NULL
+    if length > MESSAGE_BYTES_LIMIT:
+        fail(&c, b"longer than MESSAGE_BYTES_MAX")
+    begin_writing(book)
+    try:
+        if not book._is_loaded:
+            raise BookNotLoaded(book.market, Cause.NOT_LOADED)
+        verdict = apply_message(book, &c, &place)
+    except MalformedMessage as error:
+        binding.is_direct = False
+        return text_event(payload, length, binding, None, error)
+    finally:
+        end_writing(book)
+    if verdict == APPLIED and not book._needs_attention and binding.waiting == 0:
+        return None
+    binding.is_direct = False
+    return text_event(payload, length, binding, VERDICTS[verdict], None)
