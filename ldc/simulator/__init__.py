@@ -1,0 +1,20 @@
+"""An exchange inside this process: Binance's REST and websocket protocol, made-up markets, and faults by name.
+
+    with SimulatedExchange(["BTCUSDT"], venue="binance.com", seed=1) as exchange:
+        exchange.restful_base_uri, exchange.websocket_base_uri
+        exchange.true_book("BTCUSDT", exchange.last_update_id("BTCUSDT"))
+        exchange.inject("drop", market="BTCUSDT", count=1)
+
+``docs/simulator.md`` says what it does, and what it does not.
+"""
+
+try:
+    import aiohttp  # noqa: F401 - asked here first, so that the answer names what is missing
+except ModuleNotFoundError as error:
+    raise ImportError("ldc.simulator needs aiohttp: pip install 'binance-local-depth-cache[simulator]'") from error
+
+from ldc.simulator.exchange import SimulatedExchange, launch
+from ldc.simulator.faults import FAULTS, Fault, parse_fault
+from ldc.simulator.history import TrueBook
+
+__all__ = ["FAULTS", "Fault", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]

@@ -1,0 +1,238 @@
+"""One websocket connection of the embedded exchange: what goes out, what comes in, and every way to end.
+
+aiohttp does the handshake and reads frames. Frames are written here, straight to the transport: so that one is encoded
+once for all who get it, so that many go out in one call, and so that half of one can go out.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from ldc.simulator.control import Subscriptions, answer
+from ldc.simulator.faults import Fault, FaultBoard, Place
+from ldc.simulator.gate import MESSAGES_PER_SECOND_MAX, RollingCount
+from ldc.simulator.streams import CLOSE, PING, PONG, framed
+from ldc.simulator.wire import Family
+
+__all__ = ["Connection", "Timing"]
+
+UNSENT_BYTES_MAX = 32 << 20
+"""A client that reads too slowly is cut off when so much waits for it."""
+
+CLOSE_S = 1.0
+"""How long the client has to answer a close before the connection is cut."""
+
+MESSAGE_BYTES_MAX = 1 << 20
+"""A longer message of a client ends the connection."""
+
+
+class Timing:
+    """How often a connection is pinged, how long it may leave that unanswered, how long it lives. Seconds."""
+
+    def __init__(self, ping_interval_s: float, pong_timeout_s: float, lifetime_s: float, latency_s: float) -> None:
+        self.ping_interval_s, self.pong_timeout_s = ping_interval_s, pong_timeout_s
+        self.lifetime_s, self.latency_s = lifetime_s, latency_s
+
+
+class Connection:
+    """A client. Belongs to the thread of the exchange's event loop."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        family: Family,
+        timing: Timing,
+        subscriptions: Subscriptions,
+        faults: FaultBoard,
+        changed: Callable[["Connection"], None],
+    ) -> None:
+        self.subscriptions = subscriptions
+        self.is_open = True
+        self.frames_sent = 0
+        self._transport, self._family, self._timing, self._faults = transport, family, timing, faults
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[bytes] = []
+        self._delayed: list[list[bytes]] = []
+        self._is_deaf = False
+        self._stalls: Fault | None = None
+        self._pongs = True
+        self._messages = RollingCount(MESSAGES_PER_SECOND_MAX, 1.0)
+        self._pings: dict[bytes, float] = {}  # payload -> when it was sent
+        self._last_pong = self._loop.time()
+
+    # ------------------------------------------------------------------------------------------ out
+
+    def send(self, frame: bytes) -> None:
+        """Send frames, with the next `flush`."""
+        if self._is_deaf or not self.is_open or not frame:
+            return
+        if self._stalls is not None:
+            self._unsent.append(frame[: 1 + len(frame) // 2])
+            self.flush()
+            self.go_deaf(self._stalls.lasts_s)
+            return
+        self.frames_sent += 1
+        self._unsent.append(frame)
+
+    def flush(self) -> None:
+        """Write what was sent since the last time, now or after the latency."""
+        if not self._unsent:
+            return
+        unsent, self._unsent = self._unsent, []
+        if self._timing.latency_s:
+            # One by one in this order, because timers of the same moment have none.
+            self._delayed.append(unsent)
+            self._loop.call_later(self._timing.latency_s, lambda: self._write(self._delayed.pop(0)))
+        else:
+            self._write(unsent)
+
+    def _write(self, frames: list[bytes]) -> None:
+        if self._transport.is_closing():
+            return
+        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            self.abort()
+
+    # ------------------------------------------------------------------------------------------ in
+
+    async def serve(self, websocket: web.WebSocketResponse) -> None:
+        """Read until the end of the connection."""
+        keeper = self._loop.create_task(self._keep())
+        try:
+            while not self._transport.is_closing():
+                message = await websocket.receive()
+                if message.type in (WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
+                    return
+                if message.type is WSMsgType.CLOSE:
+                    self.send(framed((message.data or 1000).to_bytes(2, "big"), CLOSE))
+                    self.flush()
+                    return
+                if not self.is_open:
+                    continue  # until the client answers the close
+                if not self._messages.admits(self._loop.time()):
+                    self.close(1008, "Too many requests")
+                    continue
+                self._take(message.type, message.data)
+                self.flush()
+        finally:
+            keeper.cancel()
+            self.is_open = False
+            # What was written still goes out. aiohttp finds the transport closing, and says nothing more.
+            self._transport.close()
+
+    def _take(self, kind: WSMsgType, data: Any) -> None:
+        if kind is WSMsgType.PING:
+            if self._pongs:
+                self.send(framed(bytes(data), PONG))
+        elif kind is WSMsgType.PONG:
+            if self._pings.pop(bytes(data), None) is not None or not self._family.pong_must_match:
+                self._last_pong = self._loop.time()
+        elif kind is WSMsgType.TEXT:
+            self._control(data)
+
+    def _control(self, text: str) -> None:
+        if "SUBSCRIBE" in text and (fault := self._faults.take(Place.CONTROL, None)) is not None:
+            if fault.name == "refused_subscription":
+                refusal = {"code": 2, "msg": "Invalid request: the exchange cannot do this now"}
+                with contextlib.suppress(ValueError, AttributeError):
+                    refusal |= {"id": json.loads(text).get("id")}
+                self.send(framed(json.dumps(refusal, separators=(",", ":")).encode()))
+            return
+        self.send(framed(answer(self.subscriptions, text).encode()))
+        self._changed(self)
+
+    # ------------------------------------------------------------------------------------------ time
+
+    async def _keep(self) -> None:
+        """Ping, look after pongs, and end the connection when its time is over."""
+        started = self._loop.time()
+        ends_at = started + self._timing.lifetime_s
+        ping_at = started + self._timing.ping_interval_s
+        while self.is_open:
+            await asyncio.sleep(max(0.0, min(ping_at, ends_at, self._pong_due()) - self._loop.time()))
+            now = self._loop.time()
+            if now >= ends_at:
+                self.close(1001, "connection lifetime reached")
+                return
+            if now >= self._pong_due():
+                self.abort()
+                return
+            if now >= ping_at:
+                payload = str(time.time_ns() // 1_000_000).encode()
+                self._pings[payload] = now
+                self.send(framed(payload, PING))
+                self.flush()
+                ping_at += self._timing.ping_interval_s
+
+    def _pong_due(self) -> float:
+        """Return when the connection is dropped, for a ping that nothing has answered."""
+        unanswered = (sent for sent in self._pings.values() if sent >= self._last_pong)
+        return min(unanswered, default=float("inf")) + self._timing.pong_timeout_s
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def strike(self, fault: Fault) -> None:
+        """Let a fault of the link happen."""
+        match fault.name:
+            case "half_open":
+                self.go_deaf(fault.lasts_s)
+            case "stall":
+                self._stalls = fault
+            case "no_pong":
+                self._pongs = False
+                self._loop.call_later(fault.lasts_s, lambda: setattr(self, "_pongs", True))
+            case "reset":
+                self.abort()
+            case "eof":
+                self.flush()
+                self._transport.close()
+            case "server_shutdown":
+                self._shut_down(fault.lasts_s)
+            case name:
+                self.close(int(name.removeprefix("close_")), "ordered by a fault")
+
+    def _shut_down(self, after_s: float) -> None:
+        if self._family.tells_shutdown:
+            text = f'{{"e":"serverShutdown","E":{time.time_ns() // 1_000_000}}}'
+            if self.subscriptions.form.combined:
+                text = f'{{"stream":"!serverShutdown","data":{text}}}'
+            self.send(framed(text.encode()))
+            self.flush()
+        self._loop.call_later(after_s, lambda: self.close(1001, "server shutdown"))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End with a close frame; cut the connection when the client does not answer it."""
+        if not self.is_open:
+            return
+        self.send(framed(code.to_bytes(2, "big") + reason.encode(), CLOSE))
+        self.flush()
+        self.is_open = False
+        self._loop.call_later(CLOSE_S, self._cut)
+
+    def go_deaf(self, duration_s: float) -> None:
+        """Neither read nor write any more, and cut the connection some time later."""
+        self.flush()
+        self._is_deaf = True
+        with contextlib.suppress(RuntimeError):  # it is closing already
+            self._transport.pause_reading()
+        self._loop.call_later(duration_s, self._cut)
+
+    def abort(self) -> None:
+        """End with a TCP reset."""
+        raw = self._transport.get_extra_info("socket")
+        if raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._cut()
+
+    def _cut(self) -> None:
+        self.is_open = False
+        self._transport.abort()

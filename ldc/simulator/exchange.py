@@ -1,0 +1,257 @@
+"""The embedded exchange as its users see it: `SimulatedExchange`."""
+
+import time
+from collections.abc import Iterable
+from decimal import Context, Decimal
+from typing import Any, Self
+
+from ldc.simulator.connection import Timing
+from ldc.simulator.faults import Fault, FaultBoard
+from ldc.simulator.history import Levels, TrueBook
+from ldc.simulator.listing import Listing
+from ldc.simulator.markets import Markets, RunningMarket
+from ldc.simulator.rest import Rest
+from ldc.simulator.server import Server
+from ldc.simulator.wire import family_of
+from ldc.venue import Venue, venue_named
+
+__all__ = ["SimulatedExchange", "launch"]
+
+UPDATES_PER_SECOND_MAX = 1000.0
+"""More than a window in a millisecond is not counted in whole milliseconds any more."""
+
+BAN_S = 120.0
+"""The first ban of an address; each further one is twice as long."""
+
+_EXACT = Context(prec=60)
+
+
+class SimulatedExchange:
+    """A real REST and websocket server on this machine, in front of markets that trade by themselves.
+
+    Args:
+        markets: what is listed, as the exchange spells it: "BTCUSDT". One name or many.
+        venue: whose rules and texts: any exchange of ldc, by name, or a row of `ldc.venue`.
+        on_demand: whether any other name that ends as the family's markets do ("...USDT", "...USD_PERP") becomes a
+            market when somebody asks for it. The usual ones are listed then as well.
+        seed: the same seed gives the same markets.
+        host, port: where to listen; port 0 is any free one.
+        updates_per_second: windows a second, each of which the fastest stream tells in one message, if anything has
+            changed. The exchange has 10.
+        levels: levels a side of each market, about; 10 to 20,000.
+        start_time_ms: the event time of the first window, in Unix milliseconds; None: now. Later ones follow from the
+            number of windows, never from the clock.
+        connection_lifetime_s: after so long a connection is closed.
+        latency_ms: how long everything that is sent takes.
+        ping_interval_s, pong_timeout_s: the server's pings; None: as the exchange documents.
+        weight_per_minute: request weight an address has in a minute; None: as the exchange documents.
+        ban_s: how long an address is banned for the first time.
+
+    Use it as a context manager, or call `start` and `stop`. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        markets: str | Iterable[str] = (),
+        *,
+        venue: str | Venue = "binance.com",
+        on_demand: bool = False,
+        seed: int = 1,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        updates_per_second: float = 10.0,
+        levels: int = 2000,
+        start_time_ms: int | None = None,
+        connection_lifetime_s: float = 86_400.0,
+        latency_ms: float = 0,
+        ping_interval_s: float | None = None,
+        pong_timeout_s: float | None = None,
+        weight_per_minute: int | None = None,
+        ban_s: float = BAN_S,
+    ) -> None:
+        if not 0 < updates_per_second <= UPDATES_PER_SECOND_MAX:
+            raise ValueError(f"updates_per_second is above 0 and at most {UPDATES_PER_SECOND_MAX:g}")
+        row = venue if isinstance(venue, Venue) else venue_named(venue)
+        family = family_of(row)
+        interval_ms = max(1, round(1000 / updates_per_second))
+        self._faults = FaultBoard(seed)
+        self._markets = Markets(
+            family,
+            [markets] if isinstance(markets, str) else markets,
+            on_demand=on_demand,
+            seed=seed,
+            levels=levels,
+            start_time_ms=time.time_ns() // 1_000_000 if start_time_ms is None else start_time_ms,
+            interval_ms=interval_ms,
+            faults=self._faults,
+        )
+        weight = row.weight_per_minute if weight_per_minute is None else weight_per_minute
+        self._rest = Rest(family, row, self._markets, weight, ban_s)
+        timing = Timing(
+            family.ping_interval_s if ping_interval_s is None else ping_interval_s,
+            family.pong_timeout_s if pong_timeout_s is None else pong_timeout_s,
+            connection_lifetime_s,
+            latency_ms / 1000,
+        )
+        self._server = Server(family, row, self._markets, self._rest, timing, interval_ms / 1000)
+        self._host, self._port = host, port
+        self._is_started = False
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Listen. Raises ``OSError`` for a port that cannot be had. Started already: nothing happens."""
+        if not self._is_started:
+            self._server.start(self._host, self._port)
+            self._is_started = True
+        return self
+
+    def stop(self) -> None:
+        """Cut all connections and listen no more. Idempotent. Raises ``RuntimeError`` if the server had failed."""
+        if self._is_started:
+            self._is_started = False
+            self._server.stop()
+
+    @property
+    def restful_base_uri(self) -> str:
+        """Such as "http://127.0.0.1:40001"; the exchange's own paths follow."""
+        return f"http://{self._address}"
+
+    @property
+    def websocket_base_uri(self) -> str:
+        """Such as "ws://127.0.0.1:40001"."""
+        return f"ws://{self._address}"
+
+    @property
+    def _address(self) -> str:
+        if not self._is_started:
+            raise RuntimeError("the embedded exchange has no address before it is started")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._server.port}"
+
+    # ------------------------------------------------------------------------------------------ markets
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """The markets that are listed."""
+        with self._markets.lock:
+            return tuple(listing.symbol for listing in self._markets.listed())
+
+    def add_market(self, market: str) -> None:
+        """List another market. Raises ``ValueError`` for a name that can be none."""
+        self._markets.add(market)
+
+    def true_book(self, market: str, update_id: int, limit: int | None = None) -> TrueBook:
+        """Return the exchange's own book as it was at an update id: all levels, or at most `limit` a side.
+
+        Raises ``KeyError`` for an id that has not come yet, or is too long ago: minutes, in usual trading.
+        """
+        running = self._running(market)
+        with self._markets.lock:
+            bids, asks = running.market.sides_at(update_id)
+        listing = running.market.listing
+        return TrueBook(update_id, _exact(listing, bids[:limit]), _exact(listing, asks[:limit]))
+
+    def last_update_id(self, market: str) -> int:
+        """Return the update id at the end of the last window, which is the last that streams have told."""
+        running = self._running(market)
+        with self._markets.lock:
+            return running.market.sent_update_id
+
+    def pause(self, market: str) -> None:
+        """Let a market stand still until `resume`; `advance` moves it by hand."""
+        running = self._running(market)
+        self._server.call(lambda: setattr(running, "is_paused", True))
+
+    def resume(self, market: str) -> None:
+        """Let a market trade by itself again."""
+        running = self._running(market)
+        self._server.call(lambda: setattr(running, "is_paused", False))
+
+    def advance(self, market: str, updates: int = 1) -> int:
+        """Move a market on until so many updates have been told; return the last update id.
+
+        Raises ``RuntimeError`` for a market that is halted.
+        """
+        running = self._running(market)
+        return self._server.call(lambda: self._server.advance(running, updates))
+
+    def _running(self, market: str) -> RunningMarket:
+        running = self._markets.run(market)
+        if running is None:
+            raise ValueError(f"{market!r} is no market of this exchange; it has {', '.join(self.markets) or 'none'}")
+        return running
+
+    # ------------------------------------------------------------------------------------------ faults
+
+    def inject(
+        self,
+        name: str | Fault,
+        *,
+        market: str | None = None,
+        count: int | None = None,
+        probability: float | None = None,
+        duration_s: float | None = None,
+    ) -> None:
+        """Let something go wrong: `FAULTS` has the names.
+
+        Args:
+            name: of the fault, or a `Fault` as `parse_fault` makes it from text such as "drop:0.01".
+            market: only there; None: wherever it happens first.
+            count: how often; None: once, or without end if there is a probability.
+            probability: strike so often out of all occasions; None: at the next one.
+            duration_s: for what lasts, such as "halt".
+
+        Raises ``ValueError`` for a name that does not exist, with those that do.
+        """
+        if isinstance(name, Fault):
+            fault = name
+        else:
+            times = 1 if count is None and probability is None else count
+            fault = Fault(name=name, market=market, count=times, probability=probability, duration_s=duration_s)
+        self._server.call(lambda: self._server.inject(fault))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that have not struck yet."""
+        self._faults.clear()
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what has happened so far, as counters.
+
+        `connections` are open now, `connects` were tried; `ticks` are windows, `updates` those in which something
+        changed; `late_ms_max` is how late a window ended at worst, `ticks_skipped` how many never were; `status_...`
+        are REST answers; `faults` how often each fault has struck, by name.
+        """
+
+        def collect() -> dict[str, Any]:
+            counts = self._server.counts
+            named = ("connects", "frames_sent", "requests", "ticks", "ticks_skipped", "updates")
+            return {
+                "connections": self._server.connection_count,
+                **{name: counts[name] for name in named},
+                "late_ms_max": round(self._server.late_s_max * 1000, 1),
+                "weight_used": self._rest.weight_used,
+                **{name: count for name, count in sorted(counts.items()) if name.startswith("status_")},
+                "faults": dict(self._faults.injected),
+            }
+
+        return self._server.call(collect)
+
+
+def _exact(listing: Listing, levels: Levels) -> tuple[tuple[Decimal, Decimal], ...]:
+    price_exponent, quantity_exponent = -listing.price_decimals, -listing.quantity_decimals
+    return tuple(
+        (Decimal(price).scaleb(price_exponent, _EXACT), Decimal(quantity).scaleb(quantity_exponent, _EXACT))
+        for price, quantity in levels
+    )
+
+
+def launch(venue: Venue) -> SimulatedExchange:
+    """Start an exchange for whoever chose ``exchange="simulator"``: any market it may ask for is there."""
+    return SimulatedExchange(venue=venue, on_demand=True).start()

@@ -1,0 +1,343 @@
+"""A market that trades by itself: orders, cancels and trades around a price that moves.
+
+Rule 1: the same seed is the same market, byte for byte, on every Python: integers, and `getrandbits` of one generator
+    that nothing else draws from. No float, no libm, no clock, no hash of the process.
+Rule 2: time is the number of windows. A window is what the fastest stream tells in one message.
+Rule 3: what changes the book goes through `_set`, which tells the window and the log.
+"""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from random import Random
+
+from ldc.simulator.history import ChangeLog, Levels
+from ldc.simulator.listing import Listing
+
+__all__ = ["LEVELS_MAX", "LEVELS_MIN", "Market", "Side", "Update"]
+
+LEVELS_MIN = 10
+LEVELS_MAX = 20_000
+"""Levels a side at the start, and about as many later. Fewer where the price leaves no room for them."""
+
+# How far from the best price an order is placed or cancelled: as many random bits as one of these says. Half of all
+# touch the first ten levels, a tenth goes beyond sixty, a few to several hundred: as in recorded traffic.
+_DISTANCE_BITS = (0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9)
+
+# A part of each side lies so far out that the price never gets there, and is never touched.
+_STILL_SHARE = 8
+_STILL_LEVELS_MAX = 200
+
+# The price stays within a quarter of where it started, orders within a half, and what is still lies beyond that.
+_RANGE_SHARE = 4
+
+_SIDE_LEVELS_MIN = 4
+"""Trades and cancels leave at least so many levels a side that are not still."""
+
+_SWEEP_LEVELS_MAX = 40
+"""A trade takes at most so many levels."""
+
+_QUIET, _NORMAL, _BURST = 0, 1, 2
+_SPELLS = (_QUIET, _QUIET, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _BURST)
+_TRENDS = (-1, 0, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What changed in a window. Quantities are absolute; each side is in the order of its best price first."""
+
+    first_update_id: int
+    last_update_id: int
+    previous_update_id: int
+    event_time_ms: int
+    bids: Levels
+    asks: Levels
+
+
+class Side:
+    """The levels of one side: prices ascending, and the quantity at each."""
+
+    __slots__ = ("is_bid", "prices", "quantities")
+
+    def __init__(self, is_bid: bool) -> None:
+        self.is_bid = is_bid
+        self.prices: list[int] = []
+        self.quantities: dict[int, int] = {}
+
+    @property
+    def best(self) -> int:
+        """The best price. There always is one."""
+        return self.prices[-1 if self.is_bid else 0]
+
+    def at_rank(self, rank: int) -> int:
+        """Return the price that so many are better than."""
+        return self.prices[-1 - rank if self.is_bid else rank]
+
+    def top(self, limit: int) -> Levels:
+        """Return the best levels, best first."""
+        prices = self.prices[: -limit - 1 : -1] if self.is_bid else self.prices[:limit]
+        return [(price, self.quantities[price]) for price in prices]
+
+    def set(self, price: int, quantity: int) -> None:
+        """Put a quantity at a price; zero removes it."""
+        if not quantity:
+            if self.quantities.pop(price, None) is not None:
+                del self.prices[bisect_left(self.prices, price)]
+            return
+        if price not in self.quantities:
+            insort(self.prices, price)
+        self.quantities[price] = quantity
+
+
+class Market:
+    """One market. Not thread-safe: whoever owns it has a lock.
+
+    Args:
+        listing: its name and grid.
+        seed: an integer; equal seeds give equal markets.
+        levels: levels a side, `LEVELS_MIN` to `LEVELS_MAX`.
+        engine_ids: the exchange counts events of all its markets together, so that ids have holes (futures); otherwise
+            each market counts its own. With it, a window is under way between two updates, so that a snapshot taken
+            in between stands inside of it, as those of futures do.
+        start_time_ms, interval_ms: the time of the first window, and from one to the next.
+    """
+
+    def __init__(
+        self, listing: Listing, *, seed: int, levels: int, engine_ids: bool, start_time_ms: int, interval_ms: int
+    ) -> None:
+        if not LEVELS_MIN <= levels <= LEVELS_MAX:
+            raise ValueError(f"a market has {LEVELS_MIN} to {LEVELS_MAX} levels a side, not {levels}")
+        self.listing = listing
+        self.bids, self.asks = Side(is_bid=True), Side(is_bid=False)
+        self.windows = 0
+        self._bits = Random(seed).getrandbits
+        self._engine_ids = engine_ids
+        self._start_time_ms, self._interval_ms = start_time_ms, interval_ms
+        self.last_update_id = 1_000_000_000 + self._bits(30)
+        """Where the book stands, which may be inside of a window."""
+        self.sent_update_id = self.last_update_id
+        """The end of the last window."""
+        self._first_update_id = 0
+        self._touched: tuple[dict[int, int], dict[int, int]] = ({}, {})  # bids, asks; price -> quantity
+        self._events_left = 0
+        self._spell, self._spell_left, self._trend, self._trend_left = _NORMAL, 64, 0, 64
+        self._price = listing.first_price
+        reach = listing.first_price // _RANGE_SHARE
+        self._lowest, self._highest = listing.first_price - reach, listing.first_price + reach
+        self._levels_wanted = {True: 0, False: 0}
+        self._still = {True: 0, False: 0}
+        self._build(self.bids, levels)
+        self._build(self.asks, levels)
+        self.log = ChangeLog(self.last_update_id)
+        self.begin_window()
+
+    @property
+    def event_time_ms(self) -> int:
+        """The time of the last window."""
+        return self._start_time_ms + self.windows * self._interval_ms
+
+    @property
+    def tops(self) -> tuple[int, int, int, int]:
+        """Best bid, its quantity, best ask, its quantity."""
+        bid, ask = self.bids.best, self.asks.best
+        return bid, self.bids.quantities[bid], ask, self.asks.quantities[ask]
+
+    def sides_at(self, update_id: int) -> tuple[Levels, Levels]:
+        """Return bids and asks, best first, as they were at an update id; ``KeyError`` says which are known."""
+        if not self.log.oldest_update_id <= update_id <= self.last_update_id:
+            raise KeyError(
+                f"{self.listing.symbol}: the book at update id {update_id} is not known: it is known from "
+                f"{self.log.oldest_update_id} to {self.last_update_id}"
+            )
+        bids, asks = self.bids.quantities.copy(), self.asks.quantities.copy()
+        self.log.undo(bids, asks, update_id)
+        return sorted(bids.items(), reverse=True), sorted(asks.items())
+
+    def end_window(self) -> Update | None:
+        """Trade to the end of the window; return what changed in it, or None: nothing did."""
+        if not self._engine_ids:
+            self._begin()
+        while self._events_left:
+            self._event()
+        self.windows += 1
+        return self._finished()
+
+    def begin_window(self) -> None:
+        """Begin the next window, right after the end of one: with an engine's ids, a part of it happens at once."""
+        if self._engine_ids:
+            self._begin()
+
+    def restart_ids(self) -> None:
+        """Count update ids from a low number again, as after a loss of the exchange's state. Earlier ids are gone."""
+        if self._engine_ids:
+            self._events_left = 0
+        for touched in self._touched:
+            touched.clear()
+        self.last_update_id = self.sent_update_id = 1000 + self._bits(8)
+        self.log = ChangeLog(self.last_update_id)
+
+    # ------------------------------------------------------------------------------------------ windows
+
+    def _begin(self) -> None:
+        """Decide how much will happen in the window; with an engine's ids, let a part of it happen."""
+        self._first_update_id = 0
+        self._events_left = self._activity()
+        if self._engine_ids:
+            for _ in range(self._bits(16) * (self._events_left + 1) >> 16):
+                self._event()
+
+    def _activity(self) -> int:
+        """Return how many events the next window has."""
+        if not self._spell_left:
+            self._spell = _SPELLS[self._bits(3)]
+            self._spell_left = (8 if self._spell == _QUIET else 24) + self._bits(5)
+        self._spell_left -= 1
+        if self._spell == _QUIET:
+            return int(self._bits(2) == 0)
+        return 1 + self._bits(3) if self._spell == _NORMAL else 16 + self._bits(5)
+
+    def _finished(self) -> Update | None:
+        bids, asks = self._touched
+        if not bids and not asks:
+            return None
+        update = Update(
+            self._first_update_id,
+            self.last_update_id,
+            self.sent_update_id,
+            self.event_time_ms,
+            sorted(bids.items(), reverse=True),
+            sorted(asks.items()),
+        )
+        bids.clear()
+        asks.clear()
+        self.sent_update_id = self.last_update_id
+        return update
+
+    # ------------------------------------------------------------------------------------------ events
+
+    def _event(self) -> None:
+        """Let one thing happen: it has one update id, and at least one level of the book changes."""
+        self._events_left -= 1
+        self.last_update_id += 1 + (self._bits(8) if self._engine_ids else 0)
+        if not self._first_update_id:
+            self._first_update_id = self.last_update_id
+        self._move_price()
+        if self._price >= self.asks.best:
+            self._sweep(self.asks)
+        elif self._price <= self.bids.best:
+            self._sweep(self.bids)
+        kind = self._bits(4)
+        side = self.bids if self._bits(1) else self.asks
+        if kind == 0:
+            self._trade(side)
+        elif kind < 9:
+            self._place(side)
+        else:
+            self._cancel(side)
+
+    def _move_price(self) -> None:
+        if not self._trend_left:
+            self._trend, self._trend_left = _TRENDS[self._bits(2)], 64 + self._bits(9)
+        self._trend_left -= 1
+        if self._bits(4):
+            return
+        ticks = 1 + self._bits(2)
+        is_up = self._bits(1) if self._bits(1) or not self._trend else self._trend > 0
+        price = self._price + (ticks if is_up else -ticks) * self.listing.tick
+        self._price = min(max(price, self._lowest), self._highest)
+
+    def _place(self, side: Side) -> None:
+        """Add an order, at the price or behind it; a side that has become thin is filled where it is thin."""
+        tick = self.listing.tick
+        ticks = 1 + self._bits(self._distance_bits())
+        if len(side.prices) < self._levels_wanted[side.is_bid] and self._bits(1):
+            ticks = 1 + self._below(self._levels_wanted[side.is_bid])
+        first, reach = self.listing.first_price, 2 * (self._highest - self.listing.first_price)
+        if side.is_bid:
+            price = max(min(self._price - ticks * tick, self.asks.best - tick), first - reach + tick)
+        else:
+            price = min(max(self._price + ticks * tick, self.bids.best + tick), first + reach - tick)
+        price -= price % tick
+        self._set(side, price, side.quantities.get(price, 0) + self._quantity())
+
+    def _cancel(self, side: Side) -> None:
+        """Take an order away, or a part of one; a side that has become long loses a level anywhere."""
+        active = len(side.prices) - self._still[side.is_bid]
+        missing = self._levels_wanted[side.is_bid] - len(side.prices)
+        if active <= _SIDE_LEVELS_MIN or (missing > 0 and self._bits(1)):
+            self._place(side)
+            return
+        if missing < 0 and self._bits(1):
+            self._set(side, side.at_rank(self._below(active)), 0)
+            return
+        price = side.at_rank(min(self._bits(self._distance_bits()), active - 1))
+        before, part = side.quantities[price], self._quantity()
+        self._set(side, price, before - part if before > part and self._bits(1) else 0)
+
+    def _trade(self, side: Side) -> None:
+        """Let somebody take what is best, at most a few levels of it."""
+        wanted = self._quantity() << self._bits(1)
+        for _ in range(_SWEEP_LEVELS_MAX):
+            price = side.best
+            there = side.quantities[price]
+            if there > wanted:
+                self._set(side, price, there - wanted)
+                return
+            if len(side.prices) - self._still[side.is_bid] <= _SIDE_LEVELS_MIN:
+                break
+            self._set(side, price, 0)
+            wanted -= there
+            if not wanted:
+                return
+        self._place(side)
+
+    def _sweep(self, side: Side) -> None:
+        """The price has reached a side: what it has passed is traded away."""
+        for _ in range(_SWEEP_LEVELS_MAX):
+            best = side.best
+            is_passed = best >= self._price if side.is_bid else best <= self._price
+            if not is_passed or len(side.prices) - self._still[side.is_bid] <= _SIDE_LEVELS_MIN:
+                return
+            self._set(side, best, 0)
+
+    def _set(self, side: Side, price: int, quantity: int) -> None:
+        before = side.quantities.get(price, 0)
+        side.set(price, quantity)
+        self._touched[0 if side.is_bid else 1][price] = quantity
+        self.log.note(self.last_update_id, side.is_bid, price, before)
+
+    # ------------------------------------------------------------------------------------------ dice
+
+    def _below(self, count: int) -> int:
+        """Return a number from 0 to below `count`."""
+        return self._bits(32) * count >> 32
+
+    def _distance_bits(self) -> int:
+        return _DISTANCE_BITS[self._bits(4)]
+
+    def _quantity(self) -> int:
+        """Return a quantity: mostly small, now and then large."""
+        lots = 1 + (self.listing.typical_lots * (1 + self._bits(8)) >> 2 + self._bits(3))
+        return lots * self.listing.lot
+
+    # ------------------------------------------------------------------------------------------ the first book
+
+    def _build(self, side: Side, levels: int) -> None:
+        """Fill a side: dense near the price, with gaps further out, and some levels where nothing ever happens."""
+        tick, direction = self.listing.tick, -1 if side.is_bid else 1
+        still = min(levels // _STILL_SHARE, _STILL_LEVELS_MAX)
+        price = self.listing.first_price
+        end = self._lowest if side.is_bid else self._highest
+        for _ in range(levels - still):
+            price += direction * tick * (1 + (self._bits(2) if not self._bits(1) else 0))
+            if (price <= end) if side.is_bid else (price >= end):
+                break
+            side.quantities[price] = self._quantity()
+        reach = self._highest - self.listing.first_price
+        price, gap = self.listing.first_price + 2 * direction * reach, reach // (still + 1)
+        for _ in range(still):
+            # Off the grid, where the exchange prints finer than it trades: ticks have been finer once.
+            price += direction * (1 + self._below(gap))
+            side.quantities[price] = self._quantity() + self._below(self.listing.lot)
+            self._still[side.is_bid] += 1
+        side.prices = sorted(side.quantities)
+        self._levels_wanted[side.is_bid] = len(side.prices)

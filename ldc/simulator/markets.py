@@ -1,0 +1,181 @@
+"""The markets of an exchange: which there are, which run, and who listens to them.
+
+Rule 1: a market runs from the first time that somebody asks for it; until then it costs nothing.
+Rule 2: whoever looks into a running market holds `lock`. The event loop's thread does while it ticks one.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ldc.simulator.connection import Connection
+from ldc.simulator.faults import FaultBoard, Place
+from ldc.simulator.listing import DEFAULT_MARKETS, Listing, listing_of
+from ldc.simulator.market import Market
+from ldc.simulator.streams import Message, Stream, StreamName
+from ldc.simulator.wire import Family
+
+__all__ = ["MARKETS_MAX", "Markets", "RunningMarket"]
+
+MARKETS_MAX = 2000
+"""At most so many markets run. One more is an invalid symbol to clients, and a ``ValueError`` to `add`."""
+
+
+@dataclass(eq=False)
+class RunningMarket:
+    """A market, and who listens to it."""
+
+    market: Market
+    streams: dict[str, Stream] = field(default_factory=dict)
+    listeners: dict[str, list[Connection]] = field(default_factory=dict)
+    is_paused: bool = False
+    halted_until: float = 0.0
+    silent_until: float = 0.0
+
+    def status(self, now: float) -> str:
+        """Return what exchangeInfo says of it."""
+        return "HALT" if now < self.halted_until else "TRADING"
+
+
+class Markets:
+    """All markets of an exchange.
+
+    Args:
+        symbols: those that are listed.
+        on_demand: whether any name that can be a market of the family becomes one when it is asked for.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        symbols: Iterable[str],
+        *,
+        on_demand: bool,
+        seed: int,
+        levels: int,
+        start_time_ms: int,
+        interval_ms: int,
+        faults: FaultBoard,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.faults = faults
+        self.running: dict[str, RunningMarket] = {}
+        self.started: list[RunningMarket] = []
+        """Those that nobody ticks yet."""
+        self._family, self._on_demand, self._seed = family, on_demand, seed
+        self._levels, self._start_time_ms, self._interval_ms = levels, start_time_ms, interval_ms
+        self._listings: dict[str, Listing] = {}
+        for symbol in (*symbols, *(DEFAULT_MARKETS[family.name] if on_demand else ())):
+            self.add(symbol)
+
+    def add(self, symbol: str) -> None:
+        """List a market; ``ValueError`` for a name that can be none."""
+        listing = listing_of(self._family.name, symbol)
+        if listing is None:
+            raise ValueError(
+                f"{symbol!r} cannot be a market of this exchange: choose a name such as "
+                f"{DEFAULT_MARKETS[self._family.name][0]!r}"
+            )
+        with self.lock:
+            self._listings[symbol] = listing
+
+    def listed(self) -> Iterator[Listing]:
+        """Return all that exchangeInfo lists."""
+        return iter(list(self._listings.values()))
+
+    def listing(self, symbol: str) -> Listing | None:
+        """Return the listing of a market that there is or, on demand, can be."""
+        return self._listings.get(symbol) or (listing_of(self._family.name, symbol) if self._on_demand else None)
+
+    def run(self, symbol: str) -> RunningMarket | None:
+        """Return a running market, which begins now if it has not; None: there is none of that name."""
+        with self.lock:
+            running = self.running.get(symbol)
+            listing = self.listing(symbol)
+            if running is not None or listing is None or len(self.running) >= MARKETS_MAX:
+                return running
+            self._listings[symbol] = listing
+            running = self.running[symbol] = RunningMarket(self._made(listing))
+            self.started.append(running)
+            return running
+
+    def another(self, symbol: str) -> RunningMarket:
+        """Return a market that is not this one, and that nobody listens to."""
+        names = (name for name in DEFAULT_MARKETS[self._family.name] if name != symbol)
+        listing = listing_of(self._family.name, next(names, symbol))
+        assert listing is not None
+        return RunningMarket(self._made(listing))
+
+    def _made(self, listing: Listing) -> Market:
+        digest = hashlib.sha256(f"{self._seed}/{self._family.name}/{listing.symbol}".encode()).digest()
+        return Market(
+            listing,
+            seed=int.from_bytes(digest[:8], "big"),
+            levels=self._levels,
+            engine_ids=self._family.engine_ids,
+            start_time_ms=self._start_time_ms,
+            interval_ms=self._interval_ms,
+        )
+
+    # ------------------------------------------------------------------------------------------ listeners
+
+    def listen(self, name: StreamName, connection: Connection) -> None:
+        """Let a connection hear a stream. A name without a market is accepted, and stays silent."""
+        running = self.run(name.symbol)
+        if running is None:
+            return
+        with self.lock:
+            if name.name not in running.streams:
+                windows = max(1, name.interval_ms // self._interval_ms)
+                running.streams[name.name] = Stream(name, self._family, running.market, windows, self.faults)
+            running.listeners.setdefault(name.name, []).append(connection)
+
+    def forget(self, name: StreamName, connection: Connection) -> None:
+        """Let a connection hear a stream no longer."""
+        running = self.running.get(name.symbol)
+        if running is None:
+            return
+        with self.lock:
+            listeners = running.listeners.get(name.name, [])
+            if connection in listeners:
+                listeners.remove(connection)
+            if not listeners:
+                running.streams.pop(name.name, None)
+                running.listeners.pop(name.name, None)
+
+    # ------------------------------------------------------------------------------------------ time
+
+    def tick(self, running: RunningMarket, now: float) -> tuple[bool, list[tuple[Connection, bytes]]]:
+        """Bring a market to the end of a window.
+
+        Returns whether anything changed, and what is to be sent to whom.
+        """
+        outgoing: list[tuple[Connection, bytes]] = []
+        with self.lock:
+            market = running.market
+            while (fault := self.faults.take(Place.MARKET, market.listing.symbol)) is not None:
+                if fault.name == "halt":
+                    running.halted_until = now + fault.lasts_s
+                elif fault.name == "silent":
+                    running.silent_until = now + fault.lasts_s
+                else:
+                    market.restart_ids()
+            if now < running.halted_until:
+                return False, outgoing
+            update = market.end_window()
+            for name, stream in running.streams.items():
+                self._address(running, name, stream.window_ended(update), outgoing)
+            market.begin_window()
+            for name, stream in running.streams.items():
+                self._address(running, name, stream.window_began(), outgoing)
+        return update is not None, [] if now < running.silent_until else outgoing
+
+    @staticmethod
+    def _address(
+        running: RunningMarket, name: str, messages: list[Message], outgoing: list[tuple[Connection, bytes]]
+    ) -> None:
+        for message in messages:
+            outgoing += [
+                (connection, message.frame(connection.subscriptions.form)) for connection in running.listeners[name]
+            ]

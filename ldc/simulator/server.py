@@ -1,0 +1,302 @@
+"""The sockets of the embedded exchange: one thread, one event loop, one port for REST and websockets.
+
+Rule 1: everything that has a socket happens in this thread. Other threads hand it work with `call`.
+Rule 2: markets are ticked at their times, the late ones as well, until they are a second late: then time is skipped,
+    and counted.
+"""
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from ldc.simulator.connection import MESSAGE_BYTES_MAX, Connection, Timing
+from ldc.simulator.control import Subscriptions
+from ldc.simulator.faults import Fault, FaultBoard, Place, kind_of
+from ldc.simulator.gate import RollingCount
+from ldc.simulator.markets import Markets, RunningMarket
+from ldc.simulator.rest import Reply, Rest
+from ldc.simulator.streams import StreamName, parse_stream
+from ldc.simulator.wire import Family
+from ldc.venue import Venue
+
+__all__ = ["Server"]
+
+Result = TypeVar("Result")
+
+BEHIND_S_MAX = 1.0
+"""A market that is so late is not brought up to date any more: it goes on from now."""
+
+TICK_GROUPS = 10
+"""Markets are ticked in so many groups, evenly spread over an interval: fewer wake-ups, and full writes."""
+
+CONNECT_SPAN_S = 300.0
+"""Connection attempts are counted in any such span."""
+
+STOP_S = 5.0
+"""How long `stop` waits for the thread."""
+
+
+class Server:
+    """Serves markets until it is stopped."""
+
+    def __init__(
+        self, family: Family, venue: Venue, markets: Markets, rest: Rest, timing: Timing, interval_s: float
+    ) -> None:
+        self.port = 0
+        self.counts: Counter[str] = Counter()
+        self.late_s_max = 0.0
+        self._family, self._venue, self._markets, self._rest = family, venue, markets, rest
+        self._timing, self._interval_s = timing, interval_s
+        self._faults: FaultBoard = markets.faults
+        self._connections: dict[Connection, dict[str, StreamName]] = {}
+        self._connects = RollingCount(venue.connects_per_5_minutes, CONNECT_SPAN_S)
+        self._due: list[tuple[float, int, RunningMarket]] = []
+        self._numbers = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------------------------------------------------------------------ from other threads
+
+    def start(self, host: str, port: int) -> None:
+        """Open the port (0: any free one) and serve, in a thread of its own. Raises what opening raises."""
+        self._started.clear()
+        self._thread = threading.Thread(target=self._run, args=(host, port), name="ldc-simulator", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def stop(self) -> None:
+        """Cut all connections and end the thread. Raises ``RuntimeError`` if it had failed before."""
+        thread, loop, stopping = self._thread, self._loop, self._stopping
+        if thread is None:
+            return
+        if loop is not None and stopping is not None and thread.is_alive():
+            loop.call_soon_threadsafe(stopping.set)
+        thread.join(STOP_S)
+        self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise RuntimeError("the embedded exchange had failed") from failure
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Run something in the thread of the event loop, and return what it returns; here, if nothing is served."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive() or thread is threading.current_thread():
+            return work()
+
+        async def run() -> Result:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), loop).result()
+
+    # ------------------------------------------------------------------------------------------ the thread
+
+    def _run(self, host: str, port: int) -> None:
+        try:
+            asyncio.run(self._serve(host, port))
+        except Exception as error:  # noqa: BLE001 - whoever starts or stops this raises it
+            self._failure = error
+        finally:
+            self._loop = self._stopping = None
+            self._started.set()
+
+    async def _serve(self, host: str, port: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, backlog=512).start()
+            self.port = runner.addresses[0][1]
+            ticking = self._loop.create_task(self._tick_markets())
+            self._started.set()
+            stopping = self._loop.create_task(self._stopping.wait())
+            await asyncio.wait({ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            ticking.cancel()
+            for connection in list(self._connections):
+                connection.abort()
+            if not ticking.cancelled() and ticking.done():
+                ticking.result()  # it never ends but by an error
+        finally:
+            await runner.cleanup()
+
+    # ------------------------------------------------------------------------------------------ markets
+
+    async def _tick_markets(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            self._take_in_started(now)
+            while self._due and self._due[0][0] <= now:
+                due, number, running = self._due[0]
+                self.late_s_max = max(self.late_s_max, now - due)
+                next_due = due + self._interval_s
+                if next_due < now - BEHIND_S_MAX:
+                    self.counts["ticks_skipped"] += int((now - next_due) / self._interval_s)
+                    next_due = now
+                heapq.heapreplace(self._due, (next_due, number, running))
+                if not running.is_paused:
+                    self.tick(running)
+            self._flush()
+            wait_s = self._due[0][0] - loop.time() if self._due else self._interval_s
+            # A market that begins is taken in within an interval.
+            await asyncio.sleep(min(max(0.0, wait_s), self._interval_s))
+
+    def _take_in_started(self, now: float) -> None:
+        with self._markets.lock:
+            started, self._markets.started[:] = list(self._markets.started), []
+        for running in started:
+            number = next(self._numbers)
+            offset_s = self._interval_s * (number % TICK_GROUPS) / TICK_GROUPS
+            heapq.heappush(self._due, (now + offset_s, number, running))
+
+    def tick(self, running: RunningMarket) -> bool:
+        """Bring a market to the end of a window, and send what that brings; return whether anything changed."""
+        has_changed, outgoing = self._markets.tick(running, time.monotonic())
+        self.counts["ticks"] += 1
+        self.counts["updates"] += has_changed
+        for connection, frame in outgoing:
+            if frame and Place.LINK in self._faults.places:
+                fault = self._faults.take(Place.LINK, running.market.listing.symbol)
+                if fault is not None:
+                    connection.strike(fault)
+            connection.send(frame)
+        self.counts["frames_sent"] += len(outgoing)
+        return has_changed
+
+    def advance(self, running: RunningMarket, updates: int) -> int:
+        """Tick a market until so many updates have changed it; return the last update id."""
+        while updates:
+            updates -= self.tick(running)
+        self._flush()
+        return running.market.sent_update_id
+
+    def _flush(self) -> None:
+        for connection in self._connections:
+            connection.flush()
+
+    # ------------------------------------------------------------------------------------------ requests
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = unquote(request.path)
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._handle_websocket(request, path)
+        self.counts["requests"] += 1
+        reply = self._rest.answer(request.method, path, request.query, request.remote or "")
+        self.counts[f"status_{reply.status}"] += 1
+        if self._timing.latency_s or reply.delay_s:
+            await asyncio.sleep(self._timing.latency_s + reply.delay_s)
+        if reply.is_cut:
+            return await self._cut(request, reply)
+        return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
+
+    @staticmethod
+    async def _cut(request: web.Request, reply: Reply) -> web.StreamResponse:
+        """Send half of what is announced."""
+        response = web.StreamResponse(status=reply.status, headers=reply.headers)
+        response.content_length = len(reply.body)
+        await response.prepare(request)
+        await response.write(reply.body[: len(reply.body) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
+
+    async def _handle_websocket(self, request: web.Request, path: str) -> web.StreamResponse:
+        names, is_combined = self._asked_streams(path, request.query)
+        if names is None:
+            return web.Response(status=404)
+        loop = asyncio.get_running_loop()
+        self.counts["connects"] += 1
+        if not self._connects.admits(loop.time()):
+            return web.Response(status=429, headers={"Retry-After": str(int(CONNECT_SPAN_S))})
+        fault = self._faults.take(Place.HANDSHAKE, None)
+        if fault is not None and fault.name == "refused_handshake":
+            return web.Response(status=503)
+        await asyncio.sleep(self._timing.latency_s + (fault.lasts_s if fault is not None else 0.0))
+        transport = request.transport
+        if transport is None:
+            return web.Response(status=400)  # the client has gone
+        websocket = web.WebSocketResponse(
+            autoping=False, autoclose=False, compress=False, max_msg_size=MESSAGE_BYTES_MAX, timeout=0.1
+        )
+        await websocket.prepare(request)
+        microseconds = self._family.name == "spot" and request.query.get("timeUnit", "").upper() == "MICROSECOND"
+        subscriptions = Subscriptions(is_combined, microseconds, self._venue.streams_per_connection)
+        connection = Connection(
+            transport, self._family, self._timing, subscriptions, self._faults, self._subscriptions_changed
+        )
+        self._connections[connection] = {}
+        try:
+            if subscriptions.add(names):
+                self._subscriptions_changed(connection)
+                await connection.serve(websocket)
+            else:
+                connection.close(1008, "Too many streams")
+                await connection.serve(websocket)
+        finally:
+            for name in self._connections.pop(connection).values():
+                self._markets.forget(name, connection)
+        return websocket
+
+    def _asked_streams(self, path: str, query: Any) -> tuple[list[str] | None, bool]:
+        """Return the streams that a URL asks for, and whether they come combined; None: there is no such endpoint."""
+        for prefix in self._family.stream_prefixes:
+            if path in (f"{prefix}/ws", f"{prefix}/ws/"):
+                return [], False
+            if path.startswith(f"{prefix}/ws/"):
+                return [name for name in path[len(prefix) + 4 :].split("/") if name], False
+            if path == f"{prefix}/stream":
+                return [name for name in query.get("streams", "").split("/") if name], True
+        return None, False
+
+    def _subscriptions_changed(self, connection: Connection) -> None:
+        """Bring who hears what in line with what the connection has subscribed."""
+        heard, wanted = self._connections[connection], connection.subscriptions.streams
+        for name in [name for name in heard if name not in wanted]:
+            self._markets.forget(heard.pop(name), connection)
+        for name in wanted:
+            if name not in heard:
+                stream = parse_stream(self._family, self._venue, name)
+                if stream is not None:
+                    heard[name] = stream
+                    self._markets.listen(stream, connection)
+        if Place.LINK in self._faults.places:
+            self.strike_links()
+
+    def strike_links(self) -> None:
+        """Let the faults of links that wait for nothing strike the connections that there are, oldest first."""
+        for connection, heard in list(self._connections.items()):
+            symbols: list[str | None] = [*dict.fromkeys(name.symbol for name in heard.values())]
+            for symbol in symbols or [None]:
+                fault = self._faults.take(Place.LINK, symbol, certain_only=True) if connection.is_open else None
+                if fault is not None:
+                    connection.strike(fault)
+                    break
+
+    def inject(self, fault: Fault) -> None:
+        """Let a fault wait for its moment, which for a link is now."""
+        self._faults.add(fault)
+        if kind_of(fault.name).place is Place.LINK:
+            self.strike_links()
+
+    @property
+    def connection_count(self) -> int:
+        """How many websockets are open."""
+        return len(self._connections)
