@@ -166,8 +166,9 @@ class SimulatedExchange:
 
     def pause(self, market: str) -> None:
         """Let a market stand still until `resume`; `advance` moves it by hand."""
-        running = self._running(market)
-        self._server.call(lambda: setattr(running, "is_paused", True))
+        with self._markets.lock:  # a market that begins with this call does not trade before
+            self._running(market).is_paused = True
+        self._server.call(lambda: None)  # a tick that was under way is over now
 
     def resume(self, market: str) -> None:
         """Let a market trade by itself again."""
@@ -208,13 +209,15 @@ class SimulatedExchange:
             probability: strike so often out of all occasions; None: at the next one.
             duration_s: for what lasts, such as "halt".
 
-        Raises ``ValueError`` for a name that does not exist, with those that do.
+        Raises ``ValueError`` for a fault or a market that does not exist, with those that do.
         """
         if isinstance(name, Fault):
             fault = name
         else:
             times = 1 if count is None and probability is None else count
             fault = Fault(name=name, market=market, count=times, probability=probability, duration_s=duration_s)
+        if fault.market is not None:
+            self._running(fault.market)  # so that a misspelt one is refused here
         self._server.call(lambda: self._server.inject(fault))
 
     def clear_faults(self) -> None:

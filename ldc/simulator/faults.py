@@ -119,6 +119,8 @@ class Fault:
 
     def __post_init__(self) -> None:
         kind = kind_of(self.name)
+        if self.market is not None and kind.place in (Place.HANDSHAKE, Place.CONTROL):
+            raise ValueError(f"{self.name} happens to a connection, and cannot be limited to {self.market}")
         if self.count is not None and self.count < 1:
             raise ValueError(f"a fault strikes once or more, not {self.count} times")
         if self.probability is not None and not 0 < self.probability <= 1:

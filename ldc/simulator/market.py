@@ -9,6 +9,7 @@ Rule 3: what changes the book goes through `_set`, which tells the window and th
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from ldc.simulator.history import ChangeLog, Levels
 from ldc.simulator.listing import Listing
@@ -36,6 +37,9 @@ _SIDE_LEVELS_MIN = 4
 _SWEEP_LEVELS_MAX = 40
 """A trade takes at most so many levels."""
 
+_RESTART_ID = 1_000_000_000
+"""Ids that begin again do so at a tenth of this, the next time at a hundredth, and so on: lower each time."""
+
 _QUIET, _NORMAL, _BURST = 0, 1, 2
 _SPELLS = (_QUIET, _QUIET, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _BURST)
 _TRENDS = (-1, 0, 0, 1)
@@ -51,6 +55,15 @@ class Update:
     event_time_ms: int
     bids: Levels
     asks: Levels
+
+
+class _Era(NamedTuple):
+    """A book and its past, as long as its update ids ascend."""
+
+    bids: dict[int, int]
+    asks: dict[int, int]
+    log: ChangeLog
+    last_update_id: int
 
 
 class Side:
@@ -128,6 +141,8 @@ class Market:
         self._build(self.bids, levels)
         self._build(self.asks, levels)
         self.log = ChangeLog(self.last_update_id)
+        self._former: _Era | None = None
+        self._restarts = 0
         self.begin_window()
 
     @property
@@ -143,14 +158,18 @@ class Market:
 
     def sides_at(self, update_id: int) -> tuple[Levels, Levels]:
         """Return bids and asks, best first, as they were at an update id; ``KeyError`` says which are known."""
-        if not self.log.oldest_update_id <= update_id <= self.last_update_id:
-            raise KeyError(
-                f"{self.listing.symbol}: the book at update id {update_id} is not known: it is known from "
-                f"{self.log.oldest_update_id} to {self.last_update_id}"
-            )
-        bids, asks = self.bids.quantities.copy(), self.asks.quantities.copy()
-        self.log.undo(bids, asks, update_id)
-        return sorted(bids.items(), reverse=True), sorted(asks.items())
+        for era in (self._era(), self._former):
+            if era is not None and era.log.oldest_update_id <= update_id <= era.last_update_id:
+                bids, asks = era.bids.copy(), era.asks.copy()
+                era.log.undo(bids, asks, update_id)
+                return sorted(bids.items(), reverse=True), sorted(asks.items())
+        raise KeyError(
+            f"{self.listing.symbol}: the book at update id {update_id} is not known: it is known from "
+            f"{self.log.oldest_update_id} to {self.last_update_id}"
+        )
+
+    def _era(self) -> "_Era":
+        return _Era(self.bids.quantities, self.asks.quantities, self.log, self.last_update_id)
 
     def end_window(self) -> Update | None:
         """Trade to the end of the window; return what changed in it, or None: nothing did."""
@@ -167,12 +186,17 @@ class Market:
             self._begin()
 
     def restart_ids(self) -> None:
-        """Count update ids from a low number again, as after a loss of the exchange's state. Earlier ids are gone."""
+        """Count update ids from a lower number again, as after a loss of the exchange's state.
+
+        What was before is still known to `sides_at`, until they begin again once more.
+        """
+        self._former = _Era(self.bids.quantities.copy(), self.asks.quantities.copy(), self.log, self.last_update_id)
+        self._restarts += 1
         if self._engine_ids:
             self._events_left = 0
         for touched in self._touched:
             touched.clear()
-        self.last_update_id = self.sent_update_id = 1000 + self._bits(8)
+        self.last_update_id = self.sent_update_id = _RESTART_ID // 10**self._restarts + self._bits(8)
         self.log = ChangeLog(self.last_update_id)
 
     # ------------------------------------------------------------------------------------------ windows

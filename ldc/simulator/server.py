@@ -43,6 +43,9 @@ CONNECT_SPAN_S = 300.0
 STOP_S = 5.0
 """How long `stop` waits for the thread."""
 
+CALL_S_MAX = 60.0
+"""How long other threads wait for what they want done; ``TimeoutError`` after that: the exchange is being stopped."""
+
 
 class Server:
     """Serves markets until it is stopped."""
@@ -101,7 +104,7 @@ class Server:
         async def run() -> Result:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(run(), loop).result()
+        return asyncio.run_coroutine_threadsafe(run(), loop).result(CALL_S_MAX)
 
     # ------------------------------------------------------------------------------------------ the thread
 
@@ -178,13 +181,15 @@ class Server:
                 if fault is not None:
                     connection.strike(fault)
             connection.send(frame)
-        self.counts["frames_sent"] += len(outgoing)
+            self.counts["frames_sent"] += bool(frame)
         return has_changed
 
     def advance(self, running: RunningMarket, updates: int) -> int:
         """Tick a market until so many updates have changed it; return the last update id."""
-        while updates:
+        while updates > 0:
             updates -= self.tick(running)
+            if running.status(time.monotonic()) != "TRADING":
+                raise RuntimeError(f"{running.market.listing.symbol} is halted and cannot be moved on")
         self._flush()
         return running.market.sent_update_id
 

@@ -1,0 +1,187 @@
+"""The manager in front of the embedded exchange: every view is the true book at its id, whatever goes wrong.
+
+Four threads read without pause while a market trades five times as fast as real ones. Each view that they get is looked
+up in the exchange's own history. A failure prints the seed.
+"""
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pytest
+
+from ldc import BinanceLocalDepthCacheManager, DepthCacheError, DepthCacheOutOfSync
+from ldc.simulator import FAULTS
+from ldc.simulator.faults import Place, kind_of
+from live_kit import SHORT_PING, eventually, no_thread_is_left  # noqa: F401 - used by its name
+from loopback_exchange import PATIENCE_S
+from simulator_kit import MARKETS, assert_true, managed, simulated
+
+SEED = int(os.environ.get("LDC_SEED", "1"))
+READERS = 4
+VENUES_TRIED = ("binance.com", "binance.com-futures")
+
+# Names another market's numbers as this market's, with ids that may fit: nothing in a spot snapshot says whose it is.
+UNPROVABLE = {"snapshot_wrong_market"}
+
+
+@dataclass
+class Readers:
+    """Threads that read views, and whether all of them were true."""
+
+    exchange: object
+    manager: object
+    market: str
+    views: int = 0
+    refusals: int = 0
+    wrong: list[str] = field(default_factory=list)
+    last_id: int = 0
+
+    def __enter__(self):
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._read, name=f"reader-{n}") for n in range(READERS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+
+    def _read(self):
+        reader = self.manager.get_depth_cache(self.market).reader
+        while not self._stop.is_set():
+            try:
+                view = reader.view(number=Decimal)
+            except DepthCacheOutOfSync:
+                with self._lock:
+                    self.refusals += 1
+                self._stop.wait(0.002)
+                continue
+            try:
+                assert_true(self.exchange, self.market, view)
+            except (AssertionError, KeyError) as error:
+                self.wrong.append(f"LDC_SEED={SEED}: {str(error)[:500]}")
+                return
+            with self._lock:
+                self.views += 1
+                self.last_id = view.last_update_id
+            self._stop.wait(0.001)
+
+    def read_more(self, views=40):
+        """Wait for so many more views, newer than what was read before."""
+        wanted, last_id = self.views + views, self.last_id
+        eventually(
+            lambda: self.wrong or (self.views >= wanted and self.last_id != last_id),
+            f"{views} more views: {self.manager.get_status(self.market)}",
+        )
+        assert self.wrong == []
+
+
+@pytest.mark.parametrize("venue", MARKETS)
+def test_every_view_is_the_true_book(venue):
+    market = MARKETS[venue]
+    with simulated(venue, seed=SEED) as exchange, managed(exchange, venue) as manager:
+        manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(market, PATIENCE_S)
+        with Readers(exchange, manager, market) as readers:
+            readers.read_more(100)
+        status = manager.get_status(market)
+        assert status.resyncs == {}
+        assert readers.refusals == 0
+
+
+@pytest.mark.parametrize("venue", VENUES_TRIED)
+def test_a_deep_book_is_true_inside_its_horizon_while_it_deepens_and_is_refreshed(venue):
+    market = MARKETS[venue]
+    with (
+        simulated(venue, seed=SEED, levels=3000, updates_per_second=20.0) as exchange,
+        managed(exchange, venue, snapshot_limit=1000) as manager,
+    ):
+        manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(market, PATIENCE_S)
+        with Readers(exchange, manager, market) as readers:
+            readers.read_more(20)
+            manager.set_refresh_request(market)
+            eventually(lambda: manager.get_status(market).audits or readers.wrong, "an audit")
+            readers.read_more(20)
+        assert manager.get_status(market).resyncs == {}
+
+
+# In `make test`, a few that differ most; the others in `make check`.
+QUICK = {"drop", "corrupt", "reset", "close_1001", "snapshot_stale", "id_reset"}
+SHORT_S = {"silent": 0.5, "halt": 0.5, "snapshot_lagging": 0.5, "snapshot_slow": 0.3, "slow_handshake": 0.5, "ban": 1.0}
+FAULTS_TRIED = [
+    pytest.param(venue, name, marks=[] if name in QUICK else [pytest.mark.check])
+    for venue in VENUES_TRIED
+    for name in FAULTS
+    if name not in UNPROVABLE
+]
+
+
+@pytest.mark.parametrize(("venue", "name"), FAULTS_TRIED)
+def test_every_view_is_true_whatever_goes_wrong(venue, name):
+    market, place = MARKETS[venue], kind_of(name).place
+    with (
+        simulated(venue, seed=SEED) as exchange,
+        managed(exchange, venue, **SHORT_PING) as manager,
+    ):
+        manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(market, PATIENCE_S)
+        with Readers(exchange, manager, market) as readers:
+            readers.read_more(20)
+            exchange.inject(name, duration_s=SHORT_S.get(name))
+            provoke(exchange, manager, market, place)
+            eventually(lambda: readers.wrong or exchange.statistics()["faults"].get(name), f"{name} to strike")
+            readers.read_more(60)
+        assert exchange.statistics()["faults"][name] == 1
+        assert manager.wait_until_synchronized(market, PATIENCE_S)
+
+
+def provoke(exchange, manager, market, place):
+    """Do what makes a fault of that place strike."""
+    if place is Place.SNAPSHOT:
+        manager.set_resync_request(market, unsubscribe=False)
+    elif place is Place.CONTROL:
+        manager.set_resync_request(market)
+    elif place is Place.HANDSHAKE:
+        exchange.inject("reset")
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("venue", VENUES_TRIED)
+def test_every_view_is_true_in_a_storm_of_faults(venue):
+    """All kinds at once, at random, for a while; then they stop, and the books come back."""
+    market = MARKETS[venue]
+    names = [name for name in FAULTS if name not in UNPROVABLE | {"ban", "slow_handshake", "half_open", "stall"}]
+    with simulated(venue, seed=SEED) as exchange, managed(exchange, venue, **SHORT_PING) as manager:
+        manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(market, PATIENCE_S)
+        with Readers(exchange, manager, market) as readers:
+            for name in names:
+                exchange.inject(name, probability=0.003, duration_s=SHORT_S.get(name))
+            until = time.monotonic() + 20
+            eventually(lambda: readers.wrong or time.monotonic() > until, "the end of the storm", timeout_s=60)
+            exchange.clear_faults()
+            readers.read_more(100)
+        assert sum(exchange.statistics()["faults"].values()) > 20
+
+
+@pytest.mark.parametrize("exchange", ["simulator", "simulator-futures"])
+def test_the_manager_brings_an_exchange_of_its_own(exchange):
+    with BinanceLocalDepthCacheManager(exchange) as manager:
+        manager.create_depth_cache(["BTCUSDT", "MADEUPUSDT"])
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        assert manager.get_asks("BTCUSDT", limit_count=3)
+        launched = manager._launched
+        assert_true(launched, "MADEUPUSDT", manager.get_depth_cache("MADEUPUSDT").reader.view(number=Decimal))
+        manager.create_depth_cache("NOSUCHMARKET")
+        with pytest.raises(DepthCacheError, match="NOSUCHMARKET"):
+            manager.wait_until_synchronized("NOSUCHMARKET", PATIENCE_S)
+    with pytest.raises(RuntimeError, match="before it is started"):
+        _ = launched.restful_base_uri
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ldc-")]
