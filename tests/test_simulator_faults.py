@@ -4,6 +4,7 @@ import json
 import re
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import requests
@@ -58,6 +59,16 @@ def test_what_is_no_fault_is_refused_with_what_would_be(text, says):
 def test_every_name_has_a_place_and_a_sentence():
     assert {kind_of(name).place for name in FAULTS} == set(Place)
     assert all(len(text) > 20 for text in FAULTS.values())
+
+
+def test_the_table_in_the_documentation_is_the_one_in_the_code():
+    text = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{name}` | {kind.place} | {kind.text}{f' ({kind.duration_s:g} s)' if kind.duration_s else ''} |"
+        for name, kind in ((name, kind_of(name)) for name in FAULTS)
+    ]
+    head = "| fault | where | what a client sees |\n| --- | --- | --- |\n"
+    assert head + "\n".join(rows) + "\n\n" in text
 
 
 def test_a_fault_that_no_market_has_is_refused():

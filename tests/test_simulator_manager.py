@@ -27,6 +27,10 @@ VENUES_TRIED = ("binance.com", "binance.com-futures")
 UNPROVABLE = {"snapshot_wrong_market"}
 
 
+# The exchange's firewall is not asked again for a minute, which is right, and longer than a test should take.
+SLOW = {"snapshot_403"}
+
+
 @dataclass
 class Readers:
     """Threads that read views, and whether all of them were true."""
@@ -137,6 +141,10 @@ def test_every_view_is_true_whatever_goes_wrong(venue, name):
             exchange.inject(name, duration_s=SHORT_S.get(name))
             provoke(exchange, manager, market, place)
             eventually(lambda: readers.wrong or exchange.statistics()["faults"].get(name), f"{name} to strike")
+            if name in SLOW:
+                eventually(lambda: "HTTP 403" in (manager.get_status(market).last_error or ""), "that it was noticed")
+                assert readers.wrong == []
+                return
             readers.read_more(60)
         assert exchange.statistics()["faults"][name] == 1
         assert manager.wait_until_synchronized(market, PATIENCE_S)
@@ -157,18 +165,18 @@ def provoke(exchange, manager, market, place):
 def test_every_view_is_true_in_a_storm_of_faults(venue):
     """All kinds at once, at random, for a while; then they stop, and the books come back."""
     market = MARKETS[venue]
-    names = [name for name in FAULTS if name not in UNPROVABLE | {"ban", "slow_handshake", "half_open", "stall"}]
+    names = [name for name in FAULTS if name not in UNPROVABLE | SLOW | {"ban", "slow_handshake"}]
     with simulated(venue, seed=SEED) as exchange, managed(exchange, venue, **SHORT_PING) as manager:
         manager.create_depth_cache(market)
         assert manager.wait_until_synchronized(market, PATIENCE_S)
         with Readers(exchange, manager, market) as readers:
             for name in names:
-                exchange.inject(name, probability=0.003, duration_s=SHORT_S.get(name))
+                exchange.inject(name, probability=0.01, duration_s=SHORT_S.get(name))
             until = time.monotonic() + 20
             eventually(lambda: readers.wrong or time.monotonic() > until, "the end of the storm", timeout_s=60)
             exchange.clear_faults()
             readers.read_more(100)
-        assert sum(exchange.statistics()["faults"].values()) > 20
+        assert sum(exchange.statistics()["faults"].values()) > 10
 
 
 @pytest.mark.parametrize("exchange", ["simulator", "simulator-futures"])
