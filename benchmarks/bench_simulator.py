@@ -14,8 +14,6 @@ from typing import Any
 
 import websocket
 
-from ldc.simulator import SimulatedExchange
-
 
 def markets_of(count: int) -> list[str]:
     """Return so many names."""
@@ -24,6 +22,8 @@ def markets_of(count: int) -> list[str]:
 
 def serve(pipe: Connection, options: dict[str, Any]) -> None:
     """Serve until something comes through the pipe; answer with statistics and CPU seconds since the last time."""
+    from ldc.simulator import SimulatedExchange  # needs aiohttp, which only this process has to have
+
     with SimulatedExchange(markets_of(options.pop("markets")), **options) as exchange:
         pipe.send(exchange.websocket_base_uri)
         while pipe.recv():

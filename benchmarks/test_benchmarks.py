@@ -9,6 +9,7 @@ from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
+from bench_simulator import measure as measure_simulator
 from bench_socket import LDC, print_socket_timing, socket_to_book
 from ldc._build import BUILD
 
@@ -73,3 +74,10 @@ def test_the_verdict_on_a_budget_follows_must_and_aim() -> None:
 
 def test_the_compiled_book_is_measured_wherever_there_is_one() -> None:
     assert (COMPILED in CONTENDERS) == (BUILD != "pure-python")
+
+
+def test_the_embedded_exchange_is_measured() -> None:
+    pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
+    found = measure_simulator("binance.com", markets=4, seconds=0.5, updates_per_second=50, levels=50)
+    assert found["windows skipped"] == 0
+    assert found["frames read"] > 50

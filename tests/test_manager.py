@@ -759,11 +759,3 @@ def test_the_user_agent_is_said_to_both():
         synchronize(exchange, manager)
         agents = {exchange.rest_requests[0].headers["user-agent"], exchange.connections[0].headers["user-agent"]}
         assert agents == {manager.get_user_agent()}
-
-
-def test_the_simulator_that_is_not_installed_says_how_to_get_it():
-    with BinanceLocalDepthCacheManager("simulator") as manager:
-        try:
-            manager.create_depth_cache("BTCUSDT")
-        except DepthCacheError as error:
-            assert "pip install" in str(error)  # noqa: PT017 - with the extra installed there is no error
