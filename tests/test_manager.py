@@ -10,7 +10,6 @@ import binance_local_depth_cache
 import ldc.manager
 from ldc.errors import (
     DepthCacheAlreadyStopped,
-    DepthCacheError,
     DepthCacheNotFound,
     DepthCacheOutOfSync,
     UnknownExchange,
