@@ -139,7 +139,7 @@ def simulated(
     venue: str = "binance.com", markets: tuple[str, ...] | None = None, **parameters: Any
 ) -> Iterator[SimulatedExchange]:
     """An exchange with a market of that venue. It is small, quick, and the same each time."""
-    settings = {"seed": 1, "levels": 200, "updates_per_second": 50.0, "start_time_ms": 1_700_000_000_000} | parameters
+    settings = {"seed": 1, "levels": 200, "updates_per_second": 200.0, "start_time_ms": 1_700_000_000_000} | parameters
     with SimulatedExchange(markets or (MARKETS[venue],), venue=venue, **settings) as exchange:
         yield exchange
 

@@ -91,7 +91,7 @@ class Readers:
 @pytest.mark.parametrize("venue", MARKETS)
 def test_every_view_is_the_true_book(venue):
     market = MARKETS[venue]
-    with simulated(venue, seed=SEED) as exchange, managed(exchange, venue) as manager:
+    with simulated(venue, seed=SEED, updates_per_second=50.0) as exchange, managed(exchange, venue) as manager:
         manager.create_depth_cache(market)
         assert manager.wait_until_synchronized(market, PATIENCE_S)
         with Readers(exchange, manager, market) as readers:
@@ -119,7 +119,7 @@ def test_a_deep_book_is_true_inside_its_horizon_while_it_deepens_and_is_refreshe
 
 
 # In `make test`, a few that differ most; the others in `make check`.
-QUICK = {"drop", "corrupt", "reset", "close_1001", "snapshot_stale", "id_reset"}
+QUICK = {"drop", "corrupt", "reset", "snapshot_stale", "id_reset"}
 SHORT_S = {"silent": 0.5, "halt": 0.5, "snapshot_lagging": 0.5, "snapshot_slow": 0.3, "slow_handshake": 0.5, "ban": 1.0}
 FAULTS_TRIED = [
     pytest.param(venue, name, marks=[] if name in QUICK else [pytest.mark.check])
@@ -132,7 +132,7 @@ FAULTS_TRIED = [
 def test_every_view_is_true_whatever_goes_wrong(venue, name, no_jitter):  # noqa: F811 - the fixture
     market, place = MARKETS[venue], kind_of(name).place
     with (
-        simulated(venue, seed=SEED) as exchange,
+        simulated(venue, seed=SEED, updates_per_second=50.0) as exchange,
         managed(exchange, venue, **SHORT_PING) as manager,
     ):
         manager.create_depth_cache(market)
@@ -167,7 +167,10 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
     """All kinds at once, at random, for a while; then they stop, and the books come back."""
     market = MARKETS[venue]
     names = [name for name in FAULTS if name not in UNPROVABLE | SLOW | {"ban", "slow_handshake", "id_reset"}]
-    with simulated(venue, seed=SEED) as exchange, managed(exchange, venue, **SHORT_PING) as manager:
+    with (
+        simulated(venue, seed=SEED, updates_per_second=50.0) as exchange,
+        managed(exchange, venue, **SHORT_PING) as manager,
+    ):
         manager.create_depth_cache(market)
         assert manager.wait_until_synchronized(market, PATIENCE_S)
         with Readers(exchange, manager, market) as readers:
@@ -184,7 +187,10 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
 @pytest.mark.check
 def test_a_first_snapshot_of_another_market_is_found_out():
     """With nothing to compare it with, it is believed, until no update has fitted it for `STALE_AFTER_SNAPSHOT_S`."""
-    with simulated(markets=("BTCUSDT", "ETHUSDT")) as exchange, managed(exchange, "binance.com") as manager:
+    with (
+        simulated(markets=("BTCUSDT", "ETHUSDT"), updates_per_second=50.0) as exchange,
+        managed(exchange, "binance.com") as manager,
+    ):
         assert exchange.last_update_id("ETHUSDT") > exchange.last_update_id("BTCUSDT") + 1_000_000
         exchange.inject("snapshot_wrong_market", market="BTCUSDT")
         manager.create_depth_cache("BTCUSDT")

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 import requests
@@ -13,7 +13,7 @@ import websocket
 from ldc.simulator import SimulatedExchange
 from ldc.simulator.listing import DEFAULT_MARKETS
 from ldc.venue import VENUES
-from recordings import messages_of
+from recordings import RECORDINGS, lines_of
 from simulator_kit import MARKETS, Client, Fold, decimals, get, simulated, stream_path
 
 API = {
@@ -117,7 +117,7 @@ def shape(value):
 def test_messages_have_the_shape_of_recorded_ones(venue, recording, later, captures):
     """`later` came after the recordings were made, and stands last."""
     market, recorded, heard = MARKETS[venue], {}, {}
-    for message in messages_of(captures, recording)[:2000]:
+    for _, message in islice(lines_of(captures / RECORDINGS[recording].files[0], market), 2000):
         value = json.loads(message.payload)
         if message.kind != "depthUpdate" or (value["data"]["b"] and value["data"]["a"]):
             recorded.setdefault(message.kind, value)
