@@ -22,6 +22,9 @@ from loopback_exchange import PATIENCE_S
 from simulator_kit import MARKETS, assert_true, managed, simulated
 
 SEED = int(os.environ.get("LDC_SEED", "1"))
+STORM_S = float(os.environ.get("LDC_STORM_S", "20"))
+"""How long the storm of faults lasts; LDC_STORM_S=600 for a long run."""
+
 READERS = 4
 VENUES_TRIED = ("binance.com", "binance.com-futures")
 
@@ -177,8 +180,8 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
             for name in names:
                 exchange.inject(name, probability=0.01, duration_s=SHORT_S.get(name))
             exchange.inject("id_reset")  # once: the exchange knows the books before it, but not those before another
-            until = time.monotonic() + 20
-            eventually(lambda: readers.wrong or time.monotonic() > until, "the end of the storm", timeout_s=60)
+            until = time.monotonic() + STORM_S
+            eventually(lambda: readers.wrong or time.monotonic() > until, "the end of the storm", STORM_S + PATIENCE_S)
             exchange.clear_faults()
             readers.read_more(100)
         assert sum(exchange.statistics()["faults"].values()) > 10

@@ -366,6 +366,25 @@ def test_there_is_a_limit_to_the_streams_of_a_connection():
         assert client.ask("SUBSCRIBE", names[150:200])["result"] is None
 
 
+def test_a_url_with_too_many_streams_is_closed():
+    names = "/".join(f"m{number}usdt@depth" for number in range(201))
+    with simulated("binance.com-futures") as exchange, Client(exchange, f"/public/stream?streams={names}") as client:
+        assert client.close_code() == 1008
+
+
+@pytest.mark.check
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
+    monkeypatch.setattr("ldc.simulator.connection.UNSENT_BYTES_MAX", 1 << 16)
+    with simulated(levels=5000) as exchange, Client(exchange, diff_url("binance.com")) as client:
+        exchange.pause("BTCUSDT")
+        advanced = 0
+        while exchange.statistics()["connections"] and advanced < 200_000:
+            exchange.advance("BTCUSDT", 1000)
+            advanced += 1000
+        assert exchange.statistics()["connections"] == 0
+        assert not isinstance(client.until_end()[1], websocket.WebSocketTimeoutException)
+
+
 def test_pings_carry_a_payload_and_only_their_copy_keeps_a_connection():
     with simulated(ping_interval_s=0.25, pong_timeout_s=0.6) as exchange:
         with Client(exchange, "/ws") as client:
