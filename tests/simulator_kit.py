@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Self
@@ -74,9 +75,11 @@ class Client:
     def until_end(self) -> tuple[list[tuple[int, bytes]], Exception]:
         """Return all frames up to the end, and how it came."""
         frames = []
+        give_up_at = time.monotonic() + PATIENCE_S
         try:
-            while True:
+            while time.monotonic() < give_up_at:
                 frames.append(self.frame())
+            raise AssertionError(f"the connection does not end: {frames[-3:]}")
         except (OSError, websocket.WebSocketConnectionClosedException, websocket.WebSocketTimeoutException) as end:
             return frames, end
 
