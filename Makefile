@@ -18,7 +18,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix clean
+.PHONY: help test lint check bench coverage matrix fuzz torn clean
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -30,6 +30,8 @@ help:
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
+	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
+	@echo "make torn      one writer, eight readers, every read checked; SECONDS=60"
 	@echo "make clean     remove everything that make has made"
 
 # ---------------------------------------------------------------------------------------------------- the environment
@@ -68,7 +70,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
 
-check: check-warnings check-long check-alone check-checked check-sanitize check-pure
+check: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -84,13 +86,33 @@ coverage: $(VENV)/.installed $(VENV)/.lint-tools
 matrix:
 	.ci/matrix $(ARGS)
 
+# FUZZ_TARGET="update" FUZZ_JUDGE="c" FUZZ_BUILD=release FUZZ_RUNS=1000000; fuzz/run.py says what they are. Inputs that are
+# found stay in build/fuzz, so that the next run goes on from there.
+FUZZ_TARGET ?= update snapshot number
+FUZZ_JUDGE ?= python c
+FUZZ_BUILD ?= fuzz
+FUZZ_RUNS ?= 0
+FUZZ_SECONDS ?= $(if $(filter 0,$(FUZZ_RUNS)),60,0)
+FUZZ_SEED ?= 0
+FUZZ = $(BIN)/python fuzz/run.py --build $(1) --target $$target --judge $$judge --runs $(2) --seconds $(3) --seed $(4)
+fuzz: $(VENV)/.installed
+	@test $(FUZZ_BUILD) != fuzz || command -v clang > /dev/null || ls /usr/bin/clang-[0-9]* > /dev/null 2>&1 || { \
+		echo "make fuzz needs clang, and installs it"; apt-get install --yes clang libclang-rt-dev; }
+	for judge in $(FUZZ_JUDGE); do for target in $(FUZZ_TARGET); do \
+		$(call FUZZ,$(FUZZ_BUILD),$(FUZZ_RUNS),$(FUZZ_SECONDS),$(FUZZ_SEED)) || exit 1; done; done
+
+# Prints how many reads were checked.
+SECONDS ?= 60
+torn: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -P races/torn.py --seconds $(SECONDS)
+
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure
+.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz
 
 # Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
 # imported under the environment $(3), and run the tests on it.
@@ -131,3 +153,11 @@ check-sanitize: $(VENV)/.installed
 
 check-pure: $(VENV)/.installed
 	$(call check_variant,pure-python,LDC_PURE_PYTHON=1)
+
+# Each target for some seconds under the sanitizers: without coverage, so that it needs no more than check-sanitize does.
+# What json and Decimal judge is in tests/test_fuzz.py.
+check-fuzz: $(VENV)/.installed
+	judge=c; set -e; \
+	target=update; $(call FUZZ,sanitize,60000,0,0); \
+	target=snapshot; $(call FUZZ,sanitize,60000,0,0); \
+	target=number; $(call FUZZ,sanitize,8000,0,0)

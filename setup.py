@@ -6,6 +6,8 @@ Environment variables, read at build time only:
     LDC_BUILD=checked      Cython's bounds checks are on, and the book's own assertions (the C macro LDC_CHECKED)
     LDC_BUILD=trace        as checked, with line tracing: for coverage of the .pyx; use it with `build_ext --inplace`
     LDC_BUILD=sanitize     as checked, under AddressSanitizer and UBSan: needs LD_PRELOAD, see `make check`
+    LDC_BUILD=fuzz         as sanitize, and counts what runs, for libFuzzer: needs CC=clang, see `make fuzz`
+    LDC_BUILD=tsan         as checked, under ThreadSanitizer: see races/torn.py
     LDC_PURE_PYTHON=1      no extension: a wheel for every platform, whose order book is `ldc/pybook.py` (much slower)
     LDC_ANNOTATE=1         also write build/<build>/cython/ldc/_book.html, which shows where the code meets Python
     LDC_WERROR=1           warnings of the C compiler are errors (those of Cython always are)
@@ -42,6 +44,8 @@ DIRECTIVES = {
     "checked": EVERY_BUILD | CHECKED,
     "trace": EVERY_BUILD | CHECKED | {"linetrace": True},
     "sanitize": EVERY_BUILD | CHECKED,
+    "fuzz": EVERY_BUILD | CHECKED,
+    "tsan": EVERY_BUILD | CHECKED,
 }
 
 MACROS = {
@@ -50,6 +54,8 @@ MACROS = {
     # With sys.monitoring, which Cython would prefer on 3.13, coverage sees no line of a .pyx.
     "trace": [("LDC_CHECKED", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")],
     "sanitize": [("LDC_CHECKED", "1")],
+    "fuzz": [("LDC_CHECKED", "1")],
+    "tsan": [("LDC_CHECKED", "1")],
 }
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
@@ -59,7 +65,10 @@ COMPILE_ARGS = {
     "trace": ["-O0", "-g"],
     # -fno-wrapv: Python's own flags define signed overflow, which would hide it from UBSan.
     "sanitize": [*SANITIZERS, "-fno-sanitize-recover=all", "-fno-wrapv", "-O1", "-g"],
+    "fuzz": [*SANITIZERS, "-fno-sanitize-recover=all", "-fno-wrapv", "-O1", "-g", "-fsanitize=fuzzer-no-link"],
+    "tsan": ["-fsanitize=thread", "-O1", "-g"],
 }
+LINK_ARGS = {"sanitize": SANITIZERS, "fuzz": [*SANITIZERS, "-shared-libasan"], "tsan": ["-fsanitize=thread"]}
 
 NO_COMPILER = """
 {problem}
@@ -92,13 +101,13 @@ BUILD_FOLDER = Path("build", BUILD + "-werror" * WERROR)
 def extension() -> Extension:
     """Return the one extension, with the flags of this build for this platform's usual compiler."""
     if sys.platform == "win32":
-        if MODE == "sanitize":
-            sys.exit("LDC_BUILD=sanitize needs gcc or clang")
+        if MODE not in ("release", "checked", "trace"):
+            sys.exit(f"LDC_BUILD={MODE} needs gcc or clang")
         compile_args = ["/std:c11", "/W3", "/O2" if MODE == "release" else "/Od"] + ["/WX"] * WERROR
         link_args = []
     else:
         compile_args = ["-std=c11", "-Wall", "-Wextra", *COMPILE_ARGS[MODE]] + ["-Werror"] * WERROR
-        link_args = SANITIZERS if MODE == "sanitize" else []
+        link_args = LINK_ARGS.get(MODE, [])
     return Extension(
         "ldc._book",
         ["ldc/_book.pyx"],

@@ -36,9 +36,15 @@ def read_json(payload: bytes) -> Any:
     def refuse(_: str) -> None:
         raise RefusedError
 
+    def integer(text: str) -> int | Float:
+        return int(text) if len(text) <= 20 else Float(text)  # Python refuses to read what is very long
+
     try:
-        value = json.loads(payload.decode("utf-8"), object_pairs_hook=Object, parse_float=Float, parse_constant=refuse)
-    except ValueError:  # also what is not UTF-8
+        value = json.loads(
+            payload.decode("utf-8"),
+            object_pairs_hook=Object, parse_int=integer, parse_float=Float, parse_constant=refuse,
+        )  # fmt: skip
+    except (ValueError, RecursionError):  # also what is not UTF-8; a thousand containers are more than 32
         raise RefusedError from None
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -99,19 +105,35 @@ def read_levels(fields: dict[str, Any], key: str) -> list[Level]:
     return [(read_number(price), read_number(quantity)) for price, quantity in levels]
 
 
+def printed_decimals(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def read_time(fields: dict[str, Any], key: str) -> int | None:
+    value = fields.get(key)
+    return value if type(value) is int and -INT64_MAX - 1 <= value <= INT64_MAX else None
+
+
+def read_text(fields: dict[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    return value if type(value) is str else None
+
+
 class Update:
     """What an update says."""
 
-    def __init__(self, payload: bytes, *, chains_by_previous_id: bool) -> None:
-        """Read it, or raise `RefusedError`."""
-        outermost = read_json(payload)
-        self.stream = known(outermost, ("stream", "data", *EVENT_KEYS)).get("stream")
+    def __init__(self, payload: Any, *, chains_by_previous_id: bool) -> None:
+        """Read it, bytes or what `read_json` made of them, or raise `RefusedError`."""
+        outermost = read_json(payload) if isinstance(payload, bytes) else payload
         fields = known(outermost, ("stream", "data", *EVENT_KEYS))
+        self.stream = read_text(fields, "stream")
         if "data" in fields:
             demand(not set(EVENT_KEYS) & set(fields))
             fields = known(fields["data"], EVENT_KEYS)
-        event = fields.get("e")
-        demand(type(event) is not str or event == "depthUpdate")
+        self.event = read_text(fields, "e")
+        demand(self.event in (None, "depthUpdate"))
+        self.symbol = read_text(fields, "s")
+        self.event_time, self.transaction_time = read_time(fields, "E"), read_time(fields, "T")
         first, last = read_id(fields, "U", needed=True), read_id(fields, "u", needed=True)
         assert first is not None
         assert last is not None
@@ -139,3 +161,37 @@ def applied(sides: list[dict[Decimal, Decimal]], decimals: tuple[int, int], upda
                 side[price] = quantity
             else:
                 side.pop(price, None)
+
+
+class Snapshot:
+    """What a snapshot says: the book that it makes, as far as a message of no great size can."""
+
+    def __init__(self, payload: Any, limit: int | None) -> None:
+        """Read it, bytes or what `read_json` made of them, or raise `RefusedError`."""
+        value = read_json(payload) if isinstance(payload, bytes) else payload
+        fields = known(value, ("lastUpdateId", "bids", "asks", "E", "T"))
+        last = read_id(fields, "lastUpdateId", needed=True)
+        assert last is not None
+        self.last = last
+        self.event_time, self.transaction_time = read_time(fields, "E"), read_time(fields, "T")
+        sides = [read_levels(fields, key) for key in ("bids", "asks")]
+        printed = [
+            [printed_decimals(text) for text in level]
+            for levels, key in zip(sides, ("bids", "asks"), strict=True)
+            for level, (_, quantity) in zip(fields[key], levels, strict=True)
+            if quantity
+        ]
+        self.decimals = tuple(max((each[number] for each in printed), default=0) for number in (0, 1))
+        demand(max(self.decimals) <= 18)
+        held = [[level for level in levels if level[1]] for levels in sides]
+        for level in held[0] + held[1]:
+            for number, decimals in zip(level, self.decimals, strict=True):
+                demand(number.scaleb(decimals, EXACT) <= INT64_MAX)
+        self.sides = [dict(levels) for levels in held]
+        demand([len(side) for side in self.sides] == [len(levels) for levels in held])
+        demand(not all(self.sides) or max(self.sides[0]) < min(self.sides[1]))
+        self.horizons: list[Decimal | None] = []
+        for levels, side, worst in zip(sides, self.sides, (min, max), strict=True):
+            is_full = bool(levels) and (limit is None or len(levels) >= limit)
+            demand(side or not is_full)
+            self.horizons.append(worst(side) if is_full else None)
