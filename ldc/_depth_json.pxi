@@ -222,6 +222,7 @@ cdef int read_update(
             if not in_data:
                 return close_message(c)
             in_data = False
+            is_first = False        # of the outermost object: `data` was a key of it, also if it was empty
             seen = seen_outside
             continue
         code = update_key(&key)

@@ -49,6 +49,8 @@ def made_up(target: str) -> list[bytes]:
         made = [
             make_update(2, 3, 1, bids=levels, asks=levels, T=5, ps="X", st=1),
             make_update(2, 3, 1, bids=levels[::-1], stream="btcusdt@depth@100ms"),
+            b'{"data":{},"stream":"x"}',
+            b'{"data":{"U":2,"u":3,"b":[],"a":[]}, "stream" : "x", "x" : [ ] }',
             make_update(50093239189, 50093239202, asks=[("61837.64000000", "1.54698000")] * 3),
             *(make_update(2, bids=[(number, "1"), ("1", number)]) for number in NUMBERS),
             *(f'{{"U":2,"u":3,"b":[],"a":[],"E":{number},"pu":{number}}}'.encode() for number in NUMBERS),

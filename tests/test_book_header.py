@@ -101,3 +101,11 @@ def test_a_known_key_that_stands_twice_is_refused(books: ModuleType, key: str) -
 def test_texts_of_any_length_and_script_come_out_whole(books: ModuleType) -> None:
     for text in ("", "这是测试币456", "a" * 10_000, "\u0000", "😀", '"\\/'):
         assert books.read_header(dumps({"stream": text, "data": {"s": text, "e": text}}))[:3] == (text, text, text)
+
+
+def test_what_follows_an_empty_event_needs_its_comma(books: ModuleType) -> None:
+    assert books.read_header(b'{"data":{},"stream":"x"}').stream == "x"
+    assert books.read_header(b'{"data":{ } , "x":1}') == (None,) * 7
+    for payload in (b'{"data":{}"stream":"x"}', b'{"data":{} "x":1}', b'{"data":{},}', b'{"data":{},,"x":1}'):
+        with pytest.raises(MalformedMessage):
+            books.read_header(payload)
