@@ -353,7 +353,8 @@ cdef class OrderBook:
     @property
     def is_loaded(self):
         """Whether a snapshot has been loaded."""
-        return self._is_loaded
+        cdef Place place
+        return copy_place(self, &place)
 
     @property
     def is_readable(self):
@@ -410,12 +411,20 @@ cdef class OrderBook:
     @property
     def bid_count(self):
         """How many bids are held, also past the horizon."""
-        return self._bids.level_count
+        cdef int32_t count = 0
+        mutex_lock(&self._mutex)
+        count = self._bids.level_count
+        mutex_unlock(&self._mutex)
+        return count
 
     @property
     def ask_count(self):
         """How many asks are held, also past the horizon."""
-        return self._asks.level_count
+        cdef int32_t count = 0
+        mutex_lock(&self._mutex)
+        count = self._asks.level_count
+        mutex_unlock(&self._mutex)
+        return count
 
     @property
     def is_crossed(self):
@@ -429,7 +438,11 @@ cdef class OrderBook:
     @property
     def needs_attention(self):
         """Whether the book is crossed, or fewer than half of a snapshot's levels are left inside a horizon."""
-        return self._needs_attention
+        cdef bint needs_attention = False
+        mutex_lock(&self._mutex)
+        needs_attention = self._needs_attention
+        mutex_unlock(&self._mutex)
+        return needs_attention
 
     @property
     def last_header(self):
@@ -453,12 +466,22 @@ cdef class OrderBook:
     @property
     def price_decimals(self):
         """How many decimals the prices of this book have, or None before the first snapshot."""
-        return self._price_scale if self._is_loaded else None
+        cdef int32_t scale = -1
+        mutex_lock(&self._mutex)
+        if self._is_loaded:
+            scale = self._price_scale
+        mutex_unlock(&self._mutex)
+        return scale if scale >= 0 else None
 
     @property
     def quantity_decimals(self):
         """How many decimals the quantities of this book have, or None before the first snapshot."""
-        return self._quantity_scale if self._is_loaded else None
+        cdef int32_t scale = -1
+        mutex_lock(&self._mutex)
+        if self._is_loaded:
+            scale = self._quantity_scale
+        mutex_unlock(&self._mutex)
+        return scale if scale >= 0 else None
 
     def compare(self, OrderBook other not None):
         """Return a `Comparison` with a book at the same update id, by value, whatever the scales.

@@ -202,7 +202,9 @@ cdef int read_and_commit(OrderBook book, Cursor* c, Message* m, Place* place) ex
             if verdict == APPLIED:
                 settle(book, c, m, &settled)
     if c.problem != NULL:
+        mutex_lock(&book._mutex)
         book._counters.updates_malformed += c.problem != OUT_OF_MEMORY
+        mutex_unlock(&book._mutex)
         raise_problem(book, c, "depth update")
     text_length = (m.stream.length if m.has_stream else 0) + (m.symbol.length if m.has_symbol else 0)
     if text_length > book._header.capacity:

@@ -77,7 +77,9 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
             if (bids_full and m.bids.count == 0) or (asks_full and m.asks.count == 0):
                 fail(c, b"a side of zero quantities only")
     if c.problem != NULL:
+        mutex_lock(&book._mutex)
         book._counters.snapshots_refused += c.problem != OUT_OF_MEMORY
+        mutex_unlock(&book._mutex)
         raise_problem(book, c, "snapshot")
     fill_side(&bids, &m.bids, bids_full, -1)
     try:
