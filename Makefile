@@ -104,7 +104,7 @@ fuzz: $(VENV)/.installed
 # Prints how many reads were checked.
 SECONDS ?= 60
 torn: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -P races/torn.py --seconds $(SECONDS)
+	PYTHONPATH=tests $(BIN)/python -P tests/torn_reads.py --seconds $(SECONDS)
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ Environment variables, read at build time only:
     LDC_BUILD=trace        as checked, with line tracing: for coverage of the .pyx; use it with `build_ext --inplace`
     LDC_BUILD=sanitize     as checked, under AddressSanitizer and UBSan: needs LD_PRELOAD, see `make check`
     LDC_BUILD=fuzz         as sanitize, and counts what runs, for libFuzzer: needs CC=clang, see `make fuzz`
-    LDC_BUILD=tsan         as checked, under ThreadSanitizer: see races/torn.py
+    LDC_BUILD=tsan         as checked, under ThreadSanitizer: see docs/fuzzing.md
     LDC_PURE_PYTHON=1      no extension: a wheel for every platform, whose order book is `ldc/pybook.py` (much slower)
     LDC_ANNOTATE=1         also write build/<build>/cython/ldc/_book.html, which shows where the code meets Python
     LDC_WERROR=1           warnings of the C compiler are errors (those of Cython always are)

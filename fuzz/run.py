@@ -133,6 +133,7 @@ def fuzz(options: argparse.Namespace) -> None:
 
     from ldc._build import BUILD
 
+    os.environ.pop("LD_PRELOAD", None)  # not for what this process starts, such as the symbolizer
     assert options.build == BUILD, (options.build, BUILD)
 
     import fuzz_seeds
