@@ -353,8 +353,7 @@ cdef class OrderBook:
     @property
     def is_loaded(self):
         """Whether a snapshot has been loaded."""
-        cdef Place place
-        return copy_place(self, &place)
+        return read_flag(self, &self._is_loaded)
 
     @property
     def is_readable(self):
@@ -411,20 +410,12 @@ cdef class OrderBook:
     @property
     def bid_count(self):
         """How many bids are held, also past the horizon."""
-        cdef int32_t count = 0
-        mutex_lock(&self._mutex)
-        count = self._bids.level_count
-        mutex_unlock(&self._mutex)
-        return count
+        return read_count(self, &self._bids.level_count)
 
     @property
     def ask_count(self):
         """How many asks are held, also past the horizon."""
-        cdef int32_t count = 0
-        mutex_lock(&self._mutex)
-        count = self._asks.level_count
-        mutex_unlock(&self._mutex)
-        return count
+        return read_count(self, &self._asks.level_count)
 
     @property
     def is_crossed(self):
@@ -438,11 +429,7 @@ cdef class OrderBook:
     @property
     def needs_attention(self):
         """Whether the book is crossed, or fewer than half of a snapshot's levels are left inside a horizon."""
-        cdef bint needs_attention = False
-        mutex_lock(&self._mutex)
-        needs_attention = self._needs_attention
-        mutex_unlock(&self._mutex)
-        return needs_attention
+        return read_flag(self, &self._needs_attention)
 
     @property
     def last_header(self):
@@ -466,22 +453,12 @@ cdef class OrderBook:
     @property
     def price_decimals(self):
         """How many decimals the prices of this book have, or None before the first snapshot."""
-        cdef int32_t scale = -1
-        mutex_lock(&self._mutex)
-        if self._is_loaded:
-            scale = self._price_scale
-        mutex_unlock(&self._mutex)
-        return scale if scale >= 0 else None
+        return read_scale(self, &self._price_scale)
 
     @property
     def quantity_decimals(self):
         """How many decimals the quantities of this book have, or None before the first snapshot."""
-        cdef int32_t scale = -1
-        mutex_lock(&self._mutex)
-        if self._is_loaded:
-            scale = self._quantity_scale
-        mutex_unlock(&self._mutex)
-        return scale if scale >= 0 else None
+        return read_scale(self, &self._quantity_scale)
 
     def compare(self, OrderBook other not None):
         """Return a `Comparison` with a book at the same update id, by value, whatever the scales.

@@ -207,6 +207,33 @@ cdef object read_array(OrderBook book, const Ladder* ladder, int64_t sign, objec
             free(levels)
 
 
+cdef int32_t read_count(OrderBook book, const int32_t* field) noexcept:
+    """Return a count of levels: without the lock it could be that of a commit half done."""
+    cdef int32_t count = 0
+    mutex_lock(&book._mutex)
+    count = field[0]
+    mutex_unlock(&book._mutex)
+    return count
+
+
+cdef bint read_flag(OrderBook book, const bint* field) noexcept:
+    cdef bint flag = False
+    mutex_lock(&book._mutex)
+    flag = field[0]
+    mutex_unlock(&book._mutex)
+    return flag
+
+
+cdef object read_scale(OrderBook book, const int32_t* field):
+    """Return a scale, or None: not loaded."""
+    cdef int32_t scale = -1
+    mutex_lock(&book._mutex)
+    if book._is_loaded:
+        scale = field[0]
+    mutex_unlock(&book._mutex)
+    return scale if scale >= 0 else None
+
+
 cdef bint copy_place(OrderBook book, Place* place) noexcept:
     """Copy where the book stands; False: it is not loaded."""
     cdef bint is_loaded = False

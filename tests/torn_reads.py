@@ -161,7 +161,7 @@ class Race:
         self.versions = [0] * readers
         self.stop = threading.Event()
         self.start = threading.Barrier(readers + 1)
-        self.failures: list[BaseException] = []
+        self.failures: list[Exception] = []
 
     def load(self, version: int) -> None:
         self.book.load_snapshot(message(SNAPSHOTS, version), 1000, received_time_ns=version)
@@ -252,7 +252,7 @@ class Race:
                 if version > latest:
                     self.versions[number] += 1
                     latest = version
-        except BaseException as failure:  # it is raised again in the thread that waits
+        except Exception as failure:  # it is raised again in the thread that waits
             failure.add_note(f"reader {number}")
             self.failures.append(failure)
             self.stop.set()
