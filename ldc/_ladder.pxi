@@ -253,6 +253,11 @@ cdef bint ladder_split(Ladder* ladder, int32_t index) noexcept nogil:
     left.count = half
     left[1] = Slot(first_key=block.keys[0], block=block, count=half)
     ladder.slot_count += 1
+    # A full block may have had small neighbours; what is half of it has not.
+    if index + 2 < ladder.slot_count:
+        ladder_merge(ladder, index + 1)
+    if index > 0:
+        ladder_merge(ladder, index - 1)
     return True
 
 

@@ -57,6 +57,14 @@ def test_a_book_stays_within_its_budget_after_any_churn(compiled_books: ModuleTy
     book.check()
 
 
+def test_halves_of_a_full_block_join_their_small_neighbours(compiled_books: ModuleType) -> None:
+    book = compiled_books.OrderBook("spot")
+    book.load_snapshot(make_snapshot([], [(str(10 * price), "1") for price in range(100, 158)]))  # blocks of 48 and 10
+    for number in range(17):  # the first is full at 64, then split
+        book.apply(make_update(101 + number, asks=[(f"{1001 + number}", "1")]))
+        book.check()
+
+
 @pytest.mark.parametrize("order", ["best first", "worst first", "every second"])
 def test_a_book_that_shrinks_gives_its_memory_back(compiled_books: ModuleType, order: str) -> None:
     book = book_of(compiled_books, 20_000)
