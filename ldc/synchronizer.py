@@ -320,8 +320,8 @@ class Synchronizer(Handlers):
         return len(self._buffer)
 
     def has_spoken(self, feed: int) -> bool:
-        """Whether this feed is open and has brought an update."""
-        return self._feeds.has_spoken(feed)
+        """Whether this feed is open, has brought an update, and needs no other feed to fill a gap before it."""
+        return self._gap_deadline is None and self._feeds.has_spoken(feed)
 
     # -- the machine
 

@@ -153,6 +153,16 @@ def test_the_feeds_of_a_market_are_limited(market_at: MarketIn) -> None:
 # --------------------------------------------------------------------------------------------------- a second live feed
 
 
+def test_a_successor_that_is_ahead_has_not_spoken_for_itself_until_the_gap_is_filled(market_at: MarketIn) -> None:
+    """So that nobody closes the only feed that can fill it: a handover costs nothing."""
+    market = market_at(SYNCHRONIZED).open(1).update(110, 120, feed=1)
+    assert not market.synchronizer.has_spoken(1)
+    market.update(100, 110, feed=0)
+    assert market.synchronizer.has_spoken(1)
+    assert market.close(0).state is SYNCHRONIZED
+    assert market.book.last_update_id == 120
+
+
 def test_a_gap_waits_readable_for_the_other_feed_and_is_filled(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).open(1).update(95, 100, feed=1)
     market.update(110, 120, feed=0, bids={"99.00": "7"}).update(120, 130, feed=0, bids={"98.00": "6"})
