@@ -90,6 +90,7 @@ class WeightBudget:
     """
 
     __slots__ = (
+        "_ban_ends_s",
         "_bans_in_a_row",
         "_in_flight",
         "_paused_until_s",
@@ -115,6 +116,7 @@ class WeightBudget:
         self._server_minute_ends_s = -math.inf
         self._paused_until_s = -math.inf
         self._bans_in_a_row = 0
+        self._ban_ends_s = -math.inf
 
     def allowed(self, share: float = 1.0) -> int:
         """Return the weight that a share of the limit is in a minute."""
@@ -205,9 +207,12 @@ class WeightBudget:
 
     def banned(self, retry_after_s: float | None, now: float) -> float:
         """Take a 418 and return when the pause ends."""
-        guessed_s = min(BAN_PAUSE_S_MAX, BAN_PAUSE_S * 2.0 ** min(self._bans_in_a_row, _DOUBLINGS_MAX))
-        self._bans_in_a_row += 1
-        return self.pause_as_told(retry_after_s, guessed_s, now)
+        if now >= self._ban_ends_s:  # nothing is sent during a ban: who is told of one then is told of the same
+            self._bans_in_a_row += 1
+        doublings = min(max(0, self._bans_in_a_row - 1), _DOUBLINGS_MAX)
+        guessed_s = min(BAN_PAUSE_S_MAX, BAN_PAUSE_S * 2.0**doublings)
+        self._ban_ends_s = self.pause_as_told(retry_after_s, guessed_s, now)
+        return self._ban_ends_s
 
     def served(self) -> None:
         """Take an answer that shows that no ban is in force: the next one is a first one again."""

@@ -411,6 +411,16 @@ def test_bans_without_a_retry_after_are_waited_out_doubling_up_to_three_days():
     assert budget.banned(None, now) == now + BAN_PAUSE_S
 
 
+def test_of_one_ban_several_answers_may_tell():
+    budget = WeightBudget(100)
+    assert budget.banned(None, 0.0) == 120.0
+    assert budget.banned(None, 0.5) == 120.5  # it was on its way when the first came
+    budget.served()  # and so was this
+    assert budget.banned(None, 1.0) == 121.0
+    assert budget.banned(None, 121.0) == 121.0 + 120.0
+    assert budget.banned(None, 241.0) == 241.0 + 240.0
+
+
 def test_a_ban_with_a_retry_after_ends_when_it_says():
     budget = WeightBudget(100)
     assert budget.banned(3600.0, 0.0) == 3600.0
