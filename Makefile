@@ -18,7 +18,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -27,6 +27,7 @@ help:
 	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
+	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
@@ -76,6 +77,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python benchmarks/bench_socket.py
 
+# Add --record to ARGS to make a row of docs/reliability.md out of the result.
+SEEDS ?= 0..9999
+simulate: $(VENV)/.installed
+	$(BIN)/python -P tests/simulate.py $(SEEDS) $(ARGS)
+
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
 	LDC_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace
@@ -118,13 +124,13 @@ clean:
 # imported under the environment $(3), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
 BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_frames.py tests/test_hostile.py \
-	tests/test_recordings.py tests/test_sequence.py tests/test_synchronizer_simulation.py
+	tests/test_recordings.py tests/test_sequence.py tests/test_histories.py
 VARIANT = $(abspath build/check)/$(1)
 define check_variant
 	rm -rf $(VARIANT)
 	$(2) $(PIP) install --no-deps --no-build-isolation --target $(VARIANT) .
 	$(3) PYTHONPATH=$(VARIANT) $(BIN)/python -P -c 'from ldc._build import BUILD; assert BUILD == "$(1)", BUILD'
-	$(3) PYTHONPATH=$(VARIANT) $(PYTEST) -m "not check" $(4) $(BOOK_TESTS) $(ARGS)
+	$(3) LDC_HISTORIES=200 PYTHONPATH=$(VARIANT) $(PYTEST) -m "not check" $(4) $(BOOK_TESTS) $(ARGS)
 endef
 
 # The C compiler has nothing to warn of.
