@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD_S_MAX",
     "AHEAD_UPDATES_MAX",
+    "AHEAD_UPDATES_MAX_UNREADABLE",
     "AUDIT_CONFIRM_S",
     "INCOHERENT_SHARE_MAX",
     "REFRESH_PAUSE_S",
@@ -72,6 +73,10 @@ A quiet market says nothing for minutes, and waiting costs only its memory."""
 
 AHEAD_UPDATES_MAX = 200
 """How many updates the live book applies before a candidate still ahead of it is discarded (EXPIRED) and refetched."""
+
+AHEAD_UPDATES_MAX_UNREADABLE = 20
+"""The same while the live book has left its horizon: it needs a snapshot more than a wait, and one of another numbering
+would keep it unreadable for `AHEAD_S_MAX`."""
 
 AUDIT_CONFIRM_S = 30.0
 """After a difference, how long until the second snapshot is asked for, while the live book is readable. An incoherent
@@ -289,7 +294,8 @@ class Refresher:
             return
         self._updates_while_ahead += 1
         self._settle_if_level(now)
-        if self._candidate is not None and self._updates_while_ahead >= AHEAD_UPDATES_MAX:
+        updates_max = AHEAD_UPDATES_MAX if self._book.is_readable else AHEAD_UPDATES_MAX_UNREADABLE
+        if self._candidate is not None and self._updates_while_ahead >= updates_max:
             self._drop_and_retry(SnapshotDrop.EXPIRED, now)
 
     def _settle_if_level(self, now: float) -> None:

@@ -9,6 +9,7 @@ from ldc.synchronizer_parts import BUFFER_UPDATES_MAX, Purpose, RefreshResult
 from ldc.synchronizer_refresh import (
     AHEAD_S_MAX,
     AHEAD_UPDATES_MAX,
+    AHEAD_UPDATES_MAX_UNREADABLE,
     AUDIT_CONFIRM_S,
     REFRESH_PAUSE_S,
     Difference,
@@ -137,6 +138,18 @@ def test_a_snapshot_far_ahead_of_a_lively_stream_is_given_up_in_the_end(market_a
     assert market.snapshots_dropped() == {}
     market.update(last, last + 1)
     assert market.snapshots_dropped() == {"EXPIRED": 1}
+
+
+def test_a_book_that_cannot_be_read_waits_less_long_for_a_stream_that_is_behind(market_at: MarketIn) -> None:
+    market = market_at(limits=(4,)).refresh().begin().snapshot(1_000_000)
+    market.update(100, 101, bids={**dict.fromkeys(BIDS, "0"), "90.00": "1"})
+    assert not market.book.is_readable
+    for last in range(102, 100 + AHEAD_UPDATES_MAX_UNREADABLE):
+        market.update(last - 1, last)
+    assert market.snapshots_dropped() == {}
+    market.update(last, last + 1)
+    assert market.snapshots_dropped() == {"EXPIRED": 1}
+    assert market.request is not None
 
 
 def test_the_updates_while_ahead_are_counted_for_each_snapshot(market_at: MarketIn) -> None:
