@@ -26,6 +26,7 @@ from ldc.snapshot_queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshot_reply import SnapshotBody
 from ldc.synchronizer_handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
 from ldc.synchronizer_parts import RETRY_S_MAX, FrameDrop, Purpose, RefreshResult, RequestSnapshot
+from ldc.synchronizer_refresh import AHEAD_S_MAX
 from ldc.values import Cause, SyncState
 from ldc.venue import VENUES, WeightStep
 
@@ -39,6 +40,9 @@ CALM_BEAT_S = 0.5
 
 CALM_WITHIN_S = 2_000.0
 """So long after the last fault the connections must be back, whatever bans and back-offs came together."""
+
+SETTLES_WITHIN_S = AHEAD_S_MAX + 30.0
+"""How long a refresh may take after that: a snapshot of another numbering is waited for in vain for so long."""
 
 UPDATES_AFTER = 8
 """So many updates a market must follow after it has come back."""
@@ -636,7 +640,7 @@ class History:
             )
             is_refreshing = synchronizer.refresher.is_under_way and (self.is_poisonous or not self.is_starved)
             if not is_followed or not market.book.is_readable or is_refreshing:
-                assert self.now < self.deadlines[symbol] + 200.0, f"{symbol} never settles"
+                assert self.now < self.deadlines[symbol] + SETTLES_WITHIN_S, f"{symbol} never settles"
                 is_over = False
         if is_over and self.is_poisonous and not self.asked_for_audit:
             self.asked_for_audit = True
