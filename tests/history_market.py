@@ -5,11 +5,12 @@ Rule 2: after every step the oracles look. What can be read is what the engine h
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from history_engine import EngineMarket, Truth
+from history_engine import EngineMarket, Level, Truth
 from ldc.errors import MalformedMessage
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ldc.book import OrderBook
 
 __all__ = ["SimulatedMarket"]
+
+_RANKS: dict[int, Callable[[Level], float]] = {1: lambda level: -level[0], -1: lambda level: level[0]}
 
 ALL_HELD_EVERY = 8
 """Of so many looks one also compares what is held beyond the horizon, and the reads that end at the horizon."""
@@ -186,10 +189,10 @@ class SimulatedMarket:
                 assert held == true, "a side that is called complete differs"
                 kept.append(held)
                 continue
-            inside = [level for level in true if sign * level[0] >= sign * horizon]
-            assert list(held[: len(inside)]) == inside, "inside the horizon the book differs"
+            inside = true[: bisect_right(true, -sign * horizon, key=_RANKS[sign])]
+            assert held[: len(inside)] == inside, "inside the horizon the book differs"
             assert len(held) == len(inside) or sign * held[len(inside)][0] < sign * horizon, "a level that is not there"
-            kept.append(tuple(inside))
+            kept.append(inside)
             if is_thorough:
                 assert set(held) <= set(true), "beyond the horizon there are levels that the exchange has not"
         if is_thorough:
@@ -199,7 +202,7 @@ class SimulatedMarket:
                 (kept[1], view.ask_horizon, book.asks),
             ):
                 if levels or horizon is None:
-                    assert [tuple(level) for level in read()] == list(levels), "a read crosses the horizon unasked"
+                    assert tuple(tuple(level) for level in read()) == levels, "a read crosses the horizon unasked"
             assert book.is_readable == all(
                 levels or horizon is None
                 for levels, horizon in zip(kept, (view.bid_horizon, view.ask_horizon), strict=True)
