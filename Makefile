@@ -18,7 +18,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -28,6 +28,7 @@ help:
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
+	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
@@ -71,7 +72,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
 
-check: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz
+check: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -81,6 +82,9 @@ bench: $(VENV)/.installed
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/simulate.py $(SEEDS) $(ARGS)
+
+mutants: $(VENV)/.installed
+	$(BIN)/python -P tests/mutate.py $(ARGS)
 
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
@@ -118,7 +122,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz
+.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
 
 # Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
 # imported under the environment $(3), and run the tests on it.
@@ -144,6 +148,9 @@ check-long: $(VENV)/.installed
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
 	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/test_manager*.py)
+# A part of `make mutants`, always the same.
+check-mutants: $(VENV)/.installed
+	$(BIN)/python -P tests/mutate.py --count 60
 
 check-checked: $(VENV)/.installed
 	$(call check_variant,checked,LDC_BUILD=checked)
