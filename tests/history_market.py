@@ -252,7 +252,9 @@ class SimulatedMarket:
         wasted = min(1, synchronizer.frames_dropped[FrameDrop.HOLE])
         assert requests.issued[Purpose.SYNCHRONIZE] <= 1 + wasted, "a needless snapshot"
         assert sum(requests.dropped.values()) <= wasted, "a snapshot was wasted"
-        assert requests.issued[Purpose.CONFIRM] == requests.issued[Purpose.REQUESTED] == 0
+        assert requests.issued[Purpose.CONFIRM] == requests.issued[Purpose.REQUESTED] == 0, (
+            "a snapshot that nobody needed"
+        )
         assert requests.issued[Purpose.DEEPEN] <= len(self.limits) - 1
         interval_s = self.refresh_interval_s
         assert requests.issued[Purpose.INTERVAL] <= (elapsed_s / interval_s if interval_s else 0)

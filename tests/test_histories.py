@@ -11,6 +11,7 @@ A failure names its seed and the command that shows it again. ``LDC_SEED=<seed>`
 
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -57,10 +58,10 @@ def test_a_seed_is_a_history() -> None:
 
 def test_what_the_histories_are_made_of() -> None:
     """So that no oracle agrees for having seen nothing: the faults happen, and do what they should."""
-    outcomes = [live_through(seed, COMPILED) for seed in range(2_000, 2_200)]
+    outcomes = [live_through(seed, COMPILED) for seed in range(2_000, 2_100)]
     assert 50 <= sum(outcome.updates for outcome in outcomes) / len(outcomes) <= 300
-    assert sum(outcome.faults == 0 for outcome in outcomes) > 10
-    assert sum(outcome.resyncs for outcome in outcomes) > 100
+    assert sum(outcome.faults == 0 for outcome in outcomes) > 5
+    assert sum(outcome.resyncs for outcome in outcomes) > 50
 
 
 def test_audits_cure_what_a_snapshot_has_falsified() -> None:
@@ -72,17 +73,19 @@ def test_audits_cure_what_a_snapshot_has_falsified() -> None:
 # --------------------------------------------------------------------------------- the oracles see what they look for
 
 
-def assert_found(break_it: "object", message: str, seeds: range = range(40), **attributes: object) -> None:
+def assert_found(break_it: Callable[[History], None], message: str, seeds: range = range(40)) -> None:
     """Some of these histories fail, with that message, when something is broken."""
     found = []
     for seed in seeds:
         history = History(seed, COMPILED)
-        break_it(history)  # type: ignore[operator]
+        break_it(history)
         try:
             history.run()
         except AssertionError as error:
             found.append(str(error))
-    assert any(message in text for text in found), found
+            if message in str(error):
+                return
+    pytest.fail(f"nobody said {message!r}, only {found}")
 
 
 def test_a_wrong_level_is_found() -> None:
@@ -111,10 +114,10 @@ def test_a_loss_that_nobody_notices_is_found() -> None:
 
 def test_a_needless_snapshot_is_found() -> None:
     def ask_twice(history: History) -> None:
-        history.at(2.0, lambda: history.fault_refresh(history.markets[0]))
-        history.is_clean = True
+        if history.is_clean:
+            history.at(2.0, lambda: history.request_refresh(history.markets[0]))
 
-    assert_found(ask_twice, "")
+    assert_found(ask_twice, "a snapshot that nobody needed")
 
 
 def test_a_request_that_is_never_answered_is_found() -> None:

@@ -246,6 +246,12 @@ def test_a_difference_is_not_adopted_but_asked_about_once_more(market_at: Market
     assert market.book.is_readable
 
 
+def test_a_confirmation_that_fails_is_asked_for_as_one_again(market_at: MarketIn) -> None:
+    market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS).fail()
+    assert market.request is not None
+    assert market.request.purpose is Purpose.CONFIRM
+
+
 def test_the_same_difference_again_is_a_cure(market_at: MarketIn) -> None:
     market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS)
     market.update(100, 110, bids={"99.00": "9"}).begin().snapshot(110, bids={**WRONG_BIDS, "99.00": "9"})
