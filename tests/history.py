@@ -665,7 +665,7 @@ class History:
                 recovery_s = max(recovery_s, self.back_at[market.engine.symbol] - self.calm_at)
             if self.is_clean:
                 assert self.redundancy > 1 or synchronizer.frames_dropped[FrameDrop.HOLE] == 0
-                market.judge_clean(self.now)
+                market.judge_clean(self.now, is_starved=self.is_starved)
             counters = tuple(market.book.counters)
             summary.append((market.book.last_update_id, market.frames, counters, synchronizer.epoch))
         return Outcome(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedMarket"]
 
+REFRESH_S_MAX = 6.0
+"""A refresh takes a download, and a quiet stream may have to come up to it."""
+
 _RANKS: dict[int, Callable[[Level], float]] = {1: lambda level: -level[0], -1: lambda level: level[0]}
 
 ALL_HELD_EVERY = 8
@@ -244,8 +247,8 @@ class SimulatedMarket:
         if not self.is_poisoned and not self.engine.restarts:
             assert refresher.ended[RefreshResult.AUDIT_CURED] == 0, "an audit has cured a book that was right"
 
-    def judge_clean(self, elapsed_s: float) -> None:
-        """Without a fault nothing needless happens."""
+    def judge_clean(self, elapsed_s: float, *, is_starved: bool) -> None:
+        """Without a fault nothing needless happens, and what is due does."""
         synchronizer, requests = self.synchronizer, self.synchronizer.requests
         assert sum(synchronizer.resyncs.values()) == 0, "a resync without a fault"
         # Of two feeds the later one may be ahead when the snapshot comes; its id can lie in the hole between the two.
@@ -258,6 +261,10 @@ class SimulatedMarket:
         assert requests.issued[Purpose.DEEPEN] <= len(self.limits) - 1
         interval_s = self.refresh_interval_s
         assert requests.issued[Purpose.INTERVAL] <= (elapsed_s / interval_s if interval_s else 0)
+        refreshed_at = synchronizer.refresher.refreshed_at
+        if interval_s and not is_starved:
+            assert refreshed_at is not None
+            assert elapsed_s - refreshed_at <= interval_s + REFRESH_S_MAX, "a refresh that is due does not come"
         assert requests.failed == 0
         assert requests.cancelled <= requests.issued[Purpose.HORIZON]  # which took over a less urgent one
         dropped = {why.value for why, count in synchronizer.frames_dropped.items() if count}

@@ -1,6 +1,7 @@
 """Live through simulated histories by the thousand: `make simulate SEEDS=0..99999`, on all cores, resumable.
 
-What is done is remembered in build/simulate, by commit and range, so that an interrupted run goes on where it was. With
+What is done is remembered in build/simulate, by commit, so that an interrupted run goes on where it was; not while
+sources are changed but not committed. With
 ``--record`` the result becomes a row of docs/reliability.md. Ends with 1 if an oracle objected to any seed.
 """
 
@@ -58,11 +59,12 @@ def commit() -> str:
 
 def run(first: int, last: int, processes: int, state_file: Path) -> list[dict[str, object]]:
     """Run what the state file does not have yet; show the progress."""
-    done: dict[int, dict[str, object]] = {}
+    done: dict[tuple[int, int], dict[str, object]] = {}
     if state_file.exists():
-        done = {block["first"]: block for block in map(json.loads, state_file.read_text().splitlines())}
+        lines = map(json.loads, state_file.read_text().splitlines())
+        done = {(block["first"], block["end"]): block for block in lines}
     blocks = [(start, min(start + BLOCK, last + 1)) for start in range(first, last + 1, BLOCK)]
-    waiting = [block for block in blocks if block[0] not in done]
+    waiting = [block for block in blocks if block not in done]
     if len(waiting) < len(blocks):
         print(f"{len(blocks) - len(waiting)} of {len(blocks)} blocks were done before: {state_file}")
     state_file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +75,14 @@ def run(first: int, last: int, processes: int, state_file: Path) -> list[dict[st
             block = future.result()
             state.write(json.dumps(block) + "\n")
             state.flush()
-            done[block["first"]] = block
+            done[block["first"], block["end"]] = block
             for seed, text in block["failures"]:
                 shown += 1
                 if shown <= FAILURES_SHOWN_MAX:
                     print(f"\nseed {seed} failed\n{text}")
             rate = number * BLOCK / (time.monotonic() - started)
             print(f"{number} of {len(waiting)} blocks, about {rate:.0f} histories/s", flush=True)
-    return [done[start] for start, _ in blocks]
+    return [done[block] for block in blocks]
 
 
 def record(row: str, heading: str) -> None:
@@ -100,7 +102,9 @@ def main() -> int:
     arguments = parser.parse_args()
     first, _, last = (int(part) if part.isdigit() else part for part in arguments.seeds.partition(".."))
     revision = commit()
-    state_file = PROJECT / "build" / "simulate" / f"{revision}-{arguments.seeds}.jsonl"
+    state_file = PROJECT / "build" / "simulate" / f"{revision}.jsonl"
+    if revision.endswith(("-dirty", "unknown")):
+        state_file.unlink(missing_ok=True)  # it may be of other sources
     started = time.monotonic()
     blocks = run(first, last, arguments.processes, state_file)
     total = {
