@@ -391,17 +391,17 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
     ("binance.com-futures", "something else", True),
 ])  # fmt: skip
 def test_pings_carry_a_payload_and_on_spot_only_its_copy_keeps_a_connection(venue, answer, is_kept):
-    with simulated(venue, ping_interval_s=0.25, pong_timeout_s=0.6) as exchange:
-        with Client(exchange, f"{stream_path(venue).removesuffix('stream')}ws") as client:
-            pong = client.socket.pong  # this client answers pings by itself, with a copy
-            client.socket.pong = lambda payload: pong(answer or payload)
-            if is_kept:
-                for _ in range(5):
-                    opcode, payload = client.frame()
-                    assert opcode == websocket.ABNF.OPCODE_PING
-                    assert payload.isdigit()
-            else:
-                assert not isinstance(client.until_end()[1], websocket.WebSocketTimeoutException)
+    path = stream_path(venue).replace("stream", "ws")
+    with simulated(venue, ping_interval_s=0.25, pong_timeout_s=0.6) as exchange, Client(exchange, path) as client:
+        pong = client.socket.pong  # this client answers pings by itself, with a copy
+        client.socket.pong = lambda payload: pong(answer or payload)
+        if is_kept:
+            for _ in range(5):
+                opcode, payload = client.frame()
+                assert opcode == websocket.ABNF.OPCODE_PING
+                assert payload.isdigit()
+        else:
+            assert not isinstance(client.until_end()[1], websocket.WebSocketTimeoutException)
 
 
 def test_a_ping_that_is_not_answered_ends_a_connection():
