@@ -88,6 +88,7 @@ def test_a_slower_stream_tells_several_windows_in_one_message(venue, suffix, win
         seen = 0
         while fold.update_id != exchange.last_update_id(market) and seen < 3:
             event = client.message()["data"]
+            assert (event["E"] - 1_700_000_000_000) % (windows * 100) == 0
             fold.apply(event)
             seen += event["u"] > fold.update_id - 1
             if event["u"] == fold.update_id:
