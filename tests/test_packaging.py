@@ -115,6 +115,8 @@ def test_a_build_that_is_asked_for_python_carries_no_extension_and_says_so(pure_
     installed = unpack_wheel(pure_wheel, tmp_path)
     files = [path for path in (installed / "ldc").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".py", ".pyi", ".typed"}
+    ours = {path.relative_to(PROJECT / "ldc").as_posix() for path in (PROJECT / "ldc").rglob("*.py")}
+    assert {path.relative_to(installed / "ldc").as_posix() for path in files if path.suffix == ".py"} == ours
     asked = run(tmp_path, "-c", "import ldc, ldc._build; print(ldc.IMPLEMENTATION, ldc._build.BUILD)", PYTHONPATH="")
     assert asked.stdout.split() == ["python", "pure-python"], asked.stderr
 
