@@ -1,8 +1,8 @@
 """Live through simulated histories by the thousand: `make simulate SEEDS=0..99999`, on all cores, resumable.
 
 What is done is remembered in build/simulate, by commit, so that an interrupted run goes on where it was; not while
-sources are changed but not committed. With
-``--record`` the result becomes a row of docs/reliability.md. Ends with 1 if an oracle objected to any seed.
+there are changes that were not committed. With ``--record`` the result becomes a row of docs/reliability.md. Ends with
+1 if an oracle objected to any seed.
 """
 
 import argparse
