@@ -53,6 +53,9 @@ def made_up(target: str) -> list[bytes]:
             b'{"data":{"U":2,"u":3,"b":[],"a":[]}, "stream" : "x", "x" : [ ] }',
             make_update(50093239189, 50093239202, asks=[("61837.64000000", "1.54698000")] * 3),
             *(make_update(2, bids=[(number, "1"), ("1", number)]) for number in NUMBERS),
+            *(make_update(2, asks=[(number, "0"), ("3", "0")]) for number in NUMBERS),
+            # Many short levels up to the end of the message, where one reads too far most easily.
+            *(make_update(2, 3, 1, asks=[(f"{price}.5", "2") for price in range(count)]) for count in range(1, 20)),
             *(f'{{"U":2,"u":3,"b":[],"a":[],"E":{number},"pu":{number}}}'.encode() for number in NUMBERS),
         ]
         frames = b'{"x":%s,"U":2,"u":3,"b":[["1","1"]],"a":[]}', b'{"data":{"U":2,"u":3,"b":[],"a":[],"E":%s}}'
