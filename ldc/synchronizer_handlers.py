@@ -16,6 +16,7 @@ from ldc.synchronizer_parts import (
     SnapshotDrop,
     Update,
     are_prices_far_apart,
+    is_far_from_updates,
     middle_price,
 )
 from ldc.synchronizer_transitions import Transitions
@@ -218,6 +219,8 @@ class Handlers(Transitions):
         if self._abandoned_id is not None and snapshot_id >= self._abandoned_id:
             return SnapshotDrop.LAGGING  # of the numbering that is over
         if are_prices_far_apart(middle_price(candidate), self._published_price):
+            return SnapshotDrop.WRONG_PRICES
+        if self._published_price is None and is_far_from_updates(candidate, self._buffer, self._make_book()):
             return SnapshotDrop.WRONG_PRICES
         return None
 

@@ -7,10 +7,12 @@ Rule 3: whatever can grow has a limit with a name, and what is given up at the l
 
 import enum
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from ldc.errors import MalformedMessage
 from ldc.sequence import SequenceRule, judge, start_id
 from ldc.values import Cause, Comparison, Header, Message, SyncState, Verdict
 
@@ -38,6 +40,7 @@ __all__ = [
     "Update",
     "UpdateBuffer",
     "are_prices_far_apart",
+    "is_far_from_updates",
     "middle_price",
 ]
 
@@ -58,6 +61,9 @@ never requests a snapshot either, and would wait for ever."""
 
 PRICE_FACTOR_MAX = 2.0
 """A snapshot whose middle price is this many times away from the book's is taken for one of another market."""
+
+WITNESSES_MAX = 100
+"""So many buffered updates are asked for their prices; the rest would say the same."""
 
 RETRY_S_FIRST = 1.0
 """After a first failure the next snapshot is asked for within this time, drawn by lot; then within twice as long."""
@@ -357,6 +363,28 @@ def middle_price(book: "OrderBook") -> float | None:
     view = book.view(1, beyond_horizon=True)
     bests = [float(side[0][0]) for side in (view.bids, view.asks) if side]
     return sum(bests) / len(bests) if bests else None
+
+
+def is_far_from_updates(book: "OrderBook", updates: "Iterable[Update]", empty: "OrderBook") -> bool:
+    """Whether updates that shall continue a book speak of other prices altogether: it is hardly of their market.
+
+    What they say rests is held in a book that was empty. Both its best prices must be far from the middle of the book
+    in question: one side alone, or one of two, may well be a level far out that has changed.
+    """
+    middle = middle_price(book)
+    is_loaded = False
+    for update in islice(updates, WITNESSES_MAX):
+        if not is_loaded:
+            empty.load_snapshot(b'{"lastUpdateId":%d,"bids":[],"asks":[]}' % max(update.start, 1))
+            is_loaded = True
+        try:
+            empty.apply(update.payload)
+        except MalformedMessage:
+            continue
+    if not is_loaded or not empty.bid_count or not empty.ask_count:
+        return False
+    view = empty.view(1, beyond_horizon=True)
+    return all(are_prices_far_apart(middle, float(side[0][0])) for side in (view.bids, view.asks))
 
 
 def are_prices_far_apart(one: float | None, other: float | None) -> bool:

@@ -16,7 +16,6 @@ import pytest
 from ldc import BinanceLocalDepthCacheManager, DepthCacheError, DepthCacheOutOfSync
 from ldc.simulator import FAULTS
 from ldc.simulator.faults import Place, kind_of
-from ldc.synchronizer_handlers import STALE_AFTER_SNAPSHOT_S
 from live_kit import SHORT_PING, eventually, no_jitter, no_thread_is_left  # noqa: F401 - used by their names
 from loopback_exchange import PATIENCE_S
 from simulator_kit import MARKETS, assert_true, managed, simulated
@@ -189,7 +188,7 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
 
 @pytest.mark.check
 def test_a_first_snapshot_of_another_market_is_found_out():
-    """With nothing to compare it with, it is believed, until no update has fitted it for `STALE_AFTER_SNAPSHOT_S`."""
+    """Its prices are not those that the updates speak of."""
     with (
         simulated(markets=("BTCUSDT", "ETHUSDT"), updates_per_second=50.0) as exchange,
         managed(exchange, "binance.com") as manager,
@@ -197,9 +196,9 @@ def test_a_first_snapshot_of_another_market_is_found_out():
         assert exchange.last_update_id("ETHUSDT") > exchange.last_update_id("BTCUSDT") + 1_000_000
         exchange.inject("snapshot_wrong_market", market="BTCUSDT")
         manager.create_depth_cache("BTCUSDT")
-        eventually(lambda: manager.get_status("BTCUSDT").resyncs, "a resync", STALE_AFTER_SNAPSHOT_S + PATIENCE_S)
-        assert manager.get_status("BTCUSDT").resyncs == {"IDS_WENT_BACK": 1}
         assert manager.wait_until_synchronized("BTCUSDT", PATIENCE_S)
+        assert manager.get_status("BTCUSDT").snapshots_dropped == {"WRONG_PRICES": 1}
+        assert manager.get_status("BTCUSDT").resyncs == {}
         with Readers(exchange, manager, "BTCUSDT") as readers:
             readers.read_more()
 

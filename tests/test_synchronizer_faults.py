@@ -395,6 +395,37 @@ def test_a_snapshot_with_the_prices_of_another_market_is_refetched(market_at: Ma
     assert market.snapshot(200).state is SYNCHRONIZED
 
 
+OTHER_MARKET = {"bids": {"10.00": "1"}, "asks": {"11.00": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({"bids": {"99.00": "2"}, "asks": {"100.00": "3"}}, True),
+        ({"bids": {"99.00": "2"}}, False),  # one side alone may be a level far out
+        ({"bids": {"99.00": "2"}, "asks": {"12.00": "3"}}, False),
+        ({"bids": {"10.50": "2"}, "asks": {"100.00": "3"}}, False),
+        ({"bids": {"99.00": "0"}, "asks": {"100.00": "0"}}, False),  # nothing that rests
+        ({}, False),
+    ],
+)
+def test_a_first_snapshot_is_held_to_the_prices_of_the_updates(market_at: MarketIn, changes, is_refused) -> None:
+    market = market_at(BUFFERING).update(150, 160, **changes)
+    market.snapshot(170, **OTHER_MARKET)
+    assert market.snapshots_dropped() == ({"WRONG_PRICES": 1} if is_refused else {})
+    assert (market.state is BUFFERING) is is_refused
+    if is_refused:
+        assert market.snapshot(170).state is SYNCHRONIZED
+
+
+def test_a_first_snapshot_that_insists_is_believed(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(150, 160, bids={"99.00": "2"}, asks={"100.00": "3"})
+    for _ in range(DOUBTS_MAX + 1):
+        assert market.state is BUFFERING
+        market.snapshot(170, **OTHER_MARKET)
+    assert market.state is SYNCHRONIZED
+
+
 def test_prices_that_stay_far_away_are_believed(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync()
     for _ in range(DOUBTS_MAX + 1):
