@@ -13,7 +13,7 @@ import pytest
 import fuzz_seeds
 from fuzz_targets import TARGETS
 
-EXECUTIONS = {"update": 25_000, "snapshot": 40_000, "number": 4_000}
+EXECUTIONS = {"update": 10_000, "snapshot": 15_000, "number": 1_500}
 A_FEW = 300
 
 
