@@ -1,0 +1,179 @@
+"""Lines of styled text for a screen of fixed cells: what fits, what is cut, what stands below what.
+
+Rule 1: a line is a list of spans, a span is text and the name of a style. What a style looks like is not known here.
+Rule 2: widths are cells of a terminal, not characters: a market may be called 币安人生USDT.
+Rule 3: nothing here knows a market, a clock or a terminal.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+__all__ = [
+    "ASCII",
+    "UNICODE",
+    "Glyphs",
+    "Line",
+    "aligned",
+    "bar",
+    "beside",
+    "decimals_of",
+    "duration",
+    "ends",
+    "fitted",
+    "fixed",
+    "plural",
+    "sparkline",
+    "width_of",
+]
+
+Span = tuple[str, str]
+Line = list[Span]
+
+
+class Glyphs(NamedTuple):
+    """The characters that are drawn with."""
+
+    eighths: str
+    """Of a bar's last cell, from an eighth to the whole."""
+    heights: str
+    """Of a sparkline's cells, the lowest first."""
+    upright: str
+    level: str
+    dot: str
+    more: str
+
+
+UNICODE = Glyphs("▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█", "│", "─", "●", "…")
+ASCII = Glyphs("#", "_.-=#", "|", "-", "*", "~")
+"""For terminals whose encoding has no more."""
+
+
+def width_of(text: str) -> int:
+    """Return how many cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def fitted(line: Line, width: int) -> Line:
+    """Return the line cut, or filled with blanks, to exactly so many cells."""
+    result: Line = []
+    left = width
+    for text, style in line:
+        cut = text if width_of(text) <= left else _cut(text, left)
+        if cut:
+            result.append((cut, style))
+            left -= width_of(cut)
+        if cut != text:
+            break
+    if left > 0:
+        result.append((" " * left, ""))
+    return result
+
+
+def _cut(text: str, width: int) -> str:
+    taken = 0
+    for number, character in enumerate(text):
+        taken += width_of(character)
+        if taken > width:
+            return text[:number]
+    return text
+
+
+def ends(left: Line, right: Line, width: int) -> Line:
+    """Return one line of both, as far apart as the width allows; the right one wins where both do not fit."""
+    right_width = sum(width_of(text) for text, _ in right)
+    if right_width >= width:
+        return fitted(right, width)
+    return [*fitted(left, width - right_width), *right]
+
+
+def beside(
+    columns: Sequence[Sequence[Line]], widths: Sequence[int], height: int, between: Span = ("", "")
+) -> list[Line]:
+    """Return blocks of lines next to each other, each cut or filled to its width and to the height."""
+    lines: list[Line] = []
+    for row in range(height):
+        line: Line = []
+        for number, (column, width) in enumerate(zip(columns, widths, strict=True)):
+            if number and between[0]:
+                line.append(between)
+            line.extend(fitted(column[row] if row < len(column) else [], width))
+        lines.append(line)
+    return lines
+
+
+def bar(fraction: float, width: int, glyphs: Glyphs) -> str:
+    """Return a bar of that fraction of the width, to an eighth of a cell; what is not nothing is seen."""
+    steps = len(glyphs.eighths)
+    filled = round(min(1.0, max(0.0, fraction)) * width * steps)
+    if fraction > 0 and width > 0:
+        filled = max(1, filled)
+    whole, rest = divmod(filled, steps)
+    return glyphs.eighths[-1] * whole + (glyphs.eighths[rest - 1] if rest else "")
+
+
+def sparkline(values: Sequence[float | None], width: int, glyphs: Glyphs) -> str:
+    """Return the last values as a curve, one cell each; None leaves a gap."""
+    shown = values[-width:]
+    known = [value for value in shown if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    top = len(glyphs.heights) - 1
+    if high == low:
+        return "".join(" " if value is None else glyphs.heights[top // 2] for value in shown)
+    return "".join(
+        " " if value is None else glyphs.heights[round((value - low) / (high - low) * top)] for value in shown
+    )
+
+
+def decimals_of(values: Iterable[Decimal]) -> int:
+    """Return how many decimals it takes to write all of these, without zeros that say nothing."""
+    most = 0
+    for value in values:
+        exponent = value.normalize().as_tuple().exponent
+        if isinstance(exponent, int):
+            most = max(most, -exponent)
+    return most
+
+
+def fixed(value: Decimal | float, decimals: int) -> str:
+    """Return a number with so many decimals, never in scientific notation."""
+    return f"{value:.{decimals}f}"
+
+
+def aligned(numbers: Sequence[str]) -> list[str]:
+    """Return numbers of different decimals with their points below each other; what is no number ends at the point."""
+    whole = max((width_of(number.partition(".")[0]) for number in numbers), default=0)
+    rest = max((len(number) - len(number.partition(".")[0]) for number in numbers), default=0)
+    return [
+        " " * (whole - width_of(before)) + before + (point + after).ljust(rest)
+        for before, point, after in (number.partition(".") for number in numbers)
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that a reader would choose, in at most 8 characters: 43 ms, 1.2 s, 4 min, 2 h 05."""
+    if seconds < 0.9995:
+        return f"{max(0, round(seconds * 1000))} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 100 * 60:
+        return f"{minutes // 60} h {minutes % 60:02}"
+    return f"{minutes // 1440} d"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 market", "2 markets"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
