@@ -3,10 +3,12 @@
 #
 #     make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, in an environment of its own
 #     make test ARGS="-k horizon -x"                  arguments for pytest
+#     make demo DEMO_ARGS="--markets 6"               arguments for ldc demo
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -18,12 +20,13 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
 
 help:
+	@echo "make demo      build, install, and show a live order book of the embedded exchange; no network is needed for it"
 	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
@@ -61,6 +64,9 @@ $(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------- what to call
+
+demo: $(VENV)/.installed
+	@$(BIN)/ldc demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not check" $(ARGS)

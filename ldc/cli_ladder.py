@@ -7,12 +7,23 @@ Rule 2: pure functions of a shot and a size.
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import accumulate
+from typing import NamedTuple, Self
 
 from ldc.cli_shots import Shot, Side
-from ldc.cli_text import Glyphs, Line, bar, beside, duration, ends, fitted, fixed, sparkline, width_of
+from ldc.cli_text import Glyphs, Line, bar, beside, curve, duration, ends, fitted, fixed, width_of
 from ldc.values import SyncState
 
-__all__ = ["FACTS_WIDTH", "PANEL_HEIGHT_MIN", "PANEL_WIDTH_MIN", "badge", "bare_panel", "horizon_text", "wide_panel"]
+__all__ = [
+    "FACTS_WIDTH",
+    "PANEL_HEIGHT_MIN",
+    "PANEL_WIDTH_MIN",
+    "badge",
+    "bare_panel",
+    "depths_text",
+    "one_line",
+    "resyncs_of",
+    "wide_panel",
+]
 
 PANEL_WIDTH_MIN = 38
 """A ladder that is narrower has no room for bars."""
@@ -22,6 +33,15 @@ PANEL_HEIGHT_MIN = 10
 
 FACTS_WIDTH = 27
 """Of the column of facts beside a ladder."""
+
+NAMED_HEIGHT_MIN = 16
+"""From here on the columns of a ladder have names."""
+
+CURVE_HEIGHT_MAX = 5
+"""Rows of the curve of mid prices."""
+
+SIZE_WIDTH_MIN = 7
+"""So that the column does not jump when sizes get another digit."""
 
 TOTAL_WIDTH_MIN = 46
 """From here on the ladder has a column of running totals."""
@@ -63,9 +83,15 @@ def badge(shot: Shot, glyphs: Glyphs) -> Line:
     return [(f" {word} ", "waiting")]
 
 
-def horizon_text(depth: Decimal | None) -> str:
+def depth_text(depth: Decimal | None) -> str:
     """Return how far a side is known."""
     return "all" if depth is None else f"{depth:.2f} %"
+
+
+def depths_text(shot: Shot) -> str:
+    """Return how far both sides are known, in one word if it is the same."""
+    bids, asks = depth_text(shot.bid_depth), depth_text(shot.ask_depth)
+    return bids if bids == asks else f"{bids.removesuffix(' %')}/{asks}"
 
 
 def resyncs_of(shot: Shot) -> int:
@@ -80,42 +106,64 @@ def ladder(shot: Shot, width: int, height: int, levels_max: int | None, glyphs: 
     """Return asks, the middle, and bids: best prices next to the middle, the worst of each side outermost."""
     if shot.bids is None or shot.asks is None:
         return notice(shot, width, height, glyphs)
-    rows = max(1, (height - 1) // 2)
+    has_names = height >= NAMED_HEIGHT_MIN
+    rows = max(1, (height - 1 - has_names) // 2)
     rows = rows if levels_max is None else min(rows, levels_max)
     bids, asks = shot.bids[:rows], shot.asks[:rows]
-    bid_lines = side_lines(bids, asks, shot, width, "bid", glyphs)
-    ask_lines = side_lines(asks, bids, shot, width, "ask", glyphs)
+    columns = Columns.of(bids, asks, shot, width)
+    largest = max((size for _, size in (*bids, *asks)), default=Decimal(1)) or Decimal(1)
     blank: Line = []
-    lines = [*([blank] * (rows - len(ask_lines))), *reversed(ask_lines), middle(shot, width, glyphs), *bid_lines]
+    lines = [
+        *([names_line(columns)] * has_names),
+        *([blank] * (rows - len(asks))),
+        *reversed(side_lines(asks, largest, shot, columns, "ask", glyphs)),
+        middle(shot, width, glyphs),
+        *side_lines(bids, largest, shot, columns, "bid", glyphs),
+    ]
     return [fitted(line, width) for line in (lines + [blank] * height)[:height]]
 
 
-def side_lines(side: Side, other: Side, shot: Shot, width: int, style: str, glyphs: Glyphs) -> list[Line]:
+class Columns(NamedTuple):
+    """How wide the columns of a ladder are, blanks before them included."""
+
+    price: int
+    size: int
+    total: int
+    """0: there is no room for running totals."""
+    bar: int
+
+    @classmethod
+    def of(cls, bids: Side, asks: Side, shot: Shot, width: int) -> Self:
+        """Return what these levels need, and for the bars what is left of the width."""
+        both = (*bids, *asks)
+        price = 1 + column_width((price for price, _ in both), shot.price_decimals)
+        size = 2 + max(SIZE_WIDTH_MIN, column_width((size for _, size in both), shot.quantity_decimals))
+        total = 0
+        if width >= TOTAL_WIDTH_MIN:
+            largest = max(sum((size for _, size in side), Decimal(0)) for side in (bids, asks))
+            total = 2 + max(SIZE_WIDTH_MIN, column_width([largest], shot.quantity_decimals))
+        return cls(price, size, total, max(0, min(BAR_WIDTH_MAX, width - price - size - total - 2)))
+
+
+def names_line(columns: Columns) -> Line:
+    """Return the names of the columns."""
+    names = "price".rjust(columns.price) + "size".rjust(columns.size)
+    return [(names + ("total".rjust(columns.total) if columns.total else ""), "dim")]
+
+
+def side_lines(side: Side, largest: Decimal, shot: Shot, columns: Columns, style: str, glyphs: Glyphs) -> list[Line]:
     """Return one line a level: price, size, running total if there is room, and the size as a bar."""
-    both = (*side, *other)
-    prices = [fixed(price, shot.price_decimals) for price, _ in side]
-    sizes = [fixed(size, shot.quantity_decimals) for _, size in side]
-    price_width = column_width((price for price, _ in both), shot.price_decimals)
-    size_width = max(column_width((size for _, size in both), shot.quantity_decimals), 7)
-    totals: list[str] = []
-    total_width = 0
-    if width >= TOTAL_WIDTH_MIN:
-        decimals = min(shot.quantity_decimals, 3)
-        totals = [fixed(total, decimals) for total in accumulate(size for _, size in side)]
-        most = max(sum((size for _, size in each), Decimal(0)) for each in (side, other))
-        total_width = max(column_width([most], decimals), 7) + 2
-    bar_width = min(BAR_WIDTH_MAX, width - price_width - size_width - total_width - 4)
-    largest = max((size for _, size in both), default=Decimal(1)) or Decimal(1)
+    totals = accumulate(size for _, size in side)
     lines: list[Line] = []
-    for number, (_, size) in enumerate(side):
+    for number, ((price, size), total) in enumerate(zip(side, totals, strict=True)):
+        is_best = number == 0
         line: Line = [
-            (prices[number].rjust(price_width + 1), f"{style} best" if number == 0 else style),
-            (sizes[number].rjust(size_width + 2), "best" if number == 0 else ""),
+            (fixed(price, shot.price_decimals).rjust(columns.price), f"{style} best" if is_best else style),
+            (fixed(size, shot.quantity_decimals).rjust(columns.size), "best" if is_best else ""),
         ]
-        if totals:
-            line.append((totals[number].rjust(total_width), "dim"))
-        if bar_width > 0:
-            line.extend([(" ", ""), (bar(float(size / largest), bar_width, glyphs), f"{style} bar")])
+        if columns.total:
+            line.append((fixed(total, shot.quantity_decimals).rjust(columns.total), "dim"))
+        line.extend([(" ", ""), (bar(float(size / largest), columns.bar, glyphs), f"{style} bar")])
         lines.append(line)
     return lines
 
@@ -129,13 +177,10 @@ def middle(shot: Shot, width: int, glyphs: Glyphs) -> Line:
     """Return the line between the sides: spread and mid."""
     if shot.mid is None or shot.spread is None:
         return rule([(" one side is empty ", "dim")], width, glyphs)
-    mid = fixed(shot.mid, shot.price_decimals + 1)
-    text: Line = [
-        (" spread ", "dim"),
-        (fixed(shot.spread, shot.price_decimals), "strong"),
-        ("  mid ", "dim"),
-        (f"{mid} ", "strong"),
-    ]
+    text: Line = [(" spread ", "dim"), (fixed(shot.spread, shot.price_decimals), "strong")]
+    if width >= TOTAL_WIDTH_MIN:
+        text.append((f" {float(shot.spread / shot.mid) * 10_000:.2g} bp", "dim"))
+    text.extend([("  mid ", "dim"), (f"{fixed(shot.mid, shot.price_decimals + 1)} ", "strong")])
     return rule(text, width, glyphs)
 
 
@@ -186,26 +231,20 @@ def facts(shot: Shot, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     def value(name: str, text: str, style: str = "") -> Line:
         return ends([(name, "dim")], [(text, style)], width)
 
-    groups: list[list[Line]] = [[ends(badge(shot, glyphs), [(duration(shot.state_age_s), "dim")], width)]]
-    if shot.mid is not None and shot.spread is not None:
-        groups.append(
-            [
-                value("mid", fixed(shot.mid, shot.price_decimals + 1), "strong"),
-                value("spread", f"{fixed(shot.spread, shot.price_decimals)}  {shot.spread / shot.mid * 10_000:.2f} bp"),
-            ]
-        )
+    market = ends([(one_line(status.market), "title")], [(status.exchange, "dim")], width)
+    groups: list[list[Line]] = [[market, ends(badge(shot, glyphs), [(duration(shot.state_age_s), "dim")], width)]]
     groups.append(
         [
             value("updates", "-" if shot.updates_per_s is None else f"{shot.updates_per_s:.1f} /s"),
-            value("last one", "-" if shot.age_s is None else f"{duration(shot.age_s)} ago"),
+            value("last update", "-" if shot.age_s is None else f"{duration(shot.age_s)} ago"),
             value("update id", "-" if shot.update_id is None else str(shot.update_id)),
         ]
     )
     if shot.is_readable:
         groups.append(
             [
-                value("bids known", f"{status.bid_count}  {horizon_text(shot.bid_depth):>7}"),
-                value("asks known", f"{status.ask_count}  {horizon_text(shot.ask_depth):>7}"),
+                value("bids known", f"{status.bid_count}  {depth_text(shot.bid_depth):>7}"),
+                value("asks known", f"{status.ask_count}  {depth_text(shot.ask_depth):>7}"),
             ]
         )
     causes = sorted(status.resyncs.items(), key=lambda item: -item[1])
@@ -217,11 +256,18 @@ def facts(shot: Shot, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         ]
     )
     lines = stacked(groups, height)
-    curve = sparkline(shot.mids, width, glyphs)
-    if curve.strip() and len(lines) + 3 <= height:
-        lines += [[]] * (height - len(lines) - 2)
-        lines += [[(f"mid, last {duration(min(width, len(shot.mids)))}", "dim")], [(curve, "curve")]]
+    drawing = curve(shot.mids, width, min(CURVE_HEIGHT_MAX, height - len(lines) - 2), glyphs)
+    if drawing:
+        lines += [[]] * (height - len(lines) - 1 - len(drawing))
+        lines += [curve_name(shot, width), *([(row, "curve")] for row in drawing)]
     return lines[:height]
+
+
+def curve_name(shot: Shot, width: int) -> Line:
+    """Return what the curve shows: of which time, and how much lies between its lowest and highest point."""
+    shown = [mid for mid in shot.mids[-2 * width :] if mid is not None]
+    span = fixed(max(shown) - min(shown), shot.price_decimals + 1)
+    return ends([(f"mid, {duration(len(shot.mids[-2 * width :]))}", "dim")], [(f"range {span}", "dim")], width)
 
 
 def stacked(groups: list[list[Line]], height: int) -> list[Line]:
@@ -235,13 +281,7 @@ def short_facts(shot: Shot, width: int) -> list[Line]:
     status = shot.status
     rate = "-" if shot.updates_per_s is None else f"{shot.updates_per_s:.1f}"
     age = "-" if shot.age_s is None else duration(shot.age_s)
-    known: Line = []
-    if shot.is_readable:
-        if shot.bid_depth is None and shot.ask_depth is None:
-            known = [("known ", "dim"), ("all", "")]
-        else:
-            depths = "/".join("all" if depth is None else f"{depth:.2f}" for depth in (shot.bid_depth, shot.ask_depth))
-            known = [("known ", "dim"), (f"{depths} %", "")]
+    known: Line = [("known ", "dim"), (depths_text(shot), "")] if shot.is_readable else []
     causes = sorted(status.resyncs.items(), key=lambda item: -item[1])
     by_cause = "  ".join(f"{cause} {count}" for cause, count in causes)
     return [
@@ -259,10 +299,13 @@ def short_facts(shot: Shot, width: int) -> list[Line]:
 
 def wide_panel(shot: Shot, width: int, height: int, levels_max: int | None, glyphs: Glyphs) -> list[Line]:
     """Return the ladder with the facts beside it."""
-    left = width - FACTS_WIDTH - 2
-    ladder_lines = [heading(shot, left), *ladder(shot, left, height - 1, levels_max, glyphs)]
-    facts_lines = facts(shot, FACTS_WIDTH - 1, height, glyphs)
-    return beside([ladder_lines, facts_lines], [left, FACTS_WIDTH], height, (f"{glyphs.upright} ", "faint"))
+    left = width - FACTS_WIDTH - 1
+    return beside(
+        [ladder(shot, left, height, levels_max, glyphs), facts(shot, FACTS_WIDTH - 2, height, glyphs)],
+        [left, FACTS_WIDTH - 1],
+        height,
+        (f"{glyphs.upright} ", "faint"),
+    )
 
 
 def bare_panel(shot: Shot, width: int, height: int, levels_max: int | None, glyphs: Glyphs) -> list[Line]:
@@ -270,8 +313,3 @@ def bare_panel(shot: Shot, width: int, height: int, levels_max: int | None, glyp
     title = ends([(" ", ""), (one_line(shot.status.market), "strong")], [*badge(shot, glyphs), (" ", "")], width)
     lines = ladder(shot, width, height - 3, levels_max, glyphs)
     return [title, *(fitted(line, width) for line in lines), *short_facts(shot, width)]
-
-
-def heading(shot: Shot, width: int) -> Line:
-    """Return the line over a ladder: the market."""
-    return fitted([(" ", ""), (one_line(shot.status.market), "title"), (f"  {shot.status.exchange}", "dim")], width)

@@ -18,13 +18,13 @@ __all__ = [
     "aligned",
     "bar",
     "beside",
+    "curve",
     "decimals_of",
     "duration",
     "ends",
     "fitted",
     "fixed",
     "plural",
-    "sparkline",
     "width_of",
 ]
 
@@ -37,16 +37,15 @@ class Glyphs(NamedTuple):
 
     eighths: str
     """Of a bar's last cell, from an eighth to the whole."""
-    heights: str
-    """Of a sparkline's cells, the lowest first."""
     upright: str
     level: str
     dot: str
     more: str
+    has_braille: bool
 
 
-UNICODE = Glyphs("▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█", "│", "─", "●", "…")
-ASCII = Glyphs("#", "_.-=#", "|", "-", "*", "~")
+UNICODE = Glyphs("▏▎▍▌▋▊▉█", "│", "─", "●", "…", has_braille=True)
+ASCII = Glyphs("#", "|", "-", "*", "~", has_braille=False)
 """For terminals whose encoding has no more."""
 
 
@@ -85,12 +84,18 @@ def _cut(text: str, width: int) -> str:
     return text
 
 
-def ends(left: Line, right: Line, width: int) -> Line:
-    """Return one line of both, as far apart as the width allows; the right one wins where both do not fit."""
+def ends(left: Line, right: Line, width: int, more: str = "") -> Line:
+    """Return one line of both, as far apart as the width allows; the right one wins where both do not fit.
+
+    `more` is put where the left one was cut, and a blank behind it.
+    """
     right_width = sum(width_of(text) for text, _ in right)
-    if right_width >= width:
+    room = width - right_width
+    if room <= 0:
         return fitted(right, width)
-    return [*fitted(left, width - right_width), *right]
+    if more and sum(width_of(text) for text, _ in left) > room - 1 >= 1:
+        return [*fitted(left, room - 2), (f"{more} ", "dim"), *right]
+    return [*fitted(left, room), *right]
 
 
 def beside(
@@ -118,19 +123,35 @@ def bar(fraction: float, width: int, glyphs: Glyphs) -> str:
     return glyphs.eighths[-1] * whole + (glyphs.eighths[rest - 1] if rest else "")
 
 
-def sparkline(values: Sequence[float | None], width: int, glyphs: Glyphs) -> str:
-    """Return the last values as a curve, one cell each; None leaves a gap."""
-    shown = values[-width:]
+def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyphs) -> list[str]:
+    """Return the last values as a line of dots, two values a column and four steps a row; None leaves a gap.
+
+    At most `height` rows; none if nothing is known, or these characters cannot be written.
+    """
+    shown = values[-2 * width :]
     known = [value for value in shown if value is not None]
-    if not known:
-        return ""
+    if not known or height < 1 or not glyphs.has_braille:
+        return []
     low, high = min(known), max(known)
-    top = len(glyphs.heights) - 1
-    if high == low:
-        return "".join(" " if value is None else glyphs.heights[top // 2] for value in shown)
-    return "".join(
-        " " if value is None else glyphs.heights[round((value - low) / (high - low) * top)] for value in shown
-    )
+    top = 4 * height - 1
+    cells = [[0] * -(-len(shown) // 2) for _ in range(height)]
+    before: int | None = None
+    for number, value in enumerate(shown):
+        if value is None:
+            before = None
+            continue
+        level = round((value - low) / (high - low) * top) if high > low else top // 2
+        # Upright strokes join what lies further apart than one step.
+        start = level if before is None else before + (level > before) - (level < before)
+        for step in range(min(start, level), max(start, level) + 1):
+            cells[height - 1 - step // 4][number // 2] |= _DOTS[number % 2][step % 4]
+        before = level
+    return ["".join(chr(_BRAILLE + cell) for cell in row) for row in cells]
+
+
+_BRAILLE = 0x2800
+_DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
+"""The dots of the left and the right column, the lowest first."""
 
 
 def decimals_of(values: Iterable[Decimal]) -> int:

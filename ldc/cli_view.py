@@ -12,7 +12,7 @@ from ldc.cli_ladder import (
     PANEL_WIDTH_MIN,
     badge,
     bare_panel,
-    horizon_text,
+    depths_text,
     one_line,
     resyncs_of,
     wide_panel,
@@ -77,7 +77,7 @@ def drawn(shots: Sequence[Shot], screen: Screen, width: int, height: int, glyphs
     if body_height > 0:
         body = body_of(shots, screen, width, body_height, glyphs)
         lines.extend((body + [[]] * body_height)[:body_height])
-    lines.append(footer(shots, screen, width, glyphs))
+    lines.append(footer(screen, width, glyphs))
     return [fitted(line, width) for line in lines[:height]]
 
 
@@ -125,11 +125,10 @@ def progress(ready: int, count: int, waited_s: float, width: int, glyphs: Glyphs
     ]
 
 
-def footer(shots: Sequence[Shot], screen: Screen, width: int, glyphs: Glyphs) -> Line:
+def footer(screen: Screen, width: int, glyphs: Glyphs) -> Line:
     """Return the last line: what happened last, and what else is to be said."""
-    del shots, glyphs
     note: Line = [(f" {one_line(screen.note)} ", "dim")] if screen.note else []
-    return ends([(f" {one_line(screen.event)}", "dim")], note, width)
+    return ends([(f" {one_line(screen.event)}", "dim")], note, width, glyphs.more)
 
 
 # -------------------------------------------------------------------------------------------------------- the table
@@ -204,8 +203,5 @@ def texts(name: str, shots: Sequence[Shot]) -> list[str]:
     if name == "age":
         return ["" if shot.age_s is None else duration(shot.age_s) for shot in shots]
     if name == "known":
-        return [
-            f"{horizon_text(shot.bid_depth)} {horizon_text(shot.ask_depth)}" if shot.is_readable else ""
-            for shot in shots
-        ]
+        return [depths_text(shot) if shot.is_readable else "" for shot in shots]
     return [str(resyncs_of(shot)) for shot in shots]

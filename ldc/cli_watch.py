@@ -76,8 +76,9 @@ def is_live_terminal(stream: TextIO) -> bool:
 
 def glyphs_for(stream: TextIO) -> Glyphs:
     """Return what the stream's encoding can write."""
+    drawing = "".join((UNICODE.eighths, UNICODE.upright, UNICODE.level, UNICODE.dot, UNICODE.more, "\u28ff"))
     try:
-        "".join((*UNICODE,)).encode(stream.encoding or "ascii")
+        drawing.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
         return ASCII
     return UNICODE
