@@ -39,7 +39,7 @@ On a terminal there is a live view. Anywhere else (a pipe, a file), or with --pl
 name=value, single blanks between, "-" for what is unknown or must not be shown because the book is not in sync.
 
 """
-    + "\n".join(f"  {name:<17}{meaning}" for name, meaning in FIELDS.items())
+    + "\n".join(f"  {name:<18}{meaning}" for name, meaning in FIELDS.items())
     + "\n"
 )
 

@@ -99,9 +99,8 @@ class Meter:
         try:
             view = self.cache.reader.view(levels, number=Decimal)
         except DepthCacheOutOfSync as error:
-            cause = error.cause or cause
-            if state is SyncState.SYNCHRONIZED and self.cache.state is not state:
-                state = self.cache.state  # it was lost between the two looks
+            state = self.cache.state  # it may have been lost since the status was taken
+            cause = self.cache.explain(error).cause or cause
         else:
             state, cause, update_id = SyncState.SYNCHRONIZED, None, view.last_update_id
             bids, asks = cast("Side", view.bids), cast("Side", view.asks)

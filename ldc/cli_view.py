@@ -25,6 +25,11 @@ __all__ = ["Screen", "drawn", "levels_for"]
 PANEL_WIDTH_MAX = 140
 """One market does not become wider."""
 
+PROGRESS_WIDTH_MAX = 24
+
+PROGRESS_WORDS_WIDTH = 48
+"""Of everything in the first line but the title and the bar."""
+
 
 class Screen(NamedTuple):
     """What is on a screen besides the markets."""
@@ -109,7 +114,8 @@ def header(shots: Sequence[Shot], screen: Screen, width: int, glyphs: Glyphs) ->
         state = "in sync" if len(shots) == 1 else f"{plural(len(shots), 'market')} in sync"
         left.append((f"  {state}", "dim"))
     else:
-        left.extend(progress(ready, len(shots), screen.waited_s, max(0, min(24, width - 60)), glyphs))
+        room = width - width_of(screen.title) - PROGRESS_WORDS_WIDTH
+        left.extend(progress(ready, len(shots), screen.waited_s, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))
     return ends(left, [(f"{screen.clock} ", "dim")], width)
 
 

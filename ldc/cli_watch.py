@@ -76,7 +76,7 @@ def is_live_terminal(stream: TextIO) -> bool:
 
 def glyphs_for(stream: TextIO) -> Glyphs:
     """Return what the stream's encoding can write."""
-    drawing = "".join((UNICODE.eighths, UNICODE.upright, UNICODE.level, UNICODE.dot, UNICODE.more, "\u28ff"))
+    drawing = f"{UNICODE.eighths}{UNICODE.upright}{UNICODE.level}{UNICODE.dot}{UNICODE.more}⣿"
     try:
         drawing.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
