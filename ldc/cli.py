@@ -26,7 +26,7 @@ __all__ = ["main"]
 
 EXIT_STATUS = """
 exit status:
-  0    every market was in sync when it ended, be it by --seconds or by Ctrl-C
+  0    every market was in sync when it ended, be it by --seconds, q or Ctrl-C
   1    at least one market was not
   2    the command line is wrong; nothing was started
   3    something that it needs is not there: an extra that is not installed, or a port
@@ -96,7 +96,7 @@ def port(text: str) -> int:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add what `watch` and `demo` have in common."""
-    parser.add_argument("--seconds", type=seconds, metavar="N", help="end after so many; without it, Ctrl-C ends")
+    parser.add_argument("--seconds", type=seconds, metavar="N", help="end by itself; without it, q or Ctrl-C end it")
     parser.add_argument("--levels", type=positive, metavar="N", help="show at most so many levels a side")
     parser.add_argument("--plain", action="store_true", help="lines instead of the view, on a terminal as well")
 

@@ -4,6 +4,7 @@ Rule 1: no number of a book that is not in sync is shown; its place is taken by 
 Rule 2: pure functions of a shot and a size.
 """
 
+import textwrap
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import accumulate
@@ -39,6 +40,9 @@ NAMED_HEIGHT_MIN = 16
 
 CURVE_HEIGHT_MAX = 5
 """Rows of the curve of mid prices."""
+
+ERROR_LINES_MAX = 4
+"""Of what the connection or the snapshots said last; the rest is cut."""
 
 SIZE_WIDTH_MIN = 7
 """So that the column does not jump when sizes get another digit."""
@@ -205,7 +209,7 @@ def notice(shot: Shot, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         lines[2:3] = [[(cause, "strong")], [(MEANING.get(cause, ""), "")]]
     error = shot.status.last_error
     if error and height > len(lines) + 2:
-        lines.extend([[], [(one_line(error), "dim")]])
+        lines.extend([[], *([(part, "dim")] for part in textwrap.wrap(one_line(error), width - 4)[:ERROR_LINES_MAX])])
     top = max(0, (height - len(lines)) // 2)
     return ([[]] * top + [centred(line, width) for line in lines] + [[]] * height)[:height]
 

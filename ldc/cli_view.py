@@ -19,6 +19,7 @@ from ldc.cli_ladder import (
 )
 from ldc.cli_shots import Shot
 from ldc.cli_text import UNICODE, Glyphs, Line, aligned, bar, beside, duration, ends, fitted, fixed, plural, width_of
+from ldc.values import SyncState
 
 __all__ = ["Screen", "drawn", "levels_for"]
 
@@ -109,10 +110,11 @@ def body_of(shots: Sequence[Shot], screen: Screen, width: int, height: int, glyp
 def header(shots: Sequence[Shot], screen: Screen, width: int, glyphs: Glyphs) -> Line:
     """Return the first line: what this is, how many are in sync, and the time."""
     ready = sum(shot.is_readable for shot in shots)
+    failed = sum(shot.state in (SyncState.FAILED, SyncState.STOPPED) for shot in shots)
     left: Line = [(f" {one_line(screen.title)} ", "header")]
-    if ready == len(shots):
-        state = "in sync" if len(shots) == 1 else f"{plural(len(shots), 'market')} in sync"
-        left.append((f"  {state}", "dim"))
+    if ready + failed == len(shots):
+        left.append((f"  {plural(ready, 'market')} in sync", "dim"))
+        left.append((f"  {failed} failed" if failed else "", "alert"))
     else:
         room = width - width_of(screen.title) - PROGRESS_WORDS_WIDTH
         left.extend(progress(ready, len(shots), screen.waited_s, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))

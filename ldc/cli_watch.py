@@ -7,6 +7,7 @@ Rule 2: nothing but the view writes to the terminal while it is up; what is logg
 import errno
 import logging
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -172,7 +173,7 @@ class Watch:
         logging.getLogger().addHandler(log)
         logger.setLevel(logging.INFO)
         try:
-            with opened(self.stream) as terminal:
+            with opened(self.stream) as terminal, interruption.keyboard(sys.stdin):
                 began_at = self._begin()
                 ends_at = None if self.seconds is None else began_at + self.seconds
                 in_sync_at = began_at
@@ -189,7 +190,7 @@ class Watch:
                         title=self.title,
                         clock=time.strftime("%H:%M:%S"),
                         event=log.events[-1] if log.events else "",
-                        note=self.note or "Ctrl-C ends",
+                        note=self.note or "q ends",
                         levels_max=self.levels_max,
                         waited_s=now - in_sync_at,
                     )

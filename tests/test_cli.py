@@ -221,6 +221,21 @@ def test_a_view_fills_the_terminal_follows_its_size_and_is_put_away_by_ctrl_c() 
         assert program.errors() == ""
 
 
+@on_terminals
+def test_the_key_q_ends_the_view_and_the_terminal_is_left_as_it_was() -> None:
+    import termios
+
+    with Program("demo", terminal=(80, 24)) as program:
+        before = termios.tcgetattr(program.output)
+        program.read_until(lambda written: any("in sync" in frame[0] for frame in frames(written)))
+        assert not termios.tcgetattr(program.output)[3] & termios.ECHO
+        program.press(b"x\nq")
+        program.read_until(lambda written: b"\x1b[?1049l" in written and b"at update id" in written)
+        assert termios.tcgetattr(program.output) == before
+        assert program.end() == ExitStatus.SYNCHRONIZED
+        assert program.errors() == ""
+
+
 @pytest.mark.check
 @on_terminals
 def test_the_view_shows_a_resync_happening() -> None:

@@ -11,9 +11,7 @@ from ldc.cli_text import ASCII, UNICODE
 from ldc.cli_view import Screen, drawn, levels_for
 from ldc.values import Cause, SyncState
 
-SCREEN = Screen(
-    title="ldc watch binance.com", clock="20:31:05", event="20:31:04 BTCUSDT: something", note="Ctrl-C ends"
-)
+SCREEN = Screen(title="ldc watch binance.com", clock="20:31:05", event="20:31:04 BTCUSDT: something", note="q ends")
 SIZES = [
     (80, 24),
     (79, 23),
@@ -51,7 +49,7 @@ def test_one_market_at_80x24_shows_everything_that_matters() -> None:
     text = "\n".join(lines)
     for expected in (
         "BTCUSDT", "SYNCHRONIZED", "spread 0.02", "mid 61840.000", "10.0 /s", "43 ms ago", "1009639641",
-        "4998   0.42 %", "5001      all", "resyncs", "20:31:05", "Ctrl-C ends",
+        "4998   0.42 %", "5001      all", "resyncs", "20:31:05", "q ends",
     ):  # fmt: skip
         assert expected in text, expected
 
@@ -158,6 +156,24 @@ def test_the_header_counts_while_markets_synchronize_and_says_so_when_all_have()
     assert "1.2 s" in waiting
     assert "█████▌─────" in waiting
     assert "2 markets in sync" in texts_of(drawn([shot(), shot("ETHUSDT")], SCREEN, 80, 24))[0]
+
+
+def test_a_market_that_has_failed_is_not_waited_for() -> None:
+    shots = [shot(), lost_shot("NOPE", "UNKNOWN_MARKET", SyncState.FAILED)]
+    header = texts_of(drawn(shots, SCREEN, 80, 24))[0]
+    assert "1 market in sync  1 failed" in header
+    assert "synchronizing" not in header
+
+
+def test_what_the_connection_said_last_is_shown_while_there_is_no_book() -> None:
+    lost = lost_shot()
+    lost = lost._replace(
+        status=lost.status._replace(last_error="cannot connect to ws://127.0.0.1:1/stream: " + "x " * 300)
+    )
+    for size in ((80, 24), (40, 20)):
+        text = " ".join(" ".join(line.split()) for line in texts_of(drawn([lost], SCREEN, *size)))
+        assert "cannot connect to" in text
+        assert "GAP" in text
 
 
 def test_an_empty_side_is_shown_as_empty() -> None:
