@@ -69,7 +69,7 @@ MEANING = {
 
 WAITING = {
     SyncState.IDLE: "connecting",
-    SyncState.BUFFERING: "keeping updates, waiting for a snapshot",
+    SyncState.BUFFERING: "waiting for a snapshot that fits",
     SyncState.SYNCHRONIZED: "waiting for deeper levels",
     SyncState.STOPPED: "stopped",
     SyncState.FAILED: "given up: check the spelling",
@@ -89,7 +89,9 @@ def badge(shot: Shot, glyphs: Glyphs) -> Line:
 
 def depth_text(depth: Decimal | None) -> str:
     """Return how far a side is known."""
-    return "all" if depth is None else f"{depth:.2f} %"
+    if depth is None:
+        return "all"
+    return f"{depth:.2f} %" if depth >= Decimal("0.1") else f"{depth:.3f} %"
 
 
 def depths_text(shot: Shot) -> str:

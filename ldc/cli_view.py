@@ -143,8 +143,10 @@ def footer(screen: Screen, width: int, glyphs: Glyphs) -> Line:
 
 
 COLUMNS = ("market", "state", "bid", "ask", "spread", "/s", "age", "known", "resyncs")
+WIDTHS_MIN = {"state": 14, "bid": 12, "ask": 12, "/s": 5, "age": 6}
+"""So that columns do not jump when a market is lost, or a number gets another digit."""
 RIGHT = frozenset({"/s", "age", "known", "resyncs"})
-DROPPED_FIRST = ("known", "spread", "/s", "age", "state", "ask", "resyncs")
+DROPPED_FIRST = ("known", "spread", "/s", "age", "resyncs", "ask", "state")
 """What a narrow screen goes without, in this order."""
 
 
@@ -159,7 +161,8 @@ def table(shots: Sequence[Shot], width: int, height: int, glyphs: Glyphs) -> lis
     cells = {name: column(name, shown, glyphs) for name in COLUMNS}
     names = list(COLUMNS)
     widths = {
-        name: max([len(name), *(sum(width_of(text) for text, _ in cell) for cell in cells[name])]) for name in names
+        name: max([WIDTHS_MIN.get(name, len(name)), *(sum(width_of(text) for text, _ in cell) for cell in cells[name])])
+        for name in names
     }
     for name in DROPPED_FIRST:
         if sum(widths[each] + 2 for each in names) <= width:
@@ -187,9 +190,14 @@ def column(name: str, shots: Sequence[Shot], glyphs: Glyphs) -> list[Line]:
     if name == "market":
         return [[(one_line(shot.status.market), "strong")] for shot in shots]
     if name == "state":
-        return [[*badge(shot, glyphs), (f" {shot.cause}" if shot.cause else "", "dim")] for shot in shots]
-    style = {"bid": "bid", "ask": "ask"}.get(name, "")
-    return [[(text, style)] for text in texts(name, shots)]
+        return [badge(shot, glyphs) for shot in shots]
+    numbers = texts(name, shots)
+    if name == "bid":  # where there is no price, there is room to say why; so no column moves for it
+        return [
+            [(number, "bid") if shot.is_readable else (shot.cause or "", "")]
+            for number, shot in zip(numbers, shots, strict=True)
+        ]
+    return [[(number, "ask" if name == "ask" else "")] for number in numbers]
 
 
 def texts(name: str, shots: Sequence[Shot]) -> list[str]:

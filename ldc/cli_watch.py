@@ -66,8 +66,8 @@ class EventLog(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        self.events.append(self.format(record).splitlines()[0])
+        """Keep its first line, without the update id at its end: there is one on the screen already."""
+        self.events.append(self.format(record).splitlines()[0].partition(" at update id ")[0])
 
 
 def is_live_terminal(stream: TextIO) -> bool:

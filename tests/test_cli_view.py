@@ -141,6 +141,14 @@ def test_prices_of_different_decimals_are_aligned_in_the_table() -> None:
     assert btc.index("61839.99") + len("61839") == doge.index("0.102930") + 1
 
 
+def test_no_column_of_the_table_moves_when_a_market_is_lost() -> None:
+    before = texts_of(drawn([shot("BTCUSDT"), shot("ETHUSDT")], SCREEN, 80, 8))
+    after = texts_of(drawn([shot("BTCUSDT"), lost_shot("ETHUSDT")], SCREEN, 80, 8))
+    assert after[1:3] == before[1:3]
+    assert after[3].split() == ["ETHUSDT", "BUFFERING", "GAP", "10.0", "43", "ms", "2"]
+    assert after[3].index("GAP") == before[3].index("61839.99")
+
+
 def test_when_not_all_fit_the_ones_out_of_sync_are_shown_and_the_rest_is_counted() -> None:
     shots = [*(shot(market) for market in MARKETS[:50]), lost_shot("LOSTUSDT")]
     lines = texts_of(drawn(shots, SCREEN, 80, 24))
