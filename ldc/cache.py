@@ -69,7 +69,7 @@ class DepthCache:
         return error
 
     def _why_failed(self) -> str:
-        said = f" It says: {self._feed.last_error}." if self._feed.last_error else ""
+        said = f" It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else ""
         return f"{self.exchange} does not serve the market {self.market!r}.{said} Check its spelling, and the exchange."
 
     def _raise_if_over(self) -> None:
