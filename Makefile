@@ -20,7 +20,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -88,6 +88,10 @@ bench: $(VENV)/.installed
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/simulate.py $(SEEDS) $(ARGS)
+
+# Prints how long each fault of the embedded exchange takes to be noticed and to be over.
+detect: $(VENV)/.installed
+	$(BIN)/python -P tests/detection_times.py $(ARGS)
 
 mutants: $(VENV)/.installed
 	$(BIN)/python -P tests/mutate.py $(ARGS)

@@ -69,8 +69,9 @@ class DepthCache:
         return error
 
     def _why_failed(self) -> str:
-        said = f" It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else ""
-        return f"{self.exchange} does not serve the market {self.market!r}.{said} Check its spelling, and the exchange."
+        advice = "Check its spelling, and the exchange."
+        said = f"It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else advice
+        return f"{self.exchange} does not serve the market {self.market!r}. {said}"
 
     def _raise_if_over(self) -> None:
         state = self._feed.synchronizer.state
@@ -122,11 +123,16 @@ class DepthCache:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
         return self._feed.signal.wait_for(is_decided, timeout_s)
 
+    def _why_not_readable(self) -> str | None:
+        if self._feed.synchronizer.state is SyncState.FAILED:
+            return self._feed.synchronizer.cause
+        return self.reader.suspended_by or Cause.LEFT_HORIZON
+
     def status(self) -> DepthCacheStatus:
         """Return all there is to know, as an immutable value. O(1)."""
         feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
         readable = self.is_synchronized
-        cause = None if readable else reader.suspended_by or Cause.LEFT_HORIZON
+        cause = None if readable else self._why_not_readable()
         return DepthCacheStatus(
             market=self.market,
             exchange=self.exchange,

@@ -206,7 +206,8 @@ def test_waiting_for_what_does_not_exist_raises():
         with pytest.raises(UnknownMarket, match="NOSUCHUSDT"):
             manager.get_asks("NOSUCHUSDT")
         assert len(exchange.requests_of("NOSUCHUSDT")) == 1
-        assert manager.get_status("NOSUCHUSDT").state is SyncState.FAILED
+        status = manager.get_status("NOSUCHUSDT")
+        assert (status.state, status.cause) == (SyncState.FAILED, Cause.UNKNOWN_MARKET)
 
 
 @pytest.mark.parametrize("wait", ["wait_until_synchronized", "wait_for_update"])
