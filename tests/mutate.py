@@ -263,6 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="how many, drawn by lot; 0: all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first so many of them: to go on")
     parser.add_argument("--only", choices=MODULES, help="of this module only")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
@@ -278,7 +279,9 @@ def main() -> int:
         assert status == 0, (
             f"without a mutant the tests of {module} must pass: {ENDS[os.waitstatus_to_exitcode(status)]}"
         )
-    mutants = chosen((arguments.only,) if arguments.only else MODULES, arguments.count, arguments.seed)
+    mutants = chosen((arguments.only,) if arguments.only else MODULES, arguments.count, arguments.seed)[
+        arguments.skip :
+    ]
     ends: Counter[str] = Counter()
     survivors: list[Mutant] = []
     began = time.monotonic()

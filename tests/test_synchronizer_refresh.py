@@ -164,6 +164,10 @@ def test_the_updates_while_ahead_are_counted_for_each_snapshot(market_at: Market
         assert market.snapshots_dropped() == {"EXPIRED": expired}
 
 
+def test_a_market_without_a_book_has_levels_of_no_limit() -> None:
+    assert market_in(IDLE).synchronizer.refresher.limit == 0
+
+
 def test_a_market_without_a_refresh_has_none_to_give_up(market_at: MarketIn) -> None:
     assert market_at().close().synchronizer.refresher.aborted == 0
 
