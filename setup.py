@@ -50,7 +50,8 @@ DIRECTIVES = {
 
 MACROS = {
     "release": [],
-    "checked": [("LDC_CHECKED", "1")],
+    # LDC_PORTABLE: what processors without SSE2 run, so that it is tried somewhere; "sanitize" tries the rest.
+    "checked": [("LDC_CHECKED", "1"), ("LDC_PORTABLE", "1")],
     # With sys.monitoring, which Cython would prefer on 3.13, coverage sees no line of a .pyx.
     "trace": [("LDC_CHECKED", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")],
     "sanitize": [("LDC_CHECKED", "1")],

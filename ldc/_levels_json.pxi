@@ -1,15 +1,17 @@
 # The levels of a message, from text to integers.
 #
-# Rule: levels are read twice as carefully as they are read fast. `read_levels_fast` knows one form, the one that venues
-# send: no white space, no escapes, at most 8 decimals and no more than the book's scale. It judges nothing: at anything
-# else it gives up, and `read_levels_wide` reads that array from its start, with every form that JSON allows and every
-# reason to refuse. What is read goes to arrays that belong to the message; no book is touched here.
+# Rule: what is fast judges nothing. `usual_level` knows one form, the one that venues send: no white space, no escapes,
+# up to 8 digits, a point, and as many decimals as the level before had. At anything else it gives up, and `fast_level`
+# reads that level: up to 15 digits, and up to 8 decimals. Where that gives up, `read_levels_wide` reads the array from
+# its start, with every form that JSON allows and every reason to refuse. What is read goes to arrays that belong to the
+# message; no book is touched here.
 
 cdef enum:
     MESSAGE_LEVELS_LIMIT = 100000   # both sides together; more are refused
     DECIMALS_LIMIT = 18             # 10**18 is the last power of ten in int64
     STACK_LEVELS = 512              # a side of an update that fits needs no allocation (real ones: p99 200, max 900)
     FAST_LEVEL_BYTES = 64           # what reading one level may look at: 2 x (15 + 1 + 8) characters and punctuation
+    BYTES_BEFORE = 5                # and what it may look at before it; what comes before the first level is longer
 
 cdef struct WideLevel:
     # Numbers each at their own decimals, without the trailing zeros of the fraction.
@@ -57,13 +59,73 @@ cdef int side_grow(Cursor* c, Side* side) noexcept nogil:
 
 # ----------------------------------------------------------------------------------------------- levels, fast
 
-cdef struct Shape:
-    # How many digits the last number had; the next one is guessed to have as many (see `ldc_guessed`).
-    int32_t whole
-    int32_t fraction
+cdef struct Form:
+    # How the numbers of a column are printed: as the level before had it.
+    int32_t decimals
+    int32_t tail                # characters from the point on; 0 without decimals
+    char point                  # what stands at `tail` before the end of the string: the point, or its closing quote
+    int64_t unit                # 10**decimals
+    int64_t lift                # 10**(scale - decimals)
 
 
-cdef inline const char* fast_number(const char* p, int32_t scale, Shape* shape, int64_t* value) noexcept nogil:
+cdef inline bint form_set(Form* form, int32_t scale, int32_t decimals) noexcept nogil:
+    """Expect numbers with so many decimals. False: `usual_level` is not for them."""
+    # With 8 digits before the point, any number of at most 10 decimals fits int64.
+    cdef bint fits = decimals <= 8 and decimals <= scale <= 10
+    if not fits:
+        scale = decimals = 0
+    form.decimals = decimals
+    form.tail = decimals + 1 if decimals > 0 else 0
+    form.point = c'.' if decimals > 0 else c'"'
+    form.unit = POW10[decimals]
+    form.lift = POW10[scale - decimals]
+    return fits
+
+
+cdef inline const char* usual_level(
+    const char* p, const Form* price_form, const Form* quantity_form, Level* level
+) noexcept nogil:
+    """Read a level of the form expected, and return what is behind its `]`; NULL: it is another form.
+
+    It has at most 41 bytes. The quotes are found in 48 at once, so that it is known at once where the level ends:
+    reading the next one can begin before the numbers of this one are made.
+    """
+    cdef const char* text[4]
+    cdef int32_t count[4]
+    cdef uint32_t number[4]
+    cdef uint64_t quotes = quotes48(p) & ~<uint64_t>3
+    cdef uint64_t last = quotes & (quotes - 1)
+    cdef const char* price_end
+    cdef const char* quantity_end
+    last &= last - 1
+    if last == 0:
+        return NULL
+    price_end = p + lowest_bit(quotes)
+    quantity_end = p + lowest_bit(last)
+    if memcmp(p, b'["', 2) != 0 or memcmp(price_end, b'","', 3) != 0 or memcmp(quantity_end, b'"]', 2) != 0:
+        return NULL
+    count[0] = <int32_t>(price_end - p) - 2 - price_form.tail
+    count[2] = <int32_t>(quantity_end - price_end) - 3 - quantity_form.tail
+    if not (1 <= count[0] <= 8 and 1 <= count[2] <= 8):
+        return NULL
+    if (price_end - price_form.tail)[0] != price_form.point:
+        return NULL
+    if (quantity_end - quantity_form.tail)[0] != quantity_form.point:
+        return NULL
+    count[1] = price_form.decimals
+    count[3] = quantity_form.decimals
+    text[0] = price_end - price_form.tail - 8
+    text[1] = price_end - 8
+    text[2] = quantity_end - quantity_form.tail - 8
+    text[3] = quantity_end - 8
+    if four_numbers(text, count, number):
+        return NULL
+    level.price = (<int64_t>number[0] * price_form.unit + <int64_t>number[1]) * price_form.lift
+    level.quantity = (<int64_t>number[2] * quantity_form.unit + <int64_t>number[3]) * quantity_form.lift
+    return quantity_end + 2
+
+
+cdef const char* fast_number(const char* p, int32_t scale, int32_t* decimals, int64_t* value) noexcept nogil:
     """Read a price or quantity and its closing quote, as units of 10**-scale; NULL when it is not of the usual form.
 
     Up to 15 digits before the point and 8 after it, eight at a time. Whatever might not fit int64 is left to the
@@ -74,10 +136,9 @@ cdef inline const char* fast_number(const char* p, int32_t scale, Shape* shape, 
     cdef int64_t total
     cdef int32_t count
     if stop != 0:
-        count = guessed(shape.whole, first_byte(stop))
+        count = first_byte(stop)
         if count == 0:
             return NULL
-        shape.whole = count
         total = <int64_t>eight_digits(digits << (64 - 8 * count))
         p += count
     else:
@@ -91,22 +152,23 @@ cdef inline const char* fast_number(const char* p, int32_t scale, Shape* shape, 
         if count != 0:
             total = total * POW10[count] + <int64_t>eight_digits(digits << (64 - 8 * count))
             p += count
+    decimals[0] = 0
     if p[0] == c'.':
         digits = load8(p + 1) ^ ASCII_ZEROS
         stop = non_digits(digits)
         if stop == 0:
             count = 8
         else:
-            count = guessed(shape.fraction, first_byte(stop))
+            count = first_byte(stop)
             if count == 0:
                 return NULL
-            shape.fraction = count
             digits <<= 64 - 8 * count
         if total > FITS_BEFORE[count]:
             return NULL
         total = total * POW10[count] + <int64_t>eight_digits(digits)
         p += count + 1
         scale -= count
+        decimals[0] = count
     if p[0] != c'"':
         return NULL
     if scale != 0:
@@ -117,48 +179,72 @@ cdef inline const char* fast_number(const char* p, int32_t scale, Shape* shape, 
     return p + 1
 
 
+cdef const char* fast_level(
+    const char* p, int32_t price_scale, int32_t quantity_scale, int32_t* price_decimals, int32_t* quantity_decimals,
+    Level* level
+) noexcept nogil:
+    """Read a level with `fast_number`, and return what is behind its `]`; NULL: it is for the careful reader."""
+    if p[0] != c'[' or p[1] != c'"':
+        return NULL
+    p = fast_number(p + 2, price_scale, price_decimals, &level.price)
+    if p == NULL or p[0] != c',' or p[1] != c'"':
+        return NULL
+    p = fast_number(p + 2, quantity_scale, quantity_decimals, &level.quantity)
+    if p == NULL or p[0] != c']':
+        return NULL
+    return p + 1
+
+
 cdef const char* fast_levels(
     Cursor* c, const char* p, const char* last, Side* side, int32_t price_scale, int32_t quantity_scale, bint* ended
 ) noexcept nogil:
     """Read levels while they begin at or before `last`; return where to go on, or NULL. `ended`: the `]` was read."""
-    cdef Shape price_shape = Shape(whole=5, fraction=2)
-    cdef Shape quantity_shape = Shape(whole=1, fraction=3)
-    cdef int64_t price = 0, quantity = 0
-    cdef int64_t before = side.levels[side.count - 1].price if side.count != 0 else 0
-    cdef bint is_rising = side.is_rising, is_falling = side.is_falling
+    cdef Form price_form, quantity_form
+    cdef int32_t price_decimals = 0, quantity_decimals = 0, count = side.count
+    cdef int64_t before = side.levels[count - 1].price if count != 0 else 0
+    cdef int64_t not_rising = 0, not_falling = 0    # negative: a price did not rise, or fall
+    cdef bint is_usual
+    cdef Level* level
+    cdef const char* next_level
+    # Venues print all decimals that they have, so a book has the scales at which they print.
+    is_usual = form_set(&price_form, price_scale, price_scale)
+    is_usual &= form_set(&quantity_form, quantity_scale, quantity_scale)
     while p <= last:
-        if p[0] != c'[' or p[1] != c'"':
-            return NULL
-        p = fast_number(p + 2, price_scale, &price_shape, &price)
-        if p == NULL or p[0] != c',' or p[1] != c'"':
-            return NULL
-        p = fast_number(p + 2, quantity_scale, &quantity_shape, &quantity)
-        if p == NULL or p[0] != c']':
-            return NULL
-        if side.count == side.capacity and side_grow(c, side) < 0:
-            return NULL
-        if side.count != 0:
-            is_rising &= price > before
-            is_falling &= price < before
-        before = price
-        side.levels[side.count].price = price
-        side.levels[side.count].quantity = quantity
-        side.count += 1
-        if p[1] == c']':
+        if count == side.capacity:
+            side.count = count
+            if side_grow(c, side) < 0:
+                return NULL
+        level = &side.levels[count]
+        next_level = usual_level(p, &price_form, &quantity_form, level) if is_usual else NULL
+        if next_level == NULL:
+            next_level = fast_level(p, price_scale, quantity_scale, &price_decimals, &quantity_decimals, level)
+            if next_level == NULL:
+                return NULL
+            is_usual = form_set(&price_form, price_scale, price_decimals)
+            is_usual &= form_set(&quantity_form, quantity_scale, quantity_decimals)
+        p = next_level
+        if count != 0:
+            # Neither overflows: no price is negative.
+            not_rising |= level.price - before - 1
+            not_falling |= before - level.price - 1
+        before = level.price
+        count += 1
+        if p[0] != c',':
+            if p[0] != c']':
+                return NULL
             ended[0] = True
-            p += 2
+            p += 1
             break
-        if p[1] != c',':
-            return NULL
-        p += 2
-    side.is_rising = is_rising
-    side.is_falling = is_falling
+        p += 1
+    side.count = count
+    side.is_rising &= not_rising >= 0
+    side.is_falling &= not_falling >= 0
     return p
 
 
 cdef bint read_levels_fast(Cursor* c, Side* side, int32_t price_scale, int32_t quantity_scale) noexcept nogil:
     """Read an array of levels of the usual form. False: it is not, and the cursor has not moved."""
-    cdef char tail[2 * FAST_LEVEL_BYTES]
+    cdef char tail[BYTES_BEFORE + 2 * FAST_LEVEL_BYTES]
     cdef const char* p = c.p + 1
     cdef const char* q
     cdef size_t left
@@ -172,13 +258,14 @@ cdef bint read_levels_fast(Cursor* c, Side* side, int32_t price_scale, int32_t q
             return False
     if not ended:
         # Near the end of the message the reader could look past it: it goes on in a copy with room behind.
-        left = <size_t>(c.end - p)
-        memcpy(tail, p, left)
+        left = <size_t>(c.end - p) + BYTES_BEFORE
+        memcpy(tail, p - BYTES_BEFORE, left)
         memset(tail + left, 0, sizeof(tail) - left)
-        q = fast_levels(c, tail, tail + FAST_LEVEL_BYTES, side, price_scale, quantity_scale, &ended)
+        q = tail + BYTES_BEFORE
+        q = fast_levels(c, q, q + FAST_LEVEL_BYTES, side, price_scale, quantity_scale, &ended)
         if q == NULL or not ended:
             return False
-        p += q - tail
+        p += q - (tail + BYTES_BEFORE)
     c.p = p
     return True
 

@@ -11,6 +11,12 @@ cdef extern from *:
     #include <intrin.h>
     #endif
 
+    /* Every x86-64 has SSE2. LDC_PORTABLE leaves it out: the builds that check try what other processors run. */
+    #if (defined(__SSE2__) || defined(_M_X64)) && !defined(LDC_PORTABLE)
+    #define LDC_SSE2 1
+    #include <emmintrin.h>
+    #endif
+
     #if PY_VERSION_HEX >= 0x030D0000
     typedef PyMutex ldc_mutex;
     #define ldc_mutex_lock(mutex) PyMutex_Lock(mutex)
@@ -67,23 +73,79 @@ cdef extern from *:
         return (marks | word) & LDC_HIGHS;
     }
 
-    /* A guess, put right: the same as `found`, but where `guess` was right nothing that follows waits for `found`.
-     * Numbers in a message have the same shape again and again. Were the place of the next one computed from the
-     * length found for this one, each would wait for the one before; so the length is guessed, and the processor goes
-     * on while it checks the guess. The empty assembler statement keeps compilers from seeing that both are equal. */
-    static inline int ldc_guessed(int guess, int found) {
-        if (found != guess) {
-    #if defined(__GNUC__)
-            __asm__ volatile("" : "+r"(found));
+    /* The index of the lowest bit that is set; there is one. */
+    static inline int ldc_lowest_bit(uint64_t bits) {
+    #if defined(_MSC_VER)
+        unsigned long index;
+        _BitScanForward64(&index, bits);
+        return (int)index;
+    #else
+        return __builtin_ctzll(bits);
     #endif
-            return found;
-        }
-        return guess;
     }
 
-    /* Set a flag and return what it was, as one step for all threads. */
+    /* Which of 48 bytes are '"': bit i stands for p[i]. */
+    static inline uint64_t ldc_quotes48(const char *p) {
+        uint64_t quotes = 0;
+    #if defined(LDC_SSE2)
+        const __m128i quote = _mm_set1_epi8('"');
+        for (int i = 0; i < 48; i += 16) {
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(p + i));
+            quotes |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, quote)) << i;
+        }
+    #else
+        for (int i = 0; i < 48; i += 8) {
+            uint64_t other = ldc_load8(p + i) ^ (LDC_ONES * 0x22);
+            uint64_t marks = ~(((other & ~LDC_HIGHS) + ~LDC_HIGHS) | other) & LDC_HIGHS;
+            quotes |= (((marks >> 7) * 0x0102040810204080ULL) >> 56) << i;
+        }
+    #endif
+        return quotes;
+    }
+
+    /* The last n of eight bytes, as a mask for what ldc_load8 returns. */
+    static const uint64_t LDC_LAST_BYTES[9] = {
+        0, 0xFF00000000000000ULL, 0xFFFF000000000000ULL, 0xFFFFFF0000000000ULL, 0xFFFFFFFF00000000ULL,
+        0xFFFFFFFFFF000000ULL, 0xFFFFFFFFFFFF0000ULL, 0xFFFFFFFFFFFFFF00ULL, 0xFFFFFFFFFFFFFFFFULL};
+
+    /* Four numbers: of the eight bytes at each `text` the last `count`, 0 to 8. Returns 0 if all are digits. */
+    static inline int ldc_four_numbers(const char *const text[4], const int32_t count[4], uint32_t number[4]) {
+    #if defined(LDC_SSE2)
+        /* Two digits to a number of 16 bits, two of these to one of 32, and once more. */
+        __m128i part[2], wrong = _mm_setzero_si128();
+        for (int i = 0; i < 2; i++) {
+            __m128i bytes = _mm_unpacklo_epi64(
+                _mm_loadl_epi64((const __m128i *)text[2 * i]), _mm_loadl_epi64((const __m128i *)text[2 * i + 1]));
+            __m128i mask = _mm_unpacklo_epi64(
+                _mm_loadl_epi64((const __m128i *)&LDC_LAST_BYTES[count[2 * i]]),
+                _mm_loadl_epi64((const __m128i *)&LDC_LAST_BYTES[count[2 * i + 1]]));
+            __m128i digits = _mm_and_si128(_mm_xor_si128(bytes, _mm_set1_epi8('0')), mask);
+            wrong = _mm_or_si128(wrong, _mm_or_si128(_mm_add_epi8(digits, _mm_set1_epi8(0x76)), digits));
+            __m128i tens = _mm_mullo_epi16(_mm_and_si128(digits, _mm_set1_epi16(0xFF)), _mm_set1_epi16(10));
+            __m128i pairs = _mm_add_epi16(tens, _mm_srli_epi16(digits, 8));
+            part[i] = _mm_madd_epi16(pairs, _mm_set1_epi32(100 | 1 << 16));
+        }
+        __m128i fours = _mm_packs_epi32(part[0], part[1]);
+        _mm_storeu_si128((__m128i *)number, _mm_madd_epi16(fours, _mm_set1_epi32(10000 | 1 << 16)));
+        return _mm_movemask_epi8(wrong);
+    #else
+        uint64_t wrong = 0;
+        for (int i = 0; i < 4; i++) {
+            uint64_t digits = (ldc_load8(text[i]) ^ (LDC_ONES * 0x30)) & LDC_LAST_BYTES[count[i]];
+            wrong |= ldc_non_digits(digits);
+            number[i] = (uint32_t)ldc_eight_digits(digits);
+        }
+        return wrong != 0;
+    #endif
+    }
+
+    /* Set a flag and return what it was, as one step for all threads. With a GIL it is one anyway. */
     static inline int ldc_exchange(int *flag, int value) {
-    #if defined(_MSC_VER)
+    #if !defined(Py_GIL_DISABLED)
+        int before = *flag;
+        *flag = value;
+        return before;
+    #elif defined(_MSC_VER)
         return (int)_InterlockedExchange((volatile long *)flag, (long)value);
     #else
         return __atomic_exchange_n(flag, value, __ATOMIC_ACQ_REL);
@@ -145,7 +207,9 @@ cdef extern from *:
     uint64_t non_digits "ldc_non_digits"(uint64_t digits) noexcept nogil
     uint64_t eight_digits "ldc_eight_digits"(uint64_t digits) noexcept nogil
     uint64_t string_stops "ldc_string_stops"(uint64_t word) noexcept nogil
-    int32_t guessed "ldc_guessed"(int32_t guess, int32_t found) noexcept nogil
+    int32_t lowest_bit "ldc_lowest_bit"(uint64_t bits) noexcept nogil
+    uint64_t quotes48 "ldc_quotes48"(const char* p) noexcept nogil
+    bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
     int exchange "ldc_exchange"(int* flag, int value) noexcept nogil
     void* malloc "ldc_malloc"(size_t size) noexcept nogil
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
@@ -154,4 +218,6 @@ cdef extern from *:
     const int64_t POW10 "LDC_POW10"[19]
     const int64_t FITS_BEFORE "LDC_FITS_BEFORE"[19]
     const double POW10_DOUBLE "LDC_POW10_DOUBLE"[19]
+    const uint64_t LETTER_KEY "0x3A2200222CULL"                 # ,"x": as `load8` returns it
+    const uint64_t LETTER_KEY_MASK "0xFFFF00FFFFULL"
     const uint64_t ASCII_ZEROS "0x3030303030303030ULL"

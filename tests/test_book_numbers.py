@@ -1,8 +1,10 @@
 """Which texts are prices and quantities, the scales of a book, and the numbers that come out of it, which are exact."""
 
 import decimal
+import re
 from decimal import Decimal
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -295,3 +297,55 @@ def test_a_bare_json_number_is_no_price(books: ModuleType) -> None:
     for level in ([1, "1"], ["1", 1], [1.5, "1"], ["1", None], [True, "1"]):
         with pytest.raises(MalformedMessage):
             loaded_book(books).apply(dumps({"U": 101, "u": 101, "b": [level], "a": []}))
+
+
+@pytest.mark.parametrize("price_decimals", [0, 1, 2, 8, 9, 10, 11])
+@pytest.mark.parametrize("quantity_decimals", [0, 3, 8, 10])
+def test_levels_are_exact_however_long_their_numbers_are(
+    books: ModuleType, price_decimals: int, quantity_decimals: int
+) -> None:
+    """Every number of digits before the point, printed with all decimals of the book, with fewer, and in turn."""
+    snapshot = make_snapshot(bids=[(printed("3", price_decimals), printed("7", quantity_decimals))])
+    for decimals in (price_decimals, price_decimals // 2):
+        for quantity_digits in range(1, 8 + 1 if quantity_decimals == 10 else 10 + 1):
+            book = books.OrderBook("spot")
+            book.load_snapshot(snapshot)
+            expected = held_bids(book)
+            changes = []
+            for digits in (*range(1, 8 + 1), 5, 1):
+                price = printed("1234567890"[:digits], decimals if digits % 2 else price_decimals)
+                quantity = printed("9876543210"[:quantity_digits], quantity_decimals)
+                changes.append((price, quantity))
+                expected[Decimal(price)] = Decimal(quantity)
+            assert book.apply(make_update(101, bids=changes)) is Verdict.APPLIED
+            assert held_bids(book) == expected
+
+
+def held_bids(book: Any) -> dict[Decimal, Decimal]:
+    return {Decimal(price): Decimal(quantity) for price, quantity in exact_bids(book)}
+
+
+def printed(whole: str, decimals: int) -> str:
+    return f"{whole}.{'4725836190123'[:decimals]}" if decimals else whole
+
+
+@pytest.mark.parametrize("damaged", '"[],.0:/;eE-+ \\\x00\x7fé')
+@pytest.mark.parametrize("levels", [1, 6])
+def test_no_byte_of_a_level_can_be_another_one(books: ModuleType, damaged: str, levels: int) -> None:
+    """Wherever a byte is replaced, the update is what the decimals that are left say, or it is refused."""
+    level = '["1234.50","0.250"]'
+    for at in range(len(level)):
+        changed = level[:at] + damaged + level[at + 1 :]
+        book = loaded_book(books, bids=[("1234.50", "1.000")], asks=[])
+        before = everything_but_counters(book)
+        others = ",".join(f'["{number}.50","0.250"]' for number in range(2000, 2000 + levels))
+        update = f'{{"e":"depthUpdate","E":1,"s":"X","U":101,"u":101,"b":[{changed},{others}],"a":[]}}'
+        pieces = changed.split('"')
+        texts = [pieces[0], pieces[2], pieces[-1]] == ["[", ",", "]"] and len(pieces) == 5 and (pieces[1], pieces[3])
+        if texts and all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) for text in texts):
+            assert book.apply(update.encode()) is Verdict.APPLIED
+            assert held_bids(book)[Decimal(texts[0])] == Decimal(texts[1])
+        else:
+            with pytest.raises(MalformedMessage):
+                book.apply(update.encode())
+            assert everything_but_counters(book) == before
