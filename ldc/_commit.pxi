@@ -122,7 +122,8 @@ cdef int settle(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcep
             return -1
         if side_settle(c, &m.asks, settled.price_steps, settled.quantity_steps, price_scale, quantity_scale, True) < 0:
             return -1
-    settled.saturated = count_saturated(&m.bids) + count_saturated(&m.asks)
+        # Only the careful reader reads a quantity of 2**63 - 1.
+        settled.saturated = count_saturated(&m.bids) + count_saturated(&m.asks)
     settled.repeated = count_repeats(c, &m.bids)
     if settled.repeated >= 0:
         settled.repeated += count_repeats(c, &m.asks)

@@ -32,7 +32,9 @@ cdef inline int fail(Cursor* c, const char* problem) noexcept nogil:
 
 
 cdef inline void skip_space(Cursor* c) noexcept nogil:
-    while c.p < c.end and (c.p[0] == c' ' or c.p[0] == c'\n' or c.p[0] == c'\r' or c.p[0] == c'\t'):
+    # The first comparison settles it for most: nothing but white space is left to be skipped at or below a space.
+    while c.p < c.end and c.p[0] <= c' ' and (
+            c.p[0] == c' ' or c.p[0] == c'\n' or c.p[0] == c'\r' or c.p[0] == c'\t'):
         c.p += 1
 
 
@@ -238,17 +240,10 @@ cdef inline const char* fast_integer(const char* p, int64_t* value) noexcept nog
     return p
 
 
-cdef NumberKind scan_number(Cursor* c, int64_t* value) noexcept nogil:
-    """Step over a number of any length; `value` is set if it is an integer that fits int64."""
+cdef NumberKind scan_any_number(Cursor* c, int64_t* value) noexcept nogil:
     cdef bint negative = False, fits = True, is_integer = True
     cdef uint64_t total = 0, limit
     cdef const char* begin
-    cdef const char* fast
-    if c.end - c.p >= SLACK_BYTES:
-        fast = fast_integer(c.p, value)
-        if fast != NULL:
-            c.p = fast
-            return NUMBER_INTEGER
     if c.p < c.end and c.p[0] == c'-':
         negative = True
         c.p += 1
@@ -286,6 +281,17 @@ cdef NumberKind scan_number(Cursor* c, int64_t* value) noexcept nogil:
         return NUMBER_OTHER
     value[0] = <int64_t>(0 - total) if negative else <int64_t>total
     return NUMBER_INTEGER
+
+
+cdef inline NumberKind scan_number(Cursor* c, int64_t* value) noexcept nogil:
+    """Step over a number of any length; `value` is set if it is an integer that fits int64."""
+    cdef const char* fast
+    if c.end - c.p >= SLACK_BYTES:
+        fast = fast_integer(c.p, value)
+        if fast != NULL:
+            c.p = fast
+            return NUMBER_INTEGER
+    return scan_any_number(c, value)
 
 
 # ----------------------------------------------------------------------------------------------- values and keys
@@ -365,11 +371,27 @@ cdef int skip_value(Cursor* c, int32_t depth) noexcept nogil:
                 return fail(c, b"a comma or a closing bracket was expected")
 
 
-cdef int next_key(Cursor* c, bint* is_first, Text* key) noexcept nogil:
+cdef inline bint at_letter_key(const char* p) noexcept nogil:
+    """Whether eight bytes are `,"x":` with any letter, and a value behind without white space before it."""
+    cdef char letter = p[2] | 32
+    return load8(p) & LETTER_KEY_MASK == LETTER_KEY and c'a' <= letter <= c'z' and p[5] > c' '
+
+
+cdef inline int next_key(Cursor* c, bint* is_first, Text* key) noexcept nogil:
     """Step to the value of an object's next key: 1, or 0 at its end (stepped over), or -1.
 
     The cursor stands behind `{` (and `is_first` is true) or behind a value.
     """
+    if not is_first[0] and c.end - c.p >= 8 and at_letter_key(c.p):
+        key.start = c.p + 2
+        key.length = 1
+        key.has_escapes = False
+        c.p += 5
+        return 1
+    return next_any_key(c, is_first, key)
+
+
+cdef int next_any_key(Cursor* c, bint* is_first, Text* key) noexcept nogil:
     skip_space(c)
     if c.p < c.end and c.p[0] == c'}':
         c.p += 1

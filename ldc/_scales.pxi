@@ -160,11 +160,15 @@ cdef str units_text(int64_t units, int32_t decimals):
     return digits[:-decimals] + "." + digits[-decimals:]
 
 
+cdef double units_float_by_text(int64_t units, int32_t decimals) except? -1.0:
+    return float(units_text(units, decimals))
+
+
 cdef inline double units_float(int64_t units, int32_t decimals) except? -1.0:
     """Return exactly float(text). Up to 2**53 both operands are exact, so that the division rounds once, correctly."""
     if units <= 9007199254740992:
         return <double>units / POW10_DOUBLE[decimals]
-    return float(units_text(units, decimals))
+    return units_float_by_text(units, decimals)
 
 
 cdef inline object units_number(int64_t units, int32_t decimals, NumberType number):
