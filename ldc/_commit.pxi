@@ -131,7 +131,7 @@ cdef int settle(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcep
 
 
 cdef void keep_header(HeaderCopy* header, const Message* m) noexcept nogil:
-    """Remember what an update said of itself; `text` has room."""
+    """Remember what an update said of itself; `text` has room, and is NULL if there never was any text."""
     header.is_set = True
     header.has_event = m.has_event
     header.has_stream = m.has_stream
@@ -144,10 +144,12 @@ cdef void keep_header(HeaderCopy* header, const Message* m) noexcept nogil:
     header.stream.length = header.symbol.length = 0
     if m.has_stream:
         header.stream = m.stream
-        memcpy(header.text, m.stream.start, m.stream.length)
+        if m.stream.length != 0:
+            memcpy(header.text, m.stream.start, m.stream.length)
     if m.has_symbol:
         header.symbol = m.symbol
-        memcpy(header.text + header.stream.length, m.symbol.start, m.symbol.length)
+        if m.symbol.length != 0:
+            memcpy(header.text + header.stream.length, m.symbol.start, m.symbol.length)
 
 
 cdef inline bint is_crossed(const Ladder* bids, const Ladder* asks) noexcept nogil:

@@ -6,7 +6,7 @@ import pytest
 
 from ldc.errors import MalformedMessage
 from ldc.values import Header
-from messages import dumps, make_update
+from messages import dumps, make_snapshot, make_update
 
 NOTHING = Header(None, None, None, None, None, None, None)
 
@@ -109,3 +109,8 @@ def test_what_follows_an_empty_event_needs_its_comma(books: ModuleType) -> None:
     for payload in (b'{"data":{}"stream":"x"}', b'{"data":{} "x":1}', b'{"data":{},}', b'{"data":{},,"x":1}'):
         with pytest.raises(MalformedMessage):
             books.read_header(payload)
+def test_empty_texts_are_texts(books: ModuleType) -> None:
+    book = books.OrderBook("spot")
+    book.load_snapshot(make_snapshot())
+    book.apply(make_update(101, stream="", s=""))
+    assert (book.last_header.stream, book.last_header.symbol) == ("", "")
