@@ -109,6 +109,8 @@ def test_what_follows_an_empty_event_needs_its_comma(books: ModuleType) -> None:
     for payload in (b'{"data":{}"stream":"x"}', b'{"data":{} "x":1}', b'{"data":{},}', b'{"data":{},,"x":1}'):
         with pytest.raises(MalformedMessage):
             books.read_header(payload)
+
+
 def test_empty_texts_are_texts(books: ModuleType) -> None:
     book = books.OrderBook("spot")
     book.load_snapshot(make_snapshot())
