@@ -89,6 +89,11 @@ SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/simulate.py $(SEEDS) $(ARGS)
 
+# Recordings looped at twenty times their speed, a fault a minute. LDC_CAPTURES=folder names them.
+MINUTES ?= 60
+soak: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -P tests/soak.py --minutes $(MINUTES) $(ARGS)
+
 # Prints how long each fault of the embedded exchange takes to be noticed and to be over.
 detect: $(VENV)/.installed
 	$(BIN)/python -P tests/detection_times.py $(ARGS)
