@@ -1,6 +1,7 @@
 """The frame reader: what RFC 6455 allows comes out whole, what it forbids is refused, and nothing grows without end."""
 
 import itertools
+import tracemalloc
 from types import ModuleType
 from typing import Any
 
@@ -387,3 +388,38 @@ def test_both_readers_do_the_same(both_books, sent, cuts):
 
     first, second = map(run, both_books)
     assert first == second
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1_000, 65_536, 1_000_000])
+def test_a_peer_that_never_ends_a_message_costs_the_limit_and_little_more(readers, piece_bytes):
+    limit = 4 * 1024 * 1024
+    reader = readers.FrameReader(limit)
+    begin, following = (frame(b"x" * piece_bytes, opcode, fin=False) for opcode in (TEXT, CONTINUATION))
+
+    def receive_for_ever() -> None:
+        for piece in itertools.chain([begin], itertools.repeat(following)):
+            events(reader, piece)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError) as caught:
+            receive_for_ever()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.close_code == 1009
+    # What is kept, the frame that is being received, and the buffer doubled for it.
+    assert most < limit + 4 * piece_bytes + 4 * frames.RECEIVE_BYTES
+
+
+@pytest.mark.parametrize("length", [2**62, 2**63, 2**64 - 1, frames.MESSAGE_BYTES_MAX + 1])
+def test_a_length_that_is_only_claimed_costs_nothing(readers, length):
+    reader = readers.FrameReader()
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError):
+            events(reader, frame(b"", length=length))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100_000

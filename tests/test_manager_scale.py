@@ -95,14 +95,21 @@ def open_descriptors() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted here")
-def test_200_starts_and_stops_leave_no_thread_descriptor_or_socket():
+def test_starts_and_stops_leave_no_thread_descriptor_or_socket():
+    """200 of them, or LDC_CYCLES. The process may open 300 connections to one address in five minutes."""
+    for first in range(0, int(os.environ.get("LDC_CYCLES", "200")), 200):
+        start_and_stop_200_times(first)
+
+
+def start_and_stop_200_times(first: int) -> None:
     with LoopbackExchange() as exchange:
         for market in MARKETS[:3]:
             exchange.add_market(market)
 
         def cycle(number: int) -> None:
-            # Mostly one connection a cycle: the process may open 300 in five minutes.
-            manager = BinanceLocalDepthCacheManager(**exchange.uris, markets_per_connection=1 if number < 10 else 100)
+            manager = BinanceLocalDepthCacheManager(
+                **exchange.uris, markets_per_connection=1 if number % 20 == 0 else 100
+            )
             manager.create_depth_cache(MARKETS[:3])
             if number % 4 == 0:
                 stream = exchange.stream(MARKETS[0])
@@ -123,7 +130,7 @@ def test_200_starts_and_stops_leave_no_thread_descriptor_or_socket():
         cycle(0)
         eventually(is_quiet, "the end of the first cycle")
         descriptors, threads = open_descriptors(), threading.active_count()
-        for number in range(1, 201):
+        for number in range(first + 1, first + 201):
             cycle(number)
         eventually(is_quiet, "the end of all cycles")
         eventually(lambda: open_descriptors() <= descriptors, f"{descriptors} descriptors again")
