@@ -16,7 +16,7 @@ from decimal import Decimal
 from itertools import count
 from typing import Any, Self
 
-from ldc import manager_parts
+from ldc import manager_former, manager_parts
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.cache import DepthCache
@@ -54,7 +54,7 @@ _EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whos
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 
-class BinanceLocalDepthCacheManager:
+class BinanceLocalDepthCacheManager(manager_former.FormerNames):
     """Keeps exact local copies of an exchange's order books.
 
     Args:
@@ -366,12 +366,12 @@ class BinanceLocalDepthCacheManager:
         python = f"{platform.python_implementation()} {platform.python_version()}"
         return f"binance-local-depth-cache/{__version__} ({IMPLEMENTATION}; {python})"
 
-    def print_summary(self) -> None:
-        """Print a table of all depth caches to standard output. The only method that prints."""
+    def print_summary(self, add_string: str | None = None, footer: str | None = None, title: str | None = None) -> None:
+        """Print a table of all depth caches to standard output, with these texts. The only method that prints."""
         with self._lock:
             caches = list(self._caches.values())
-        about = f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
-        print(manager_parts.summary(about, [cache.status() for cache in caches]))  # tidy: allow print
+        title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
+        print(manager_parts.summary(title, [cache.status() for cache in caches], add_string, footer))
 
     # ------------------------------------------------------------------------------------------ inside
 

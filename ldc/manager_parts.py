@@ -79,15 +79,15 @@ def as_list(markets: str | Iterable[str]) -> list[str]:
     return [markets] if isinstance(markets, str) else list(markets)
 
 
-def summary(title: str, statuses: Iterable[DepthCacheStatus]) -> str:
-    """Return a table of depth caches under a title."""
+def summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None) -> str:
+    """Return a table of depth caches under a title, with more texts below."""
     head = f"{'market':<20} {'state':<13} {'update id':>16} {'bids':>7} {'asks':>7} {'resyncs':>8}  cause"
     lines = (
         f"{each.market:<20} {each.state.value:<13} {each.last_update_id or '-':>16} {each.bid_count:>7} "
         f"{each.ask_count:>7} {sum(each.resyncs.values()):>8}  {each.cause or ''}"
         for each in statuses
     )
-    return "\n".join((title, head, *lines))
+    return "\n".join((title, head, *lines, *filter(None, texts)))
 
 
 def log_state(feed: MarketFeed, change: StateChanged) -> None:
@@ -170,19 +170,29 @@ def launch(venue: Venue) -> Any:
     return launcher(venue)
 
 
-_IGNORED = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams"})
+_LICENCES = ("lucit_api_secret", "lucit_license_ini", "lucit_license_profile", "lucit_license_token")
+_IGNORED = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams", *_LICENCES})
+_NO_CLUSTER = "depth cache clusters are not supported; markets of one manager share a process"
 _REFUSED = {
+    "default_update_interval": "it is called depth_cache_update_interval",
+    "default_websocket_close_timeout": "it is called websocket_close_timeout",
+    "default_websocket_ping_interval": "it is called websocket_ping_interval",
+    "default_websocket_ping_timeout": "it is called websocket_ping_timeout",
+    "ubdcc_address": _NO_CLUSTER,
+    "ubdcc_port": _NO_CLUSTER,
     "ubra_manager": "snapshots need no REST manager; use restful_base_uri, proxy and weight_share",
-    "ubdcc_address": "depth cache clusters are not supported; markets of one manager share a process",
-    "ubdcc_port": "depth cache clusters are not supported; markets of one manager share a process",
+    "ubwa_manager": "streams need no websocket manager; use websocket_base_uri and proxy",
 }
 
 
 def take_former_parameters(former: dict[str, Any]) -> None:
-    """Accept, with a warning, what other libraries' constructors take and ldc has no use for; refuse the rest."""
-    for name in former:
-        if name in _REFUSED:
-            raise ValueError(f"{name} is not accepted: {_REFUSED[name]}")
-        if name not in _IGNORED:
+    """Accept, with a warning, what other libraries' constructors take and ldc has no use for; refuse the rest.
+
+    What is refused is accepted as None or False, which is what it is there when it is not used.
+    """
+    for name, value in former.items():
+        if name not in _IGNORED and name not in _REFUSED:
             raise TypeError(f"BinanceLocalDepthCacheManager() got an unexpected keyword argument {name!r}")
+        if name in _REFUSED and value is not None and value is not False:
+            raise ValueError(f"{name} is not accepted: {_REFUSED[name]}")
         warnings.warn(f"{name} has no meaning in ldc and is ignored", DeprecationWarning, stacklevel=3)

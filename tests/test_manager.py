@@ -580,7 +580,7 @@ def test_parameters_after_the_exchange_are_keyword_only():
         ("restful_base_uri", "ftp://host", "https"),
         ("websocket_base_uri", "ws://host/path", "without a path"),
         ("proxy", "gopher://host", "http://"),
-        ("ubra_manager", None, "restful_base_uri"),
+        ("ubra_manager", object(), "restful_base_uri"),
         ("ubdcc_address", "host", "not supported"),
         ("ubdcc_port", 1, "not supported"),
     ],
