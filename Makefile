@@ -20,7 +20,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -33,6 +33,7 @@ help:
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
+	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
@@ -83,6 +84,24 @@ check: check-warnings check-long check-alone check-checked check-sanitize check-
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python benchmarks/bench_socket.py
+
+# What others have made, in an environment of its own: they need a hundred packages, and some a certain Python.
+PEERS_VENV ?= build/peers-venv
+PEERS_PYTHON ?= $(PYTHON)
+PEERS := unicorn-binance-local-depth-cache python-binance ccxt cryptofeed nautilus_trader hftbacktest sortedcontainers orjson
+$(PEERS_VENV)/.peers:
+	$(PEERS_PYTHON) -m venv --clear $(PEERS_VENV)
+	for peer in $(PEERS); do $(PEERS_VENV)/bin/python -m pip --quiet --disable-pip-version-check install $$peer || \
+		echo "$$peer cannot be installed: it will have no row with numbers" >&2; done
+	@touch $@
+
+$(PEERS_VENV)/.installed: $(PACKAGE) $(PEERS_VENV)/.peers
+	$(PEERS_VENV)/bin/python -m pip --quiet --disable-pip-version-check install .
+	@touch $@
+
+bench-peers: $(PEERS_VENV)/.installed
+	$(PEERS_VENV)/bin/python benchmarks/bench_peers.py --json benchmarks/results/peers.json $(ARGS)
+	$(PEERS_VENV)/bin/python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg
 
 # Add --record to ARGS to make a row of docs/reliability.md out of the result.
 SEEDS ?= 0..9999

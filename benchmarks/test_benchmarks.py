@@ -1,10 +1,15 @@
 """The benchmarks in small: every contender is right, and the program runs to its end. No time is judged here."""
 
+import json
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+import bench_peers
+import bench_peers_check
+import bench_peers_report
 from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
@@ -12,6 +17,8 @@ from bench_recordings import Market, Recording, load_recordings, synthetic_recor
 from bench_simulator import measure as measure_simulator
 from bench_socket import LDC, print_socket_timing, socket_to_book
 from ldc._build import BUILD
+
+PROJECT = Path(__file__).parent.parent
 
 
 def recorded() -> list[Recording]:
@@ -81,3 +88,75 @@ def test_the_embedded_exchange_is_measured() -> None:
     found = measure_simulator("binance.com", markets=4, seconds=0.5, updates_per_second=50, levels=50)
     assert found["windows skipped"] == 0
     assert found["frames read"] > 50
+
+
+def peers_results(rounds: int = 3) -> dict:
+    """What `bench_peers.py` writes, with two peers that need not be installed and one that is wrong."""
+    recording = synthetic_recording(5, 50)
+    options = bench_peers.arguments(["--rounds", str(rounds), "--only", "ldc", "orjson.loads", "sortedcontainers"])
+    results = bench_peers.measure_all(options, [recording])
+    results["peers"]["other"] = {"package": "other", "version": "1.0", "how": "guesses"}
+    results["recordings"][0]["verdicts"]["other"] = {"wrong": "bid 1.0 is missing", "levels compared": 10}
+    return results
+
+
+def test_the_tables_of_the_peers_have_a_row_for_each_and_say_what_is_wrong() -> None:
+    results = json.loads(json.dumps(peers_results()))
+    updates, reads = list(bench_peers_report.rows(results)), list(bench_peers_report.read_rows(results))
+    assert [row[0].split()[0] for row in updates[2:]] == ["ldc", "orjson.loads", "sortedcontainers", "other"]
+    assert updates[2][1].endswith(" us")
+    assert updates[3][1].endswith("x)")
+    assert updates[5][1] == "wrong book"
+    assert [row[0] for row in reads[1:]] == ["ldc", "sortedcontainers"]
+    text = bench_peers_report.markdown(results)
+    assert "bid 1.0 is missing" in text
+    document = f"above\n{bench_peers_report.BEGIN}\nold\n{bench_peers_report.END}\nbelow\n"
+    once = bench_peers_report.insert(document, text)
+    assert once.startswith("above\n")
+    assert once.endswith("\nbelow\n")
+    assert "old" not in once
+    assert bench_peers_report.insert(once, text) == once
+    with pytest.raises(ValueError, match="no lines"):
+        bench_peers_report.insert("no marks", text)
+
+
+def test_the_plot_of_the_peers_has_a_bar_for_each_right_book() -> None:
+    results = peers_results(rounds=1)
+    picture = ElementTree.fromstring(bench_peers_report.plot(results))
+    svg = "{http://www.w3.org/2000/svg}"
+    assert len(picture.findall(f"{svg}rect")) == 3
+    texts = [element.text or "" for element in picture.findall(f"{svg}text")]
+    assert any("wrong book" in text for text in texts)
+    results["recordings"][0]["ns by round"] = {}
+    with pytest.raises(ValueError, match="nothing to plot"):
+        bench_peers_report.plot(results)
+
+
+def test_a_peers_book_is_compared_as_far_as_it_can_know() -> None:
+    [market] = synthetic_recording(5, 100, levels=50).markets
+    right = ({float(p): float(q) for p, q in market.bids.items()}, {float(p): float(q) for p, q in market.asks.items()})
+    judge = bench_peers_check.judge
+    assert judge(right, market, None) == (len(market.bids) + len(market.asks), "")
+    best, worst = max(right[0]), min(right[0])
+    for changed, about in (
+        ({price: held for price, held in right[0].items() if price != best}, "(level 1; 1 of"),
+        (right[0] | {best: 77.0}, "77.0"),
+        (right[0] | {best - 0.0025: 1.0}, "should be missing"),
+        ({price: held for price, held in right[0].items() if price != worst}, f"{worst} is missing"),
+    ):
+        assert about in judge((changed, right[1]), market, None).wrong
+    # A book that is trimmed to 20 levels does not know what stands beyond them, and need not.
+    cuts = bench_peers_check.innermost_cuts(market, 20)
+    kept = ({p: q for p, q in right[0].items() if p > cuts[0]}, {p: q for p, q in right[1].items() if p < cuts[1]})
+    assert judge(kept, market, 20).wrong == ""
+    assert 10 < judge(kept, market, 20).compared <= 40
+    del kept[0][best]
+    assert "(level 1;" in judge(kept, market, 20).wrong
+    assert judge(kept, market, None).wrong != ""
+
+
+def test_the_committed_results_of_the_peers_are_what_the_document_shows() -> None:
+    results = json.loads((PROJECT / "benchmarks/results/peers.json").read_text(encoding="utf-8"))
+    document = (PROJECT / "docs/performance-peers.md").read_text(encoding="utf-8")
+    assert bench_peers_report.insert(document, bench_peers_report.markdown(results)) == document
+    assert (PROJECT / "docs/images/peers.svg").read_text(encoding="utf-8") == bench_peers_report.plot(results)
