@@ -20,7 +20,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -33,7 +33,7 @@ help:
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
-	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
+@echo "make bench-peers install other libraries' books into build/peers-venv, and measure beside them" docs the documentation as a site, in build/site; open index.html there"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
@@ -58,6 +58,11 @@ $(VENV)/.build-tools: pyproject.toml | $(VENV)/.created
 $(VENV)/.lint-tools: pyproject.toml | $(VENV)/.build-tools
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/lint-tools.txt
 	$(PIP) install -r $(VENV)/lint-tools.txt
+	@touch $@
+
+$(VENV)/.docs-tools: pyproject.toml | $(VENV)/.build-tools
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)/docs-tools.txt
+	$(PIP) install -r $(VENV)/docs-tools.txt
 	@touch $@
 
 $(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
@@ -102,6 +107,10 @@ $(PEERS_VENV)/.installed: $(PACKAGE) $(PEERS_VENV)/.peers
 bench-peers: $(PEERS_VENV)/.installed
 	$(PEERS_VENV)/bin/python benchmarks/bench_peers.py --json benchmarks/results/peers.json $(ARGS)
 	$(PEERS_VENV)/bin/python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg
+# Names are looked up in the installed package, whose compiled part a look at the sources would not show.
+docs: $(VENV)/.installed $(VENV)/.docs-tools
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
 
 # Add --record to ARGS to make a row of docs/reliability.md out of the result.
 SEEDS ?= 0..9999
