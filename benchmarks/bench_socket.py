@@ -155,7 +155,7 @@ class Group:
         self.feeds: list[MarketFeed] = []
         self._by_feed: dict[int, Market] = {}
         self.group = FeedGroup(
-            "benchmark", url, OPTIONS, connect_budget=SharedConnectBudget(300), request_snapshot=self._answer,
+            "benchmark", [url], OPTIONS, connect_budget=SharedConnectBudget(300), request_snapshot=self._answer,
             cancel_snapshot=lambda feed, epoch: None, request_probe=lambda feed: None, random=lambda: 0.0,
         )  # fmt: skip
         self.group.start()

@@ -3,6 +3,7 @@
 #
 # Rule 1: a depth update of a book that is bound and direct is applied where it lies in the buffer: no copy, no object.
 #         Whatever is not a plain APPLIED is handed out with its bytes, and its binding waits for its owner's decision.
+#         Of a market that several streams bring, a duplicate is counted where it lies as well.
 # Rule 2: a header is checked before what follows it is waited for. The rare frames (fragments, control) may cost
 #         Python.
 # Rule 3: nothing is kept past a named limit, all of which stand in ldc/frames.py.
@@ -10,19 +11,21 @@
 cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
 cdef Py_ssize_t FRAGMENTS_MAX = frames.FRAGMENTS_MAX
+assert LAGS_KEPT == frames.LAGS_KEPT
 cdef object FrameError = frames.FrameError
 cdef object FrameEvent = frames.FrameEvent
 
 cdef enum:
     STREAM_BYTES_LIMIT = 256        # a longer name of a stream is looked at by the owner, not here
     STREAM_PREFIX_BYTES = 11        # {"stream":"
+    LAGS_KEPT = 256
 
 cdef struct StreamSlot:
     # A place in the table of bound streams, whose size is a power of two and which is at most half full.
     uint64_t hash
-    const char* name                # of a bytes object in FrameReader._bindings; NULL: the place is free
+    const char* name                # of a bytes object in FrameReader._tallies; NULL: the place is free
     Py_ssize_t length
-    PyObject* binding               # borrowed from FrameReader._bindings
+    PyObject* tally                 # borrowed from FrameReader._tallies
 
 
 @cython.final
@@ -39,12 +42,28 @@ cdef class StreamBinding:
     cdef readonly OrderBook book
     cdef readonly object owner
     cdef public bint is_direct
+    cdef public bint is_redundant
+    cdef public int64_t duplicates
     cdef public double heard_at
     cdef public int waiting
 
     def __cinit__(self, OrderBook book not None, owner):
         self.book = book
         self.owner = owner
+
+
+@cython.final
+cdef class StreamTally:
+    """What one connection's stream has brought of a market that others bring as well. Made by `FrameReader.bind`."""
+
+    cdef readonly StreamBinding binding
+    cdef public int64_t firsts
+    cdef public int64_t duplicates
+    cdef int64_t _stale_at_id           # the book's id at which a STALE update with a newer event time was last ignored
+
+    def __cinit__(self, StreamBinding binding not None):
+        self.binding = binding
+        self._stale_at_id = -1
 
 
 cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept nogil:
@@ -76,16 +95,18 @@ cdef class FrameReader:
     cdef list _fragments
     cdef Py_ssize_t _fragment_bytes
     cdef int _opcode                    # of the message whose fragments are being collected; -1: none
-    cdef dict _bindings                 # name of the stream, bytes -> StreamBinding
+    cdef dict _tallies                  # name of the stream, bytes -> StreamTally
     cdef StreamSlot* _slots
     cdef Py_ssize_t _slot_count
+    cdef int64_t _lags[LAGS_KEPT]       # ns; the newest lies before _lag_count % LAGS_KEPT
+    cdef uint64_t _lag_count
 
     def __cinit__(self, Py_ssize_t message_bytes_max=frames.MESSAGE_BYTES_MAX):
         self._buffer = bytearray(2 * RECEIVE_BYTES)
         self._message_bytes_max = message_bytes_max
         self._fragments = []
         self._opcode = -1
-        self._bindings = {}
+        self._tallies = {}
 
     def __dealloc__(self):
         free(self._slots)
@@ -94,21 +115,31 @@ cdef class FrameReader:
 
     def bind(self, str stream not None, StreamBinding binding not None):
         """Apply the updates of a stream to a book, while it is direct. One that is bound already is bound anew."""
-        self._bindings[stream.encode()] = binding
-        self._index_bindings()
+        self._tallies[stream.encode()] = StreamTally(binding)
+        self._index_tallies()
 
     def unbind(self, str stream not None):
         """Let go of a stream, if it is bound."""
-        self._bindings.pop(stream.encode(), None)
-        self._index_bindings()
+        self._tallies.pop(stream.encode(), None)
+        self._index_tallies()
 
-    cdef int _index_bindings(self) except -1:
+    def tally(self, str stream not None):
+        """Return the `StreamTally` of a bound stream, or None."""
+        return self._tallies.get(stream.encode())
+
+    def lags_ns(self):
+        """Return, of the last LAGS_KEPT updates of redundant markets, how much later than the first copy each came."""
+        cdef Py_ssize_t index
+        cdef Py_ssize_t count = <Py_ssize_t>min(self._lag_count, <uint64_t>LAGS_KEPT)
+        return [self._lags[index] for index in range(count)]
+
+    cdef int _index_tallies(self) except -1:
         """Build the table that `_find` looks into."""
         cdef Py_ssize_t count = 8, place = 0
         cdef StreamSlot* slots
         cdef StreamSlot* slot
         cdef bytes name
-        while count < 2 * len(self._bindings):
+        while count < 2 * len(self._tallies):
             count *= 2
         slots = <StreamSlot*>malloc(count * sizeof(StreamSlot))
         if slots == NULL:
@@ -117,7 +148,7 @@ cdef class FrameReader:
             self._slot_count = 0
             raise MemoryError()
         memset(slots, 0, count * sizeof(StreamSlot))
-        for name, binding in self._bindings.items():
+        for name, tally in self._tallies.items():
             place = hash_of_name(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) & (count - 1)
             while slots[place].name != NULL:
                 place = (place + 1) & (count - 1)
@@ -125,14 +156,14 @@ cdef class FrameReader:
             slot.name = PyBytes_AS_STRING(name)
             slot.length = PyBytes_GET_SIZE(name)
             slot.hash = hash_of_name(slot.name, slot.length)
-            slot.binding = <PyObject*>binding
+            slot.tally = <PyObject*>tally
         free(self._slots)
         self._slots = slots
         self._slot_count = count
         return 0
 
     cdef PyObject* _find(self, const char* payload, Py_ssize_t length) noexcept:
-        """Return the binding of the stream that a message begins with the name of, or NULL."""
+        """Return the tally of the stream that a message begins with the name of, or NULL."""
         cdef const char* name = payload + STREAM_PREFIX_BYTES
         cdef const char* end
         cdef Py_ssize_t place, name_bytes
@@ -151,7 +182,7 @@ cdef class FrameReader:
         while self._slots[place].name != NULL:
             if (self._slots[place].hash == hash and self._slots[place].length == name_bytes
                     and memcmp(self._slots[place].name, name, name_bytes) == 0):
-                return self._slots[place].binding
+                return self._slots[place].tally
             place = (place + 1) & (self._slot_count - 1)
         return NULL
 
@@ -236,7 +267,8 @@ cdef class FrameReader:
                     event = text_event(<const char*>p + header_bytes, <Py_ssize_t>length, None, None, None)
                 else:
                     event = take_update(
-                        <StreamBinding>found, <const char*>p + header_bytes, <Py_ssize_t>length, now, received_time_ns
+                        self, <StreamTally>found, <const char*>p + header_bytes, <Py_ssize_t>length,
+                        now, received_time_ns,
                     )
             if event is not None:
                 return event
@@ -293,10 +325,34 @@ cdef object text_event(const char* payload, Py_ssize_t length, object binding, o
     return FrameEvent(1, payload[:length], binding, verdict, error)
 
 
+cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept:
+    reader._lags[reader._lag_count % LAGS_KEPT] = lag_ns
+    reader._lag_count += 1
+
+
+cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place) noexcept:
+    """Count a STALE update of a redundant market; return whether that is all there is to do about it."""
+    cdef const Place* reached = &tally.binding.book._place
+    if tally.binding.book._is_first_after_snapshot:
+        return False
+    if place.has_event_time and reached.has_event_time and place.event_time_ms > reached.event_time_ms:
+        if tally._stale_at_id == reached.last_update_id:
+            return False
+        tally._stale_at_id = reached.last_update_id
+    if (place.last_update_id == reached.last_update_id and reached.has_received_time
+            and place.received_time_ns >= reached.received_time_ns):
+        keep_lag(reader, place.received_time_ns - reached.received_time_ns)
+    tally.duplicates += 1
+    tally.binding.duplicates += 1
+    return True
+
+
 cdef object take_update(
-    StreamBinding binding, const char* payload, Py_ssize_t length, double now, int64_t received_time_ns
+    FrameReader reader, StreamTally tally, const char* payload, Py_ssize_t length, double now,
+    int64_t received_time_ns,
 ):
     """Apply an update to its book, if it is direct; return None, or what there is to decide about it."""
+    cdef StreamBinding binding = tally.binding
     cdef OrderBook book = binding.book
     cdef Place place
     cdef Cursor c
@@ -322,6 +378,12 @@ cdef object take_update(
         return text_event(payload, length, binding, None, error)
     finally:
         end_writing(book)
+    if binding.is_redundant:
+        if verdict == APPLIED:
+            tally.firsts += 1
+            keep_lag(reader, 0)
+        elif verdict == STALE and is_plain_duplicate(reader, tally, &place):
+            return None
     if verdict == APPLIED and not book._needs_attention and binding.waiting == 0:
         return None
     binding.is_direct = False

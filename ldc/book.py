@@ -22,6 +22,7 @@ __all__ = [
     "FrameReader",
     "OrderBook",
     "StreamBinding",
+    "StreamTally",
     "read_header",
 ]
 
@@ -67,12 +68,13 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             FrameReader,
             OrderBook,
             StreamBinding,
+            StreamTally,
             read_header,
         )
     except ImportError as error:
         raise ImportError(_what_is_wrong(error), name=error.name, path=error.path) from error
 else:
-    from ldc.frames import FrameReader, StreamBinding
+    from ldc.frames import FrameReader, StreamBinding, StreamTally
     from ldc.pybook import (
         DECIMALS_MAX,
         LEVELS_PER_MESSAGE_MAX,

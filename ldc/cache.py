@@ -128,6 +128,23 @@ class DepthCache:
             return self._feed.synchronizer.cause
         return self.reader.suspended_by or Cause.LEFT_HORIZON
 
+    @property
+    def proof_age_s(self) -> float:
+        """How long ago the last proof came that the book is current: an update, a pong, a look-up. O(connections)."""
+        return time.monotonic() - self._group.proven_at(self._feed)
+
+    def raise_if_older(self, max_age_s: float) -> None:
+        """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
+        age_s = self.proof_age_s
+        if age_s > max_age_s:
+            raise DepthCacheOutOfSync(
+                self.market,
+                Cause.TOO_OLD,
+                f"Nothing has shown for {age_s:.3f} s that the depth cache of {self.market!r} is current, and "
+                f"max_age is {max_age_s:g} s; it stands at update id {self.reader.last_update_id}. Read again after "
+                "the next update, or allow more: where nothing trades only pongs come, once in a ping interval.",
+            )
+
     def status(self) -> DepthCacheStatus:
         """Return all there is to know, as an immutable value. O(1)."""
         feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
@@ -150,11 +167,20 @@ class DepthCache:
             ask_horizon=reader.ask_horizon,
             counters=reader.counters,
             resyncs={cause.value: count for cause, count in synchronizer.resyncs.items() if count},
-            frames_dropped={why.value: count for why, count in synchronizer.frames_dropped.items() if count},
+            frames_dropped=self._frames_dropped(),
             snapshots_dropped={why.value: count for why, count in synchronizer.requests.dropped.items() if count},
             audits={result.value: count for result, count in synchronizer.refresher.ended.items() if count},
             restart_count=feed.restart_count,
             last_restart_time=feed.last_restart_time,
             reconnects=self._group.reconnects,
             last_error=feed.last_error or self._group.last_error,
+            feeds=self._group.feeds_of(feed),
+            proof_age_s=self.proof_age_s,
         )
+
+    def _frames_dropped(self) -> dict[str, int]:
+        """Return the counts by reason. The duplicates that the frame readers have counted are STALE ones."""
+        counts = {why.value: count for why, count in self._feed.synchronizer.frames_dropped.items() if count}
+        if duplicates := self._feed.binding.duplicates:
+            counts["STALE"] = counts.get("STALE", 0) + duplicates
+        return counts

@@ -10,36 +10,33 @@ Rule 3: one market's trouble never touches another. A frame that cannot be read 
 Rule 4: the thread does not die while its books can be read. Whatever goes wrong that nobody foresaw ends its
     connections, which suspends every book, is logged, and is followed by a new start after `FAULT_PAUSE_S`.
 
-There is one connection as a rule. A second one, for the same markets, comes when the exchange announces a
-shutdown or the first one nears its 24 hours: both feed the same books, whose ids say what is new, until the second has
-spoken for every market (or `HANDOVER_S` is over); then the first one is closed, and no book has been out of sync.
+There is one connection as a rule, and several when the group is redundant. Another one, for the same markets, comes
+when the exchange announces a shutdown, when one nears its 24 hours, or when its pongs come late: both feed the same
+books, whose ids say what is new, until the successor has taken over every market (`ldc.feed_handover`); then the old
+one is closed, and no book has been out of sync.
 """
 
-import heapq
 import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Sequence
 
 from ldc.book import read_header
 from ldc.errors import MalformedMessage
 from ldc.feed_connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed_connections import FeedConnections, SharedConnectBudget
+from ldc.feed_handover import Handover
 from ldc.feed_mailbox import Mailbox
-from ldc.feed_market import MOVED_ON_S, FeedDrop, MarketFeed
+from ldc.feed_market import FeedDrop, MarketFeed
+from ldc.feed_markets import GroupMarkets
 from ldc.feed_requests import RequestRefused
+from ldc.feed_status import feed_statuses, proven_at
 from ldc.frames import FrameEvent, Opcode
 from ldc.synchronizer_parts import (
-    Action,
-    CancelSnapshot,
-    Payload,
-    Refreshed,
     RequestSnapshot,
-    StateChanged,
 )
-from ldc.values import Cause, SyncState
+from ldc.values import Cause, FeedStatus
 
 __all__ = ["FeedGroup"]
 
@@ -52,12 +49,12 @@ FAULT_PAUSE_S = 1.0
 """After a fault of ours the thread rests so long, lest a lasting one fills the log and the processor."""
 
 
-class FeedGroup:
+class FeedGroup(GroupMarkets):
     """Markets that share connections. Every method may be called from any thread; they return at once.
 
     Args:
         name: of the thread.
-        url: of the combined-stream endpoint.
+        urls: of the combined-stream endpoint, one for each of the connections that are kept at a time.
         options: what all connections of the manager have in common.
         connect_budget: shared by all groups that reach the same venue.
         request_snapshot, cancel_snapshot, request_probe: carry out what a synchronizer or the silence watch asks for,
@@ -68,7 +65,7 @@ class FeedGroup:
     def __init__(
         self,
         name: str,
-        url: str,
+        urls: Sequence[str],
         options: ConnectionOptions,
         *,
         connect_budget: SharedConnectBudget,
@@ -79,18 +76,12 @@ class FeedGroup:
     ) -> None:
         self.name = name
         self.frames_dropped = dict.fromkeys(FeedDrop, 0)
-        self._request_snapshot = request_snapshot
-        self._cancel_snapshot = cancel_snapshot
-        self._request_probe = request_probe
-        self._markets: dict[bytes, MarketFeed] = {}  # by the name of the stream
-        self._timers: list[tuple[float, int, MarketFeed]] = []
-        self._timer_order = count()
-        self._silence_due = 0.0
+        super().__init__(request_snapshot, cancel_snapshot, request_probe)
         self._has_more: set[FeedConnection] = set()
         self._mailbox = Mailbox()
         self._stop_requested = threading.Event()
         self._selector = selectors.DefaultSelector()
-        self._connections = FeedConnections(self, url, options, connect_budget, self._selector, random)
+        self._connections = FeedConnections(self, urls, options, connect_budget, self._selector, random)
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
         self._stop_deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -108,8 +99,16 @@ class FeedGroup:
 
     @property
     def reconnects(self) -> int:
-        """Connections begun after the first one, renewals included."""
+        """Connections begun after the first one of each line, renewals included."""
         return self._connections.reconnects
+
+    def feeds_of(self, market: MarketFeed) -> tuple[FeedStatus, ...]:
+        """Return what the connections have brought of a market."""
+        return feed_statuses(tuple(self._connections), market)
+
+    def proven_at(self, market: MarketFeed) -> float:
+        """Return when a market's book was last proven to be current, by the monotonic clock."""
+        return proven_at(tuple(self._connections), market)
 
     @property
     def last_error(self) -> str | None:
@@ -137,7 +136,7 @@ class FeedGroup:
         self.post(lambda now: self._refresh(market, now))
 
     def renew(self) -> None:
-        """Replace the connection by a new one, without an interruption."""
+        """Replace every connection by a new one, without an interruption."""
         self.post(self._connections.renew)
 
     def stop(self) -> None:
@@ -190,8 +189,8 @@ class FeedGroup:
         due = max(now, self._silence_due) if self._markets else now + SILENCE_CHECK_S
         if self._stop_requested.is_set():
             return now if self._stop_deadline is None else min(due, self._stop_deadline)
-        if self._timers:
-            due = min(due, self._timers[0][0])
+        if self._timers.next_due is not None:
+            due = min(due, self._timers.next_due)
         connections_due = self._connections.next_due(now)
         return due if connections_due is None else min(due, connections_due)
 
@@ -200,17 +199,13 @@ class FeedGroup:
         self._connections.tick(now, is_wanted=self._wants_connection)
         if self._stop_requested.is_set():
             return
-        due = []
-        while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers)[2])
-        for market in due:
-            if market.timer_due is not None and market.timer_due <= now and not market.is_removed:
-                market.timer_due = None
-                market.synchronizer.tick(now)
-                self._carry_out(market, now)
+        for market in self._timers.take_due(now):
+            market.synchronizer.tick(now)
+            self._carry_out(market, now)
         if now >= self._silence_due:
             self._silence_due = now + SILENCE_CHECK_S
-            self._check_silence(now)
+            if any(connection.last_pong_at is not None for connection in self._connections):
+                self._check_silence(now)
         self._connections.watch_writers()
 
     # connections
@@ -235,13 +230,21 @@ class FeedGroup:
             market.synchronizer.feed_closed(connection.feed, now)
             self._carry_out(market, now)
 
-    def is_taken_over(self, connection: FeedConnection) -> bool:
-        """Whether every market that can be read has heard from this connection."""
-        return all(
-            market.synchronizer.has_spoken(connection.feed)
-            for market in self._markets.values()
-            if market.synchronizer.state is SyncState.SYNCHRONIZED
-        )
+    def handover_ended(self, handover: Handover, connection: FeedConnection, now: float) -> bool | None:
+        """Whether a successor has taken over (True), has failed to (False), or neither yet. In the group's thread."""
+        if handover.is_complete(self._markets.values()):
+            return True
+        step = handover.step(self._markets.values(), now)
+        for market in step.look_up:
+            self._request_probe(market)
+        for market in step.subscribe_anew:
+            logger.warning(
+                "%s: %s does not come on the new connection; it is subscribed anew", self.name, market.market
+            )
+            connection.requests.unsubscribe([market.stream])
+            self._subscribe(connection, market, now)
+        has_failed = handover.has_failed(now)
+        return None if has_failed is None else not has_failed
 
     def _subscribe(self, connection: FeedConnection, market: MarketFeed, now: float) -> None:
         # Opened before it is acknowledged: the first update may overtake the acknowledgement.
@@ -308,7 +311,9 @@ class FeedGroup:
     def _take_update(self, connection: FeedConnection, market: MarketFeed, payload: bytes, now: float) -> None:
         """Bring one depth update to its synchronizer, or, if that has just opened the short way, to its book."""
         if market.synchronizer.wants_every_update:
+            id_before = market.book.last_update_id
             market.synchronizer.receive_update(connection.feed, payload, time.time_ns(), now)
+            market.note_moved(connection.reader.tally(market.stream), id_before)
             self._carry_out(market, now)
             market.wake_waiters()
             return
@@ -328,7 +333,7 @@ class FeedGroup:
             return
         if header.event == "serverShutdown" or header.stream == "!serverShutdown":
             logger.info("%s: the exchange announces a shutdown; a new connection takes over", self.name)
-            self._connections.renew(now)
+            self._connections.renew(now, connection)
         elif header.stream is not None:
             market = self._markets.get(header.stream.encode())
             if market is not None:
@@ -382,17 +387,10 @@ class FeedGroup:
             for connection in self._connections:
                 connection.requests.unsubscribe([market.stream])
                 connection.reader.unbind(market.stream)
-        self._timers = [timer for timer in self._timers if timer[2] is not market]
-        heapq.heapify(self._timers)
+        self._timers.forget(market)
         self._end_market(market, now)
         if not self._markets:
             self._connections.close_all(now)
-
-    def _end_market(self, market: MarketFeed, now: float) -> None:
-        market.is_removed = True
-        market.synchronizer.stop(now)
-        self._carry_out(market, now)
-        market.signal.notify()
 
     def _resync(self, market: MarketFeed, cause: Cause, now: float, *, unsubscribe: bool) -> None:
         if market.is_removed:
@@ -403,81 +401,6 @@ class FeedGroup:
                 connection.requests.unsubscribe([market.stream])
                 self._subscribe(connection, market, now)
         self._carry_out(market, now)
-
-    def _refresh(self, market: MarketFeed, now: float) -> None:
-        if not market.is_removed:
-            market.synchronizer.request_refresh(now)
-            self._carry_out(market, now)
-
-    def snapshot_begins(self, market: MarketFeed, epoch: int, now: float) -> None:
-        """Hand in that a download has begun. In the group's thread."""
-        if not market.is_removed:
-            market.synchronizer.snapshot_begins(epoch, now)
-            self._carry_out(market, now)
-
-    def snapshot_received(
-        self, market: MarketFeed, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None, now: float
-    ) -> None:
-        """Hand in a snapshot. In the group's thread."""
-        if not market.is_removed:
-            market.synchronizer.snapshot_received(epoch, body, limit, now, received_time_ns=received_time_ns)
-            self._carry_out(market, now)
-            market.wake_waiters()  # a refresh may have made a book readable that had left its horizon
-
-    def snapshot_failed(
-        self, market: MarketFeed, epoch: int, permanent: Cause | None, retry_at: float | None, text: str, now: float
-    ) -> None:
-        """Hand in why there is no snapshot. In the group's thread."""
-        if not market.is_removed:
-            market.last_error = text
-            market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
-            self._carry_out(market, now)
-
-    def _check_silence(self, now: float) -> None:
-        """Ask by REST whether a market that has been silent for long has really nothing to say."""
-        if not any(connection.last_pong_at is not None for connection in self._connections):
-            return
-        for market in list(self._markets.values()):
-            if market.synchronizer.state is not SyncState.SYNCHRONIZED:
-                continue
-            if market.silence.is_dead(market.heard_at, now):
-                logger.warning("%s: %s moves on without us; it is subscribed anew", self.name, market.market)
-                self._resync(market, Cause.SILENT, now, unsubscribe=True)
-            elif market.silence.is_due(market.heard_at, now):
-                market.silence.ask(now)
-                self._request_probe(market)
-
-    def probe_answered(self, market: MarketFeed, last_update_id: int | None, now: float) -> None:
-        """Hand in the exchange's id of a silent market, or None: it could not be had. In the group's thread."""
-        book_id = market.book.last_update_id
-        has_moved_on = last_update_id is not None and book_id is not None and last_update_id > book_id
-        market.silence.answer(has_moved_on, now)
-        if has_moved_on:
-            self._silence_due = min(self._silence_due, now + MOVED_ON_S)
-
-    def _carry_out(self, market: MarketFeed, now: float) -> None:
-        """Do what a market's synchronizer asks for, and remember when it wants to be called again."""
-        market.binding.is_direct = not market.synchronizer.wants_every_update
-        actions = market.synchronizer.drain()
-        cancelled = {action.epoch for action in actions if isinstance(action, CancelSnapshot)}
-        for action in actions:
-            if not isinstance(action, RequestSnapshot) or action.epoch not in cancelled:
-                self._carry_out_one(market, action)
-        due = market.synchronizer.next_due()
-        if due is not None and (market.timer_due is None or due < market.timer_due or market.timer_due <= now):
-            market.timer_due = due
-            heapq.heappush(self._timers, (due, next(self._timer_order), market))
-
-    def _carry_out_one(self, market: MarketFeed, action: Action) -> None:
-        match action:
-            case RequestSnapshot():
-                self._request_snapshot(market, action)
-            case CancelSnapshot():
-                self._cancel_snapshot(market, action.epoch)
-            case StateChanged():
-                market.note_state(action)
-            case Refreshed():
-                market.note_audit(action)
 
     # the end
 

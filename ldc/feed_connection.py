@@ -37,11 +37,16 @@ from ldc.limits import MessagePacer
 
 __all__ = [
     "CLOSE_S_MAX",
+    "PONG_LATE_S",
     "ConnectionLost",
     "ConnectionOptions",
     "ConnectionState",
     "FeedConnection",
 ]
+
+PONG_LATE_S = 1.5
+"""A pong that takes longer is trouble, though not death yet: a successor is opened while the link still works. Of no
+effect where the user's ping timeout is shorter: such a link is dead before."""
 
 PONG_S_MIN = 1.0
 """At most one pong in this time, for the last ping (RFC 6455, 5.5.3): a flood of pings does not stop our requests."""
@@ -117,6 +122,8 @@ class FeedConnection:
         self.reader = FrameReader()
         """Knows which streams go to which books."""
         self.last_pong_at: float | None = None
+        self.proven_at: float | None = None
+        """When the ping was sent that was answered last: what the exchange had sent by then has been received."""
         self._options = options
         self._post = post
         self._on_opened = on_opened
@@ -134,6 +141,7 @@ class FeedConnection:
         self._pong_not_before = now
         self._was_ping_last = False
         self._ping_due = now
+        self._pinged_at = now
         self._pong_deadline: float | None = None
 
     # connecting
@@ -240,6 +248,7 @@ class FeedConnection:
         elif opcode == Opcode.PONG:
             self._pong_deadline = None
             self.last_pong_at = now
+            self.proven_at = self._pinged_at
         elif opcode == Opcode.CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else 1000
             reason = payload[2:].decode()
@@ -302,6 +311,7 @@ class FeedConnection:
         if is_ping_due and not (self.requests.has_next and self._was_ping_last):
             self._was_ping_last = True
             self._queue(Opcode.PING, b"", now)
+            self._pinged_at = now
             self._pong_deadline = now + self._options.ping_timeout_s
             self._ping_due = now + self._options.ping_interval_s
         elif self._pong is not None and self._pong_not_before <= now:
@@ -322,8 +332,13 @@ class FeedConnection:
             return self._deadline
         due = self._next_send(now)
         if self._pong_deadline is not None:
-            due = min(due, self._pong_deadline)
+            late_at = self._pinged_at + PONG_LATE_S
+            due = min(due, self._pong_deadline, late_at if late_at > now else math.inf)
         return min(due, self.requests.next_due())
+
+    def is_pong_late(self, now: float) -> bool:
+        """Whether a ping has waited for its pong for `PONG_LATE_S`."""
+        return self._pong_deadline is not None and now - self._pinged_at >= PONG_LATE_S
 
     # the end
 

@@ -1,7 +1,7 @@
-"""The connections of one feed group: when to open one, when to replace it, when to give it up.
+"""The connections of one feed group, in lines: one line as a rule, more when the group is redundant.
 
-Rule 1: one connection as a rule, two during a handover. Opening is paced by a back-off and by the budget that all
-    groups share; nothing here opens in a loop.
+Rule 1: each line looks after itself (`ldc.feed_line`). All of them bring the same markets to the same books, whose ids
+    say what is new.
 Rule 2: the group is told of each connection that opened and of each that closed, and tells its markets.
 Rule 3: the group's thread calls everything but `SharedConnectBudget.take`.
 """
@@ -10,29 +10,18 @@ import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
 from ldc.feed_connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
-from ldc.limits import Backoff, ConnectBudget
+from ldc.feed_handover import Handover
+from ldc.feed_line import FeedLine
+from ldc.limits import ConnectBudget
 
-__all__ = ["CONNECTION_S_MAX", "HANDOVER_S", "STABLE_S", "FeedConnections", "SharedConnectBudget"]
+__all__ = ["FeedConnections", "SharedConnectBudget"]
 
 logger = logging.getLogger("binance_local_depth_cache")
-
-CONNECTION_S_MAX = 23 * 3600.0
-"""The exchange cuts every connection after 24 hours. Before that it is renewed, spread over `RENEWAL_SPREAD_S`."""
-
-RENEWAL_SPREAD_S = 1800.0
-
-HANDOVER_S = 10.0
-"""How long two connections feed the same books before the older one is closed, spoken for or not: a market that has
-stayed silent so long on both has missed nothing, or will find a gap and take a snapshot."""
-
-STABLE_S = 60.0
-"""A connection that lasted so long was good: the next failure is a first one again."""
-
 
 SLEPT_S_MAX = 5.0
 """A machine that slept longer than this has lost what was sent meanwhile: its connections are given up at once, and
@@ -81,63 +70,58 @@ class ConnectionsOwner(Protocol):
     def connection_closed(self, connection: FeedConnection, now: float, *, is_last: bool) -> None:
         """Tell the markets."""
 
-    def is_taken_over(self, connection: FeedConnection) -> bool:
-        """Whether every market has heard from this connection."""
+    def handover_ended(self, handover: Handover, connection: FeedConnection, now: float) -> bool | None:
+        """Whether this successor has taken over (True), has failed to (False), or neither yet (None)."""
 
 
 class FeedConnections:
-    """The connections of a group, oldest first."""
+    """The connections of a group. `urls`: one for each line."""
 
     def __init__(
         self,
         owner: ConnectionsOwner,
-        url: str,
+        urls: Sequence[str],
         options: ConnectionOptions,
         budget: SharedConnectBudget,
         selector: selectors.BaseSelector,
         random: Callable[[], float],
     ) -> None:
-        self.reconnects = 0
-        """Connections begun after the first one, renewals included."""
         self.last_error: str | None = None
+        self.take_connect = budget.take
+        self.handover_ended = owner.handover_ended
         self._owner = owner
-        self._url = url
         self._options = options
-        self._budget = budget
         self._selector = selector
-        self._random = random
-        self._backoff = Backoff(random)
-        self._connections: list[FeedConnection] = []
+        self._lines = [FeedLine(self, url, random) for url in urls]
         self._feeds = count(1)
-        self._connect_due: float | None = None
-        self._renew_due = 0.0
-        self._handover_deadline: float | None = None
         self._slept_s = clock_of_sleep()
 
     def __iter__(self) -> Iterator[FeedConnection]:
-        return iter(tuple(self._connections))
+        return iter([connection for line in self._lines for connection in line])
 
-    def __len__(self) -> int:
-        return len(self._connections)
+    @property
+    def lines(self) -> Sequence[FeedLine]:
+        """The lines, to look at."""
+        return self._lines
 
     @property
     def open_ones(self) -> list[FeedConnection]:
         """Those that have finished their handshake."""
-        return [connection for connection in self._connections if connection.state is ConnectionState.OPEN]
+        return [connection for connection in self if connection.state is ConnectionState.OPEN]
+
+    @property
+    def reconnects(self) -> int:
+        """Connections begun after the first one of each line, renewals included."""
+        return sum(max(0, line.connects - 1) for line in self._lines)
+
+    @property
+    def handovers(self) -> list[Handover]:
+        """Those under way."""
+        return [line.handover for line in self._lines if line.handover is not None]
 
     def next_due(self, now: float) -> float | None:
         """Return when `tick` has something to do, or None."""
-        dues = [connection.next_due(now) for connection in self._connections]
-        dues += [due for due in (self._connect_due, self._handover_deadline) if due is not None]
-        if self._may_renew:
-            dues.append(self._renew_due)
-        return min(dues, default=None)
-
-    @property
-    def _may_renew(self) -> bool:
-        """Whether there is one connection, open, and none to follow it."""
-        is_single = len(self._connections) == 1 and self._connections[0].state is ConnectionState.OPEN
-        return is_single and self._connect_due is None
+        return min((due for line in self._lines if (due := line.next_due(now)) is not None), default=None)
 
     def tick(self, now: float, *, is_wanted: bool) -> None:
         """Do what is due. `is_wanted`: there are markets to connect for."""
@@ -147,16 +131,9 @@ class FeedConnections:
                 connection.tick(now)
             except ConnectionLost as error:
                 self.lose(connection, str(error), now, is_wanted=is_wanted)
-        if not is_wanted:
-            return
-        if not self._connections and self._connect_due is None:
-            self._connect_due = now
-        if self._connect_due is not None and self._connect_due <= now:
-            allowed_at = self._budget.take(now)
-            self._connect_due = None if allowed_at <= now else allowed_at
-            if self._connect_due is None:
-                self._connect(now)
-        self._tick_handover(now)
+        if is_wanted:
+            for line in self._lines:
+                line.tick(now)
 
     def _give_up_after_sleep(self, now: float, *, is_wanted: bool) -> None:
         slept_s = clock_of_sleep()
@@ -165,82 +142,35 @@ class FeedConnections:
             for connection in self:
                 self.lose(connection, f"the machine slept for {just_slept_s:.0f} s", now, is_wanted=is_wanted)
 
-    def _tick_handover(self, now: float) -> None:
-        """End a handover that is complete, and begin one when the connection has grown old."""
-        if len(self._connections) < 2:
-            self._handover_deadline = None  # the older one may have ended by itself
-            if now >= self._renew_due:
-                self.renew(now)
-            return
-        if self._connections[-1].state is not ConnectionState.OPEN:
-            return
-        if self._handover_deadline is None:
-            self._handover_deadline = now + HANDOVER_S
-        if now >= self._handover_deadline or self._owner.is_taken_over(self._connections[-1]):
-            self._handover_deadline = None
-            for connection in self._connections[:-1]:
-                connection.say_goodbye()
-                self._forget(connection, now)
-
-    def _connect(self, now: float) -> None:
-        feed = next(self._feeds)
-        self.reconnects += feed > 1
-        connection = FeedConnection(feed, self._url, self._options, self._owner.post, self._opened, now)
-        self._connections.append(connection)
-        self._renew_due = now + CONNECTION_S_MAX - self._random() * RENEWAL_SPREAD_S
-        connection.connect()
-
-    def _opened(self, connection: FeedConnection, now: float) -> None:
-        self._selector.register(connection, selectors.EVENT_READ, connection)
-        self._owner.connection_opened(connection, now)
-
-    def renew(self, now: float) -> None:
-        """Open a successor to the one connection, unless one is under way."""
-        if self._may_renew:
-            self._connect_due = now
+    def renew(self, now: float, announced_on: FeedConnection | None = None) -> None:
+        """Open a successor to every connection, or to that one, unless one is under way."""
+        for line in self._lines:
+            if announced_on is None or announced_on in line:
+                line.renew(now)
 
     def lose(self, connection: FeedConnection, why: str, now: float, *, is_wanted: bool) -> None:
-        """A connection ended by itself. If no newer one is there already, plan the next one."""
-        if connection not in self._connections:
-            return
-        if is_wanted:
-            self.last_error = why
-            logger.warning("%s: connection lost after %.1f s: %s", self._owner.name, now - connection.opened_at, why)
-        if connection.state is ConnectionState.OPEN and now - connection.opened_at >= STABLE_S:
-            self._backoff.reset()
-        was_newest = connection is self._connections[-1]
-        self._forget(connection, now)
-        if not was_newest or not is_wanted:
-            return
-        self._handover_deadline = None
-        if self._connections:
-            self._renew_due = now + self._backoff.next_delay_s()
-        else:
-            self._connect_due = now + self._backoff.next_delay_s()
+        """A connection ended by itself."""
+        for line in self._lines:
+            if connection in line:
+                if is_wanted:
+                    self.last_error = why
+                    lasted_s = now - connection.opened_at
+                    logger.warning("%s: connection lost after %.1f s: %s", self._owner.name, lasted_s, why)
+                line.lose(connection, now, is_wanted=is_wanted)
 
     def close_all(self, now: float) -> None:
         """Close everything, and want nothing any more."""
-        self._connect_due = self._handover_deadline = None
-        for connection in self:
-            connection.say_goodbye()
-            self._forget(connection, now)
+        for line in self._lines:
+            line.close(now)
 
     def say_goodbye(self) -> float:
         """Send close frames, and return how long the answers may be waited for, in seconds."""
-        return max((connection.say_goodbye() for connection in self._connections), default=0.0)
+        return max((connection.say_goodbye() for connection in self), default=0.0)
 
     def release(self) -> None:
         """Close all sockets; nobody is told."""
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
-
-    def _forget(self, connection: FeedConnection, now: float) -> None:
-        if connection.state is ConnectionState.OPEN:
-            self._selector.unregister(connection)
-        self._connections.remove(connection)
-        connection.close()
-        self._owner.connection_closed(connection, now, is_last=not self.open_ones)
+        for line in self._lines:
+            line.release()
 
     def watch_writers(self) -> None:
         """Let the selector watch for room to write where something waits to be sent."""
@@ -248,3 +178,22 @@ class FeedConnections:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_to_write else 0)
             if self._selector.get_key(connection).events != events:
                 self._selector.modify(connection, events, connection)
+
+    # for the lines
+
+    def make_connection(self, url: str, now: float) -> FeedConnection:
+        """Return a connection that has begun to connect."""
+        connection = FeedConnection(next(self._feeds), url, self._options, self._owner.post, self._opened, now)
+        connection.connect()
+        return connection
+
+    def forget(self, connection: FeedConnection, now: float) -> None:
+        """Close a connection that no line has any more, and tell the markets."""
+        if connection.state is ConnectionState.OPEN:
+            self._selector.unregister(connection)
+        connection.close()
+        self._owner.connection_closed(connection, now, is_last=not self.open_ones)
+
+    def _opened(self, connection: FeedConnection, now: float) -> None:
+        self._selector.register(connection, selectors.EVENT_READ, connection)
+        self._owner.connection_opened(connection, now)

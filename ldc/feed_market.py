@@ -6,10 +6,11 @@ Rule 2: no socket, no clock and no thread in here; `now` is an argument.
 
 import enum
 import logging
+import math
 import threading
 from collections.abc import Callable
 
-from ldc.book import OrderBook, StreamBinding
+from ldc.book import OrderBook, StreamBinding, StreamTally
 from ldc.errors import MalformedMessage
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Refreshed, RefreshResult, StateChanged
@@ -86,6 +87,11 @@ class SilenceWatch:
         quiet_since = heard_at if self._asked_at is None else self._asked_at
         return not self.is_asking and self._expected_since is None and now - quiet_since >= self._quiet_s
 
+    @property
+    def asked_at(self) -> float | None:
+        """When the last look-up was asked for; None if something was heard since."""
+        return self._asked_at
+
     def ask(self, now: float) -> None:
         """A look-up is asked for."""
         if self._asked_at is not None:
@@ -120,6 +126,7 @@ class MarketFeed:
         "is_removed",
         "last_error",
         "last_restart_time",
+        "looked_up_at",
         "market",
         "on_restart",
         "on_state",
@@ -158,6 +165,8 @@ class MarketFeed:
         """By which the frame readers of its connections bring updates to its book."""
         self.signal = UpdateSignal(self.binding)
         self.silence = SilenceWatch()
+        self.looked_up_at = -math.inf
+        """When the last look-up was asked for that found the book where the exchange is."""
         self.timer_due: float | None = None
         """When the group will call its synchronizer next."""
         self.is_removed = False
@@ -172,6 +181,15 @@ class MarketFeed:
         self.on_state = on_state
         self.on_restart = on_restart
 
+    def note_moved(self, tally: StreamTally | None, id_before: int | None) -> None:
+        """One of several streams has brought an update the long way; the book stood at `id_before` before it."""
+        if tally is None or not self.binding.is_redundant:
+            return
+        if self.book.last_update_id != id_before:
+            tally.firsts += 1
+        elif self.synchronizer.gap_since is None:
+            tally.duplicates += 1
+
     @property
     def heard_at(self) -> float:
         """When a frame for it came last."""
@@ -185,6 +203,19 @@ class MarketFeed:
         self.restart_count += 1
         self.last_restart_time = unix_time
         self.on_restart(self)
+
+    def take_probe(self, last_update_id: int | None, now: float) -> bool:
+        """Take the exchange's id as a look-up has shown it (None: it has not); return whether it is past the book's."""
+        has_moved_on = self.is_behind(last_update_id)
+        if has_moved_on is False and self.silence.asked_at is not None:
+            self.looked_up_at = self.silence.asked_at
+        self.silence.answer(has_moved_on is True, now)
+        return has_moved_on is True
+
+    def is_behind(self, last_update_id: int | None) -> bool | None:
+        """Whether the exchange is past the book's id; None: one of the two is not known."""
+        book_id = self.book.last_update_id
+        return None if last_update_id is None or book_id is None else last_update_id > book_id
 
     def note_state(self, change: StateChanged) -> None:
         """It is in another state."""

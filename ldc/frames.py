@@ -9,6 +9,10 @@ Rule 4: a depth update of a book that is bound and direct is applied at once. Wh
     verdict, a book that needs attention, a thread that waits for it) is handed out, and from then on its binding is not
     direct: the updates that follow are handed out unapplied, in their order, until the owner makes it direct again.
 
+Rule 5: a market that several connections bring (its binding is redundant) comes in duplicates. One is counted here and
+    not handed out, unless it could be a sign that the exchange counts its ids anew: no update was applied since the
+    snapshot, or it is the second one in a row on its stream with an event time past the book's.
+
 How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take events
 with `next_event()` until it returns None. What it returns is copied out, so it may be kept.
 
@@ -17,6 +21,7 @@ order book, and the tests hold both to the same.
 """
 
 import enum
+from collections import deque
 from typing import Any, NamedTuple
 
 from ldc.errors import MalformedMessage
@@ -24,6 +29,7 @@ from ldc.values import Verdict
 
 __all__ = [
     "CONTROL_BYTES_MAX",
+    "LAGS_KEPT",
     "MESSAGE_BYTES_MAX",
     "RECEIVE_BYTES",
     "FrameError",
@@ -31,6 +37,7 @@ __all__ = [
     "FrameReader",
     "Opcode",
     "StreamBinding",
+    "StreamTally",
 ]
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -48,6 +55,9 @@ BUFFER_BYTES_KEPT = 16 * RECEIVE_BYTES
 FRAGMENTS_MAX = 4_096
 """Fragments of one message; more are refused with 1009, for each costs memory whatever it carries."""
 
+
+LAGS_KEPT = 256
+"""Of so many updates of redundant markets a reader remembers how late they came; 2 kB a connection."""
 
 STREAM_PREFIX = b'{"stream":"'
 """How a message of a combined stream begins. One that is spelt otherwise is handed out without a binding."""
@@ -74,17 +84,36 @@ class StreamBinding:
     Thread-safety: it belongs to the thread that reads the stream, but for `waiting`, which others count up and down.
     """
 
-    __slots__ = ("book", "heard_at", "is_direct", "owner", "waiting")
+    __slots__ = ("book", "duplicates", "heard_at", "is_direct", "is_redundant", "owner", "waiting")
 
     def __init__(self, book: Any, owner: Any) -> None:
         self.book = book
         self.owner = owner
         self.is_direct = False
         """Whether updates go to the book; False: they are handed out."""
+        self.is_redundant = False
+        """Whether several streams bring this market, so that a STALE update is an ordinary duplicate: see rule 5."""
+        self.duplicates = 0
+        """Duplicates that were counted and not handed out."""
         self.heard_at = 0.0
         """When a frame of the stream came last, applied or not."""
         self.waiting = 0
         """How many threads wait for the book to change: then every change is handed out."""
+
+
+class StreamTally:
+    """What one connection's stream has brought of a market that others bring as well. Made by `FrameReader.bind`."""
+
+    __slots__ = ("binding", "duplicates", "firsts", "stale_at_id")
+
+    def __init__(self, binding: StreamBinding) -> None:
+        self.binding = binding
+        self.firsts = 0
+        """Updates that were applied: they came here first."""
+        self.duplicates = 0
+        """Updates that had come elsewhere before."""
+        self.stale_at_id: int | None = None
+        """The book's id at which a STALE update with a newer event time was last ignored."""
 
 
 class FrameEvent(NamedTuple):
@@ -113,14 +142,15 @@ class FrameReader:
     """Cuts a stream of bytes into messages. Not thread-safe; after a `FrameError` it is of no more use."""
 
     __slots__ = (
-        "_bindings",
         "_buffer",
         "_end",
         "_fragment_bytes",
         "_fragments",
+        "_lags_ns",
         "_message_bytes_max",
         "_opcode",
         "_start",
+        "_tallies",
     )
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
@@ -131,15 +161,24 @@ class FrameReader:
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
         self._opcode: int | None = None  # of the message whose fragments are being collected
-        self._bindings: dict[bytes, StreamBinding] = {}
+        self._tallies: dict[bytes, StreamTally] = {}
+        self._lags_ns: deque[int] = deque(maxlen=LAGS_KEPT)
 
     def bind(self, stream: str, binding: StreamBinding) -> None:
         """Apply the updates of a stream to a book, while it is direct. One that is bound already is bound anew."""
-        self._bindings[stream.encode()] = binding
+        self._tallies[stream.encode()] = StreamTally(binding)
 
     def unbind(self, stream: str) -> None:
         """Let go of a stream, if it is bound."""
-        self._bindings.pop(stream.encode(), None)
+        self._tallies.pop(stream.encode(), None)
+
+    def tally(self, stream: str) -> StreamTally | None:
+        """Return the `StreamTally` of a bound stream, or None."""
+        return self._tallies.get(stream.encode())
+
+    def lags_ns(self) -> list[int]:
+        """Return, of the last LAGS_KEPT updates of redundant markets, how much later than the first copy each came."""
+        return list(self._lags_ns)
 
     @property
     def is_between_frames(self) -> bool:
@@ -212,9 +251,10 @@ class FrameReader:
 
     def _take_text(self, payload: bytes, now: float, received_time_ns: int) -> FrameEvent | None:
         """Apply an update to its book, if it is bound and direct; return None, or what there is to decide about it."""
-        binding = self._bindings.get(payload[11 : payload.find(b'"', 11)]) if payload[:11] == STREAM_PREFIX else None
-        if binding is None:
+        tally = self._tallies.get(payload[11 : payload.find(b'"', 11)]) if payload[:11] == STREAM_PREFIX else None
+        if tally is None:
             return FrameEvent(Opcode.TEXT, payload)
+        binding = tally.binding
         binding.heard_at = now
         if not binding.is_direct:
             return FrameEvent(Opcode.TEXT, payload, binding)
@@ -223,10 +263,32 @@ class FrameReader:
         except MalformedMessage as error:
             binding.is_direct = False
             return FrameEvent(Opcode.TEXT, payload, binding, None, error)
+        if binding.is_redundant:
+            if not verdict:
+                tally.firsts += 1
+                self._lags_ns.append(0)
+            elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, received_time_ns):
+                return None
         if not verdict and not binding.book.needs_attention and not binding.waiting:  # APPLIED is 0
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)
+
+    def _is_plain_duplicate(self, tally: StreamTally, received_time_ns: int) -> bool:
+        """Count a STALE update of a redundant market; return whether that is all there is to do about it."""
+        book, header = tally.binding.book, tally.binding.book.last_header
+        if book._state.is_first_after_snapshot:  # of the book in plain Python, which this is the reader for
+            return False
+        reached_id, reached_ms, reached_ns = book.last_update_id, book.event_time_ms, book.received_time_ns
+        if header.event_time_ms is not None and reached_ms is not None and header.event_time_ms > reached_ms:
+            if tally.stale_at_id == reached_id:
+                return False
+            tally.stale_at_id = reached_id
+        if header.last_update_id == reached_id and reached_ns is not None and received_time_ns >= reached_ns:
+            self._lags_ns.append(received_time_ns - reached_ns)
+        tally.duplicates += 1
+        tally.binding.duplicates += 1
+        return True
 
     def _check_header(self, first: int, length: int) -> None:
         """Refuse what may not come here: the order of fragments, and the size of all of them together."""

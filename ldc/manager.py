@@ -12,7 +12,6 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from itertools import count
 from typing import Any, Self
 
@@ -21,11 +20,12 @@ from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.cache import DepthCache
 from ldc.callbacks import CallbackThread
-from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound, DepthCacheOutOfSync
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound
 from ldc.feed import FeedGroup
 from ldc.feed_connection import ConnectionOptions
 from ldc.feed_market import MarketFeed
 from ldc.limits import checked_weight_share
+from ldc.manager_reads import ManagerReads
 from ldc.settings import Settings, checked_seconds, proxy_options
 from ldc.snapshot import (
     SnapshotBegins,
@@ -37,7 +37,7 @@ from ldc.snapshot import (
 )
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Purpose, RequestSnapshot
-from ldc.values import BookView, Cause, DepthCacheStatus
+from ldc.values import Cause
 from ldc.venue import venue_named
 
 __all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
@@ -54,7 +54,7 @@ _EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whos
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 
-class BinanceLocalDepthCacheManager(manager_former.FormerNames):
+class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
     """Keeps exact local copies of an exchange's order books.
 
     Args:
@@ -65,6 +65,8 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
         snapshot_limit: at most so many levels a side in a snapshot; None: in the end as many as the exchange serves.
         weight_share: the part of the exchange's request weight that may be used, by all managers of the process.
         markets_per_connection: markets that share a websocket and a thread; 1 gives each its own.
+        redundancy: websockets that bring each market at the same time, from different hosts where the exchange has
+            several. What comes first counts, so that losing one of two interrupts nothing. 1 to 4.
         high_performance: use the whole request weight (`weight_share` 1).
         init_interval: at least so many seconds between two snapshots of this manager; None: the weight decides alone.
         init_time_window: at most one snapshot of a market in so many seconds.
@@ -87,6 +89,7 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
         snapshot_limit: int | None = None,
         weight_share: float = 0.8,
         markets_per_connection: int = 100,
+        redundancy: int = 1,
         high_performance: bool = False,
         init_interval: float | None = None,
         init_time_window: float | None = None,
@@ -108,6 +111,7 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
             snapshot_limit=snapshot_limit,
             weight_share=1.0 if high_performance else checked_weight_share(weight_share),
             markets_per_connection=markets_per_connection,
+            redundancy=redundancy,
             init_interval_s=init_interval,
             init_time_window_s=init_time_window,
             restful_base_uri=restful_base_uri,
@@ -228,49 +232,6 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
         for group in groups:
             group.renew()
 
-    # ------------------------------------------------------------------------------------------ reading
-
-    def get_asks(
-        self, market: str, limit_count: int | None = None, threshold_volume: float | Decimal | None = None
-    ) -> list[list[float]]:
-        """Return the asks, lowest first, as [[price, quantity], ...].
-
-        Args:
-            limit_count: at most so many; fewer if the known range ends before.
-            threshold_volume: only while the sum of price x quantity stays within this; the first is always kept.
-
-        Raises:
-            DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
-            DepthCacheNotFound, DepthCacheAlreadyStopped, UnknownMarket: there is no such depth cache (any more).
-        """
-        cache = self._found(market)
-        try:
-            return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
-        except DepthCacheOutOfSync as error:
-            raise cache.explain(error) from None
-
-    def get_bids(
-        self, market: str, limit_count: int | None = None, threshold_volume: float | Decimal | None = None
-    ) -> list[list[float]]:
-        """Return the bids, highest first; otherwise as `get_asks`."""
-        cache = self._found(market)
-        try:
-            return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
-        except DepthCacheOutOfSync as error:
-            raise cache.explain(error) from None
-
-    def get_book(self, market: str, limit_count: int | None = None) -> BookView:
-        """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
-        cache = self._found(market)
-        try:
-            return cache.reader.view(limit_count)
-        except DepthCacheOutOfSync as error:
-            raise cache.explain(error) from None
-
-    def get_depth_cache(self, market: str) -> DepthCache:
-        """Return the `DepthCache`: its `reader` reads without going through the manager."""
-        return self._found(market)
-
     def get_list_of_depth_caches(self) -> list[str]:
         """Return the active markets, as they were spelt."""
         with self._lock:
@@ -282,54 +243,7 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
     get_list_of_depthcaches = get_list_of_depth_caches
     stop_manager_with_all_depth_caches = stop_manager
 
-    # ------------------------------------------------------------------------------------------ state
-
-    def is_depth_cache_synchronized(self, market: str) -> bool:
-        """Return whether both sides can be read."""
-        return self._found(market).is_synchronized
-
-    def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
-        """Block until all of these (None: all there are) can be read; False when `timeout` seconds are over first.
-
-        Raises `DepthCacheNotFound` for one that does not exist, `UnknownMarket` for one unknown to the exchange.
-        """
-        wanted = self.get_list_of_depth_caches() if markets is None else manager_parts.as_list(markets)
-        caches = [self._found(market) for market in wanted]
-        give_up_at = None if timeout is None else time.monotonic() + timeout
-        while True:
-            for cache in caches:
-                left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
-                if not cache.wait_until_synchronized(left_s):
-                    return False
-            # An earlier one may have been lost while a later one was waited for.
-            if all(cache.is_synchronized for cache in caches):
-                return True
-
-    def wait_for_update(
-        self, market: str, after_update_id: int | None = None, timeout: float | None = None
-    ) -> int | None:
-        """Block until the book can be read past an update id (None: past where it stands); return the new id.
-
-        None when `timeout` seconds are over first. Raises as `wait_until_synchronized`.
-        """
-        return self._found(market).wait_for_update(after_update_id, timeout)
-
-    def get_status(self, market: str) -> DepthCacheStatus:
-        """Return all there is to know about a depth cache, as an immutable value."""
-        return self._found(market).status()
-
-    def get_last_update_time(self, market: str) -> int | None:
-        """Return when the last update arrived, by the local clock, in milliseconds; None before the first."""
-        received_time_ns = self._found(market).reader.received_time_ns
-        return None if received_time_ns is None else received_time_ns // 1_000_000
-
-    def get_last_restart_time(self, market: str) -> float | None:
-        """Return the Unix time at which its stream last came back after an interruption, or None."""
-        return self._found(market).feed.last_restart_time
-
-    def get_restart_count(self, market: str) -> int:
-        """Return how often its stream came back after an interruption."""
-        return self._found(market).feed.restart_count
+    # ------------------------------------------------------------------------------------------ requests
 
     def is_stop_request(self, market: str | None = None) -> bool:
         """Return whether the manager, or this depth cache, was stopped."""
@@ -445,12 +359,12 @@ class BinanceLocalDepthCacheManager(manager_former.FormerNames):
         for group, size in self._group_sizes.items():
             if size < self._settings.markets_per_connection:
                 return group
-        url = self._venue.stream_url(self._settings.websocket_base_uri)
+        urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
         group = FeedGroup(
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
-            url,
+            urls,
             self._options,
-            connect_budget=manager_parts.connect_budget(self._venue, url),
+            connect_budget=manager_parts.connect_budget(self._venue, urls[0]),
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,

@@ -12,7 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from ldc.venue import Venue
 
-__all__ = ["Settings", "checked_seconds", "proxy_options"]
+__all__ = ["REDUNDANCY_MAX", "Settings", "checked_seconds", "proxy_options"]
+
+REDUNDANCY_MAX = 4
+"""So many connections for the same markets at most, each of which may have a successor for a while. More would not be
+safer, and the exchange counts connections."""
 
 _PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
 _SOCKS_MODULES = ("python_socks", "socks")  # what websocket-client and requests need of the extra "socks"
@@ -28,6 +32,7 @@ class Settings:
     snapshot_limit: int | None
     weight_share: float
     markets_per_connection: int
+    redundancy: int
     init_interval_s: float | None
     init_time_window_s: float | None
     restful_base_uri: str | None
@@ -54,6 +59,9 @@ class Settings:
                 f"markets_per_connection is an int from 1 to {most} at {self.venue.exchange}, "
                 f"not {self.markets_per_connection!r}"
             )
+
+        if type(self.redundancy) is not int or not 1 <= self.redundancy <= REDUNDANCY_MAX:
+            raise ValueError(f"redundancy is an int from 1 to {REDUNDANCY_MAX}, not {self.redundancy!r}")
 
     def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
         """Return the same for an exchange that was found at these addresses."""

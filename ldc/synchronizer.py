@@ -323,6 +323,24 @@ class Synchronizer(Handlers):
         """Whether this feed is open, has brought an update, and needs no other feed to fill a gap before it."""
         return self._gap_deadline is None and self._feeds.has_spoken(feed)
 
+    @property
+    def has_several_feeds(self) -> bool:
+        """Whether several feeds are open: then most updates come more than once."""
+        return len(self._feeds) > 1
+
+    def gaps_filled_by(self, feed: int) -> int:
+        """Return how many gaps this open feed has filled."""
+        return self._feeds.gaps_filled_by(feed)
+
+    @property
+    def gap_since(self) -> float | None:
+        """Since when a gap waits for another feed, the book standing at its old id; None if none does."""
+        return None if self._gap_deadline is None else self._gap_deadline - self._gap_wait_s
+
+    def is_live(self, feed: int) -> bool:
+        """Whether this feed is open, and was acknowledged or has brought an update."""
+        return self._feeds.is_live(feed)
+
     # -- the machine
 
     def _take(self, event: Input, now: float, *arguments: object) -> None:

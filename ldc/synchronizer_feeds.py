@@ -16,12 +16,13 @@ FEEDS_MAX = 16
 
 
 class _Feed:
-    __slots__ = ("has_skipped", "has_spoken", "is_acknowledged", "stale_at_id", "stale_in_a_row")
+    __slots__ = ("gaps_filled", "has_skipped", "has_spoken", "is_acknowledged", "stale_at_id", "stale_in_a_row")
 
     def __init__(self) -> None:
         self.is_acknowledged = False
         self.has_spoken = False
         self.has_skipped = False
+        self.gaps_filled = 0
         self.stale_in_a_row = 0
         self.stale_at_id: int | None = None
 
@@ -81,6 +82,10 @@ class Feeds:
         """Whether an open feed has brought an update."""
         return feed in self._feeds and self._feeds[feed].has_spoken
 
+    def is_live(self, feed: int) -> bool:
+        """Whether an open feed was acknowledged, or has brought an update."""
+        return feed in self._feeds and self._feeds[feed].is_live
+
     def note_update(self, feed: int) -> None:
         """The feed has brought an update."""
         self._feeds[feed].has_spoken = True
@@ -88,6 +93,15 @@ class Feeds:
     def note_skip(self, feed: int) -> None:
         """The feed has brought an update past a gap. It keeps the order, so it will not fill that."""
         self._feeds[feed].has_skipped = True
+
+    def note_filled(self, feed: int) -> None:
+        """The feed has brought what was missing."""
+        self._feeds[feed].gaps_filled += 1
+
+    def gaps_filled_by(self, feed: int) -> int:
+        """Return how many gaps the feed has filled since it opened; 0 for one that is not open."""
+        found = self._feeds.get(feed)
+        return 0 if found is None else found.gaps_filled
 
     def forget_skips(self) -> None:
         """There is no gap any more."""

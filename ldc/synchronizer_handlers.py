@@ -277,7 +277,7 @@ class Handlers(Transitions):
         assert header is not None
         if verdict == Verdict.APPLIED:
             self.refresher.note_applied(now, payload, received_time_ns)
-            self._fill_gap(now)
+            self._fill_gap(now, feed)
             self._look_after_book(now, header, payload)
         elif feed not in self._feeds:
             self._drop(FrameDrop.NOT_OPEN)
@@ -325,7 +325,7 @@ class Handlers(Transitions):
             self.gap_waits += 1
             self._gap_deadline = now + self._gap_wait_s
 
-    def _fill_gap(self, now: float) -> None:
+    def _fill_gap(self, now: float, feed: int) -> None:
         """Apply the updates that waited, as far as nothing is missing any more."""
         if len(self._buffer) == 0:
             return
@@ -346,6 +346,8 @@ class Handlers(Transitions):
         self._buffer.forget_first(done)
         if len(self._buffer) == 0:
             self.gaps_filled += 1
+            if feed in self._feeds:
+                self._feeds.note_filled(feed)
             self._end_gap()
 
     def _give_up_gap(self, now: float) -> None:

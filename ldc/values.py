@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = ["BookCounters", "BookView", "Cause", "Comparison", "DepthCacheStatus", "Header", "SyncState", "Verdict"]
+__all__ = [
+    "BookCounters",
+    "BookView",
+    "Cause",
+    "Comparison",
+    "DepthCacheStatus",
+    "FeedStatus",
+    "Header",
+    "SyncState",
+    "Verdict",
+]
 
 Message = bytes | bytearray | memoryview | str
 """What a message may come as: its bytes, or the text that they spell in UTF-8."""
@@ -61,6 +71,8 @@ class Cause(enum.StrEnum):
     """The connection that carried the updates ended."""
     IDS_WENT_BACK = "IDS_WENT_BACK"
     """The exchange began to count its update ids anew."""
+    TOO_OLD = "TOO_OLD"
+    """The last proof that the copy is current is older than the caller allows."""
     SILENT = "SILENT"
     """The exchange moved on, and the stream did not say so."""
     CROSSED = "CROSSED"
@@ -153,6 +165,25 @@ class BookCounters(NamedTuple):
     """Far levels given up to keep a side within ``LEVELS_PER_SIDE_MAX``; the horizon moved with them."""
 
 
+class FeedStatus(NamedTuple):
+    """What one connection has brought of a market, while several connections bring it. Counts since it was opened."""
+
+    connection: int
+    """Its number in the feed group, counted from 1; a successor has a new one."""
+    url: str
+    is_acknowledged: bool
+    """Whether the exchange has accepted its subscription of this market."""
+    first_arrivals: int
+    """Updates that came here first, and moved the book."""
+    duplicates: int
+    """Updates that had come elsewhere before."""
+    median_lead_ms: float | None
+    """How much earlier than on the best of the other connections updates come here, over the last 256 of all markets of
+    this connection; negative: later. None: not known yet, or there is no other connection."""
+    gaps_filled: int
+    """Gaps of other connections that this one filled."""
+
+
 class DepthCacheStatus(NamedTuple):
     """What there is to know about a depth cache at one moment. Counters count since it was created."""
 
@@ -190,3 +221,7 @@ class DepthCacheStatus(NamedTuple):
     """Connections that its feed group began after the first one, planned renewals included."""
     last_error: str | None
     """The last thing that went wrong with its connection or its snapshots."""
+    feeds: tuple[FeedStatus, ...]
+    """The connections that bring it now, oldest first."""
+    proof_age_s: float
+    """How long ago the last proof came that the book is current: see `max_age` of the manager's reads."""

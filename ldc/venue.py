@@ -72,7 +72,7 @@ class Venue:
     restful_base_uris: tuple[str, ...]
     """The first is used, the others are documented equals that count in the same budget. Empty: the launcher tells."""
     websocket_base_uris: tuple[str, ...]
-    """As above."""
+    """As above. Redundant connections are spread over them, different hosts first."""
     depth_path: str
     """The REST endpoint of snapshots."""
     stream_path: str
@@ -143,6 +143,20 @@ class Venue:
     def stream_url(self, websocket_base_uri: str | None = None) -> str:
         """Return the URL of the combined-stream endpoint, on the venue's first base or on the one given."""
         return _joined(self, websocket_base_uri, self.websocket_base_uris, ("wss", "ws"), self.stream_path)
+
+    def stream_urls(self, count: int, websocket_base_uri: str | None = None) -> tuple[str, ...]:
+        """Return the URLs for that many connections of the same streams: on different hosts, then on different ports.
+
+        Where there are not enough, some stand there twice. With a base given, all are on that.
+        """
+        if websocket_base_uri is not None or not self.websocket_base_uris:
+            return (self.stream_url(websocket_base_uri),) * count
+        hosts = [base_uri.split("/")[2].split(":")[0] for base_uri in self.websocket_base_uris]
+        places = range(len(hosts))
+        spread = sorted(places, key=lambda place: hosts[:place].count(hosts[place]))  # stable: the row's order else
+        return tuple(
+            self.websocket_base_uris[spread[number % len(spread)]] + self.stream_path for number in range(count)
+        )
 
     def snapshot_url(self, restful_base_uri: str | None = None) -> str:
         """Return the URL of the depth endpoint, on the venue's first base or on the one given."""

@@ -36,6 +36,8 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "audits": {},
         "restart_count": 0,
         "reconnects": 0,
+        "feeds": (),
+        "proof_age_s": 0.0,
     }
     return DepthCacheStatus(**(values | changes))
 

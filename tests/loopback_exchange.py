@@ -196,6 +196,7 @@ class Connection:
         self.streams: set[str] = set()
         self.received: list[Received] = []
         self.is_deaf = False
+        self.is_ponging = True
         """Half open: whatever comes is noted, and nothing is answered or sent."""
         self.is_open = False
         self.ended = threading.Event()
@@ -280,7 +281,7 @@ class Connection:
         return Received(time.monotonic(), first & 0x0F, payload)
 
     def _react(self, message: Received) -> None:
-        if message.opcode == PING:
+        if message.opcode == PING and self.is_ponging:
             self.send(message.payload, PONG)
         elif message.opcode == CLOSE:
             self.close(1000)

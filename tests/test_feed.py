@@ -34,7 +34,7 @@ class Bench:
         self.restarts: list[str] = []
         self.group = FeedGroup(
             "ldc-feed-test",
-            exchange.websocket_base_uri + exchange.stream_path,
+            [exchange.websocket_base_uri + exchange.stream_path],
             OPTIONS,
             connect_budget=SharedConnectBudget(connects),
             request_snapshot=lambda feed, action: self.requests.append((feed, action)),

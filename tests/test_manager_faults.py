@@ -574,14 +574,75 @@ def assert_resyncs(manager: BinanceLocalDepthCacheManager, resyncs: dict[str, in
         assert manager.get_status(market).counters.updates_gap == 0
 
 
-def test_a_handover_with_silent_markets_ends_at_its_deadline(monkeypatch):
-    monkeypatch.setattr("ldc.feed_connections.HANDOVER_S", 0.5)
+@pytest.fixture
+def brisk_handover(monkeypatch):
+    """Quiet markets are looked up after a tenth of a second, not after five."""
+    monkeypatch.setattr("ldc.feed_handover.HANDOVER_QUIET_S", 0.1)
+    monkeypatch.setattr("ldc.feed_handover.HANDOVER_LOOK_S", 0.05)
+    monkeypatch.setattr("ldc.feed_handover.PROBE_AGAIN_S", 0.2)
+    monkeypatch.setattr("ldc.feed_handover.MOVED_ON_S", 0.3)
+
+
+def test_a_market_too_quiet_to_have_spoken_is_handed_over_by_a_look_up(brisk_handover):
     with both() as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
+        refused = [error_reply(500, -1000, "later"), error_reply(500, -1000, "later")]
+        exchange.on_rest = lambda request: refused.pop() if refused and request.limit == 5 else None
         manager.renew_connections()
         assert first.ended.wait(PATIENCE_S)
+        assert {request.symbol for request in exchange.rest_requests if request.limit == 5} >= set(first_symbols(first))
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
+
+
+def first_symbols(connection: Connection) -> list[str]:
+    return [stream.partition("@")[0].upper() for stream in connection.streams]
+
+
+def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it(brisk_handover):
+    with both() as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
+        exchange.on_rest = lambda request: error_reply(500, -1000, "no") if request.limit == 5 else None
+        manager.renew_connections()
+        second = exchange.connection_of("BTCUSDT", after=CONNECTIONS)
+        second.streams.discard(exchange.stream("BTCUSDT"))  # acknowledged, and forgotten
+
+        def is_subscribed_anew() -> bool:
+            for market in BOTH:
+                exchange.update(market)
+            return exchange.stream("BTCUSDT") in second.streams
+
+        eventually(is_subscribed_anew, "the new subscription")
+        eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
+        assert_all_well(exchange, manager)
+        assert_resyncs(manager, {})
+
+
+def test_a_successor_that_never_brings_a_market_is_given_up(brisk_handover, monkeypatch):
+    monkeypatch.setattr("ldc.feed_handover.HANDOVER_S_MAX", 1.0)
+    monkeypatch.setattr("ldc.feed_line.Backoff.next_delay_s", lambda _self: 3600.0)
+    with both() as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
+        exchange.on_frame = lambda connection, symbol, payload: (
+            () if is_successor(connection) and symbol == "BTCUSDT" else (payload,)
+        )
+        manager.renew_connections()
+        second = exchange.connection_of("BTCUSDT", after=CONNECTIONS)
+        eventually(lambda: [exchange.update(market) for market in BOTH] and second.ended.is_set(), "the end of it")
+        assert not first.ended.is_set()
+        assert_all_well(exchange, manager)
+        assert_resyncs(manager, {})
+
+
+def test_a_late_pong_brings_a_successor_before_the_link_is_dead(monkeypatch):
+    monkeypatch.setattr("ldc.feed_connection.PONG_LATE_S", 0.2)
+    with both(websocket_ping_interval=0.2, websocket_ping_timeout=60) as (exchange, manager):
+        first = exchange.connection_of("BTCUSDT")
+        first.is_ponging = False
+        eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
+        assert_all_well(exchange, manager)
+        assert_resyncs(manager, {})
+        assert manager.get_restart_count("BTCUSDT") == 0
 
 
 def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_one(monkeypatch):
@@ -593,7 +654,7 @@ def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_o
         assert first.ended.wait(PATIENCE_S)
         assert_all_well(exchange, manager)
         group = manager.get_depth_cache("BTCUSDT").group
-        eventually(lambda: group._connections._handover_deadline is None, "the end of the handover")
+        eventually(lambda: not group._connections.handovers, "the end of the handover")
         manager.renew_connections()
         exchange.resubscribed(second)
         assert not second.ended.wait(0.3)  # it stays until its successor has spoken
@@ -632,7 +693,7 @@ def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interrup
 
 
 def test_a_connection_is_renewed_before_the_exchange_would_cut_it(monkeypatch):
-    monkeypatch.setattr("ldc.feed_connections.CONNECTION_S_MAX", 1.0)
+    monkeypatch.setattr("ldc.feed_line.CONNECTION_S_MAX", 1.0)
     with both() as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
 
@@ -653,7 +714,7 @@ def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew(monkeypatc
     monkeypatch.setattr(ldc.feed, "SILENCE_CHECK_S", 0.1)
     monkeypatch.setattr(ldc.feed_market, "QUIET_S_FIRST", 0.3)
     monkeypatch.setattr(ldc.feed_market, "MOVED_ON_S", 0.3)
-    monkeypatch.setattr(ldc.feed, "MOVED_ON_S", 0.3)
+    monkeypatch.setattr("ldc.feed_markets.MOVED_ON_S", 0.3)
     with both(websocket_ping_interval=0.2) as (exchange, manager):
         connection = exchange.connection_of("BTCUSDT")
         connection.streams.discard("btcusdt@depth@100ms")  # the exchange has forgotten it
