@@ -42,10 +42,10 @@ class ManagerReads(ABC):
         Args:
             limit_count: at most so many; fewer if the known range ends before.
             threshold_volume: only while the sum of price x quantity stays within this; the first is always kept.
-            max_age: raise with the cause TOO_OLD if the last proof that the book is current is older, in seconds. Proofs
-                are its updates; the pongs of its connection, as of the ping; and look-ups. None: a book whose stream
-                is not known to be broken is read. A link that dies unnoticed is noticed within
-                `websocket_ping_interval` + `websocket_ping_timeout`; this makes it sooner, for this read.
+            max_age: seconds; raise with the cause TOO_OLD if the last proof that the book is current is older. Its
+                updates prove it, the pongs of its connections (as of the ping), and look-ups. None: read every book
+                whose stream is not known to be broken, which takes up to `websocket_ping_interval` +
+                `websocket_ping_timeout` to be known.
 
         Raises:
             DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.

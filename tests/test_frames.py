@@ -350,6 +350,73 @@ def test_no_more_bytes_than_there_is_room_for_can_have_been_received(readers):
             reader.received(count)
 
 
+# ------------------------------------------------------------------------------------------------ duplicates
+
+
+def twice_bound(readers: ModuleType) -> tuple[Any, Any, Any]:
+    """Return two readers with the same redundant binding, whose book has applied an update since its snapshot."""
+    first, binding = bound(readers)
+    second = readers.FrameReader()
+    second.bind(STREAM, binding)
+    binding.is_redundant = True
+    assert events(first, frame(update(101, E=1_000)), received_time_ns=5_000) == []
+    return first, second, binding
+
+
+def test_a_duplicate_of_a_redundant_market_is_counted_and_not_handed_out(readers):
+    first, second, binding = twice_bound(readers)
+    data = frame(update(101, E=1_000)) + frame(update(90, 100, E=900)) + frame(update(101, E=1_000))
+    assert events(second, data, now=8.0, received_time_ns=7_000) == []
+    assert (binding.is_direct, binding.duplicates, binding.heard_at) == (True, 3, 8.0)
+    assert (first.tally(STREAM).firsts, first.tally(STREAM).duplicates) == (1, 0)
+    assert (second.tally(STREAM).firsts, second.tally(STREAM).duplicates) == (0, 3)
+    assert (first.lags_ns(), second.lags_ns()) == ([0], [2_000, 2_000])  # of the older one nothing can be said
+    assert binding.book.counters.updates_stale == 3
+    assert events(second, frame(update(102, E=1_100)), received_time_ns=9_000) == []
+    assert (second.tally(STREAM).firsts, second.lags_ns()) == (1, [2_000, 2_000, 0])
+
+
+def test_without_redundancy_a_stale_update_is_handed_out(readers):
+    _, second, binding = twice_bound(readers)
+    binding.is_redundant = False
+    assert events(second, frame(update(101, E=1_000)))[0].verdict is Verdict.STALE
+    assert binding.duplicates == 0
+
+
+def test_of_newer_duplicates_only_the_first_at_an_id_is_ignored(readers):
+    """The window of a second connection may end later with nothing new in it. Twice is worth a look: ids went back?"""
+    _, second, binding = twice_bound(readers)
+    assert events(second, frame(update(101, E=1_001))) == []
+    assert events(second, frame(update(50, 60, E=900))) == []  # an old one says nothing
+    handed_out = events(second, frame(update(50, 60, E=1_002)))
+    assert [event.verdict for event in handed_out] == [Verdict.STALE]
+    assert (binding.is_direct, binding.duplicates) == (False, 2)
+    binding.is_direct = True
+    assert events(second, frame(update(102, E=1_100)) + frame(update(102, E=1_101))) == []
+
+
+def test_right_after_a_snapshot_duplicates_are_handed_out(readers):
+    reader, binding = bound(readers)
+    binding.is_redundant = True
+    assert events(reader, frame(update(90, 100)))[0].verdict is Verdict.STALE
+
+
+def test_a_stream_that_is_bound_anew_is_counted_anew(readers):
+    _, second, binding = twice_bound(readers)
+    events(second, frame(update(101)))
+    second.bind(STREAM, binding)
+    assert (second.tally(STREAM).duplicates, binding.duplicates) == (0, 1)
+    second.unbind(STREAM)
+    assert second.tally(STREAM) is None
+
+
+def test_the_lags_of_a_reader_are_bounded(readers):
+    first, _, _ = twice_bound(readers)
+    for number in range(2 * frames.LAGS_KEPT):
+        events(first, frame(update(102 + number)), received_time_ns=10_000 + number)
+    assert first.lags_ns() == [0] * frames.LAGS_KEPT
+
+
 streams_of_updates = st.lists(
     st.tuples(st.integers(0, 2), st.integers(-2, 3), st.sampled_from(["whole", "cut", "ping", "other"])), max_size=30
 )
@@ -366,13 +433,14 @@ def test_both_readers_do_the_same(both_books, sent, cuts):
         data += frame(payload, PING if kind == "ping" else TEXT) if kind != "ping" else frame(b"?", PING)
         data += frame(b'{"result":null,"id":1}') if kind == "other" else b""
 
-    def run(books: ModuleType) -> tuple[list, list]:
+    def run(books: ModuleType) -> tuple[list, list, list, list]:
         module = frames if books.__name__.endswith("pybook") else books
         reader, seen = module.FrameReader(), []
         bindings = [module.StreamBinding(loaded_book(books), number) for number in range(3)]
         for number, binding in enumerate(bindings):
             reader.bind(f"market{number}", binding)
             binding.is_direct = number != 2
+            binding.is_redundant = number == 1
         place = 0
         for cut in itertools.cycle(cuts):
             if place >= len(data):
@@ -384,7 +452,9 @@ def test_both_readers_do_the_same(both_books, sent, cuts):
                     event.binding.is_direct = True
             place += cut
         state = [(b.book.last_update_id, b.book.bids(), b.book.counters, b.heard_at, b.is_direct) for b in bindings]
-        return seen, state
+        tallies = [reader.tally(f"market{number}") for number in range(3)]
+        counts = [(tally.firsts, tally.duplicates, tally.binding.duplicates) for tally in tallies]
+        return seen, state, counts, sorted(reader.lags_ns())
 
     first, second = map(run, both_books)
     assert first == second
