@@ -6,6 +6,7 @@ Rule 3: names, parameters and behaviour are those that users of "Binance Local D
 """
 
 import logging
+import os
 import platform
 import random
 import threading
@@ -35,6 +36,7 @@ from ldc.snapshot import (
     SnapshotRequest,
     shared_downloader,
 )
+from ldc.snapshot_ledger import shared_folder
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Purpose, RequestSnapshot
 from ldc.values import Cause
@@ -76,6 +78,8 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         websocket_close_timeout: seconds that the exchange has to answer a close; at most 0.3 are waited.
         restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; the paths are added.
         proxy: URL of an HTTP or SOCKS proxy for both. Without it, the usual environment variables count.
+        shared_budget: True: share the request weight with the other processes of this user that do so too, by a file in
+            the user's cache folder; or a path: by a file in that folder. Needs the extra ``shared-budget``.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
     """
@@ -100,6 +104,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         restful_base_uri: str | None = None,
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
+        shared_budget: bool | str | os.PathLike[str] = False,
         **former: Any,
     ) -> None:
         manager_parts.take_former_parameters(former)
@@ -126,6 +131,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             user_agent=self.get_user_agent(),
             proxy=proxy_options(proxy),
         ).checked()
+        self._shared_folder = shared_folder(shared_budget)
         self._on_restart = on_restart
         self._callbacks = CallbackThread()
         self._lock = threading.Lock()
@@ -317,6 +323,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
             user_agent=self.get_user_agent(),
+            shared_folder=self._shared_folder,
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:

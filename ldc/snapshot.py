@@ -19,6 +19,7 @@ An environment's proxy variables and certificate bundles are respected, as reque
 """
 
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -27,12 +28,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from urllib3 import exceptions as urllib3_exceptions
 
+from ldc.snapshot_ledger import SharedLedger
 from ldc.snapshot_queue import Requester, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshot_reply import (
     BODY_BYTES_MAX,
@@ -309,6 +312,7 @@ class SnapshotDownloader:
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
         user_agent: str = "binance-local-depth-cache",
+        shared_folder: Path | None = None,
     ) -> SnapshotClient:
         """Return a new client. Raises ``ValueError`` for settings that make no sense. No network I/O.
 
@@ -321,6 +325,7 @@ class SnapshotDownloader:
             init_interval_s: at least so long between two downloads of this client, probes included.
             init_time_window_s: at most one download for a market in so long, probes included.
             user_agent: what requests say about who sends them.
+            shared_folder: where other processes share the budget (`ldc.snapshot_ledger`); None: they do not.
         """
         with self._lock:
             requester = self._queue.join(
@@ -331,6 +336,7 @@ class SnapshotDownloader:
                 weight_share=weight_share,
                 init_interval_s=init_interval_s,
                 init_time_window_s=init_time_window_s,
+                make_ledger=None if shared_folder is None else functools.partial(SharedLedger, shared_folder),
             )
             client = self._clients[requester] = SnapshotClient(self, requester, report, user_agent)
             return client

@@ -33,7 +33,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ldc.limits import Backoff, WeightBudget, checked_weight_share
 from ldc.snapshot_reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
@@ -188,6 +188,20 @@ class Requester:
             self._began_at[request.market] = now
 
 
+class Ledger(Protocol):
+    """What several processes spend of one budget; see `ldc.snapshot_ledger`."""
+
+    @property
+    def folder(self) -> object:
+        """Where it is kept."""
+
+    def take(self, weight: int, allowed: int, now: float) -> tuple[float, str]:
+        """Spend a weight if all together stay within `allowed`: (now, key); or return when to ask again, and ""."""
+
+    def settle(self, key: str, paused_until: float, now: float) -> None:
+        """What was spent under this key has been answered."""
+
+
 class Ticket:
     """A download that has begun."""
 
@@ -196,6 +210,7 @@ class Ticket:
         self.request = request
         self.weight = weight
         self.began = began
+        self.ledger_key = ""
         self.is_cancelled = False
         """The requester does not want the answer any more."""
         self.is_settled = False
@@ -210,6 +225,9 @@ class _Lane:
     backoff: Backoff
     last_failure_at: float = -math.inf
     has_failed_once: bool = False
+    ledger: Ledger | None = None
+    """The same budget, as other processes draw on it."""
+    ledger_not_before: float = -math.inf
 
     def can_pay(self, weight: int, purpose: Purpose | None, share: float) -> bool:
         """Whether the share, or the part of it for this purpose, can ever pay for that."""
@@ -217,10 +235,18 @@ class _Lane:
 
     def earliest(self, head: _Waiting, share: float, now: float) -> float:
         purpose = head.request.purpose
-        earliest = self.budget.earliest(head.weight, now, share * _part_for(purpose))
+        earliest = max(self.ledger_not_before, self.budget.earliest(head.weight, now, share * _part_for(purpose)))
         if purpose is None:
             earliest = max(earliest, self.probe_budget.earliest(head.weight, now, share * PROBE_PART))
         return earliest
+
+    def take_from_ledger(self, ticket: Ticket, now: float) -> bool:
+        """Spend a ticket's weight where all processes do, if there is such a place; return whether that is allowed."""
+        if self.ledger is None:
+            return True
+        allowed = self.budget.allowed(ticket.requester.weight_share * _part_for(ticket.request.purpose))
+        self.ledger_not_before, ticket.ledger_key = self.ledger.take(ticket.weight, allowed, now)
+        return bool(ticket.ledger_key)
 
     def count_host_failure(self, began: float, now: float) -> None:
         if began < self.last_failure_at:
@@ -260,8 +286,13 @@ class SnapshotQueue:
         weight_share: float = 0.8,
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
+        make_ledger: Callable[[tuple[str, str], int], Ledger] | None = None,
     ) -> Requester:
-        """Register a requester. Raises ``ValueError`` for settings that make no sense."""
+        """Register a requester. Raises ``ValueError`` for settings that make no sense.
+
+        `make_ledger`: makes the ledger of a budget of that name and limit, when other processes draw on it as well.
+        From then on everybody here who draws on that budget goes by it.
+        """
         requester = Requester(
             venue,
             restful_base_uri=restful_base_uri,
@@ -276,6 +307,14 @@ class SnapshotQueue:
             per_minute = venue.weight_per_minute
             backoff = Backoff(self._random, first_s=HOST_PAUSE_S_FIRST, max_s=HOST_PAUSE_S_MAX)
             lane = self._lanes[requester.lane_name] = _Lane(WeightBudget(per_minute), WeightBudget(per_minute), backoff)
+        if make_ledger is not None:
+            ledger = make_ledger(requester.lane_name, venue.weight_per_minute)
+            if lane.ledger is not None and lane.ledger.folder != ledger.folder:
+                raise ValueError(
+                    f"the weight of {venue.exchange} is shared in {lane.ledger.folder} already; "
+                    "one process cannot share it in two places"
+                )
+            lane.ledger = lane.ledger or ledger
         self._requesters[requester] = lane
         return requester
 
@@ -339,11 +378,13 @@ class SnapshotQueue:
         if found is None:
             return None
         head, requester, lane = found
+        ticket = Ticket(requester, head.request, head.weight, now)
+        if not lane.take_from_ledger(ticket, now):
+            return None
         requester._begin(now)
         lane.budget.spend(head.weight, now)
         if head.request.purpose is None:
             lane.probe_budget.spend(head.weight, now)
-        ticket = Ticket(requester, head.request, head.weight, now)
         self._under_way.add(ticket)
         return ticket
 
@@ -376,6 +417,8 @@ class SnapshotQueue:
         # A download that was cut off on purpose says nothing of the host; but an answer that had come still does.
         if not ticket.is_cancelled or headers is not NO_HEADERS:
             _learn(lane, ticket, result, headers, now)
+        if lane.ledger is not None and ticket.ledger_key:
+            lane.ledger.settle(ticket.ledger_key, lane.budget.paused_until_s, now)
         if ticket.is_cancelled:
             return None
         if isinstance(result, SnapshotBody):

@@ -49,7 +49,9 @@ MAY_TOUCH = {"pybook": {"threading"}}
 FOREIGN = {
     "aiohttp": {"simulator"},
     "certifi": {"feed"},  # requests brings it along
+    "filelock": {"snapshot"},
     "numpy": {"_book", "pybook"},
+    "platformdirs": {"snapshot"},
     "requests": {"snapshot"},
     "rich": {"cli"},
     "urllib3": {"snapshot"},  # requests is built on it, and brings it along

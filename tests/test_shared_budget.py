@@ -1,0 +1,203 @@
+"""Processes of one machine that share the request weight by a file."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ldc.limits import WEIGHT_WINDOW_S
+from ldc.manager import BinanceLocalDepthCacheManager
+from ldc.snapshot_ledger import IN_FLIGHT_S_MAX, LEDGER_PAUSE_S, SharedLedger
+from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F401 - used by their names
+
+pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
+
+NAME = ("", "api.example.com")
+TAKER = """
+import sys, time
+from pathlib import Path
+from ldc.snapshot_ledger import SharedLedger
+ledger = SharedLedger(Path(sys.argv[1]), ("", "api.example.com"), 1200)
+taken = 0
+while taken < int(sys.argv[2]):
+    _, key = ledger.take(5, 1000, time.monotonic())
+    taken += bool(key)
+    if not key:
+        break
+print(taken, flush=True)
+if len(sys.argv) > 3:
+    with ledger._lock:
+        print("locked", flush=True)
+        sys.stdin.read()
+"""
+
+
+def ledger_in(folder: Path) -> SharedLedger:
+    return SharedLedger(folder, NAME, 1200)
+
+
+def test_what_one_has_spent_the_other_one_has_not(tmp_path):
+    one, other = ledger_in(tmp_path / "new"), ledger_in(tmp_path / "new")
+    assert one.take(600, 1000, 100.0)[0] == 100.0
+    when, key = other.take(600, 1000, 101.0)
+    assert (when, key) == (101.0 + WEIGHT_WINDOW_S, "")
+    assert other.take(400, 1000, 101.0)[1]
+    assert one.used(101.0) == 1000
+
+
+def test_what_was_answered_counts_for_a_minute_and_what_never_was_for_longer(tmp_path):
+    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    _, key = one.take(600, 1000, 100.0)
+    one.settle(key, 0.0, 102.0)
+    one.take(300, 1000, 102.0)
+    assert other.take(400, 1000, 103.0)[0] == 102.0 + WEIGHT_WINDOW_S
+    assert other.used(162.5) == 300
+    assert other.take(400, 1000, 162.5)[1]
+    assert other.used(102.0 + IN_FLIGHT_S_MAX + WEIGHT_WINDOW_S) == 400
+
+
+def test_a_pause_is_everybodys(tmp_path):
+    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    _, key = one.take(5, 1000, 100.0)
+    one.settle(key, 220.0, 100.0)
+    when, key = other.take(5, 1000, 100.0)
+    assert not key
+    assert 219.0 < when <= 220.0
+
+
+def test_of_another_budget_nothing_is_taken(tmp_path):
+    ledger_in(tmp_path).take(1000, 1000, 100.0)
+    assert SharedLedger(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"spent": {"a": 1}, "paused_until": 0}', '{"spent": {}}'])
+def test_a_file_that_cannot_be_read_counts_as_a_minute_that_is_used_up(tmp_path, text):
+    one = ledger_in(tmp_path)
+    one.take(5, 1000, 100.0)
+    (found,) = tmp_path.glob("*.json")
+    found.write_text(text)
+    when, key = one.take(5, 1000, 100.0)
+    assert not key
+    assert when > 100.0
+
+
+def test_times_of_before_the_machine_was_started_do_not_count_for_ever(tmp_path):
+    one = ledger_in(tmp_path)
+    one.take(1000, 1000, 5_000_000.0)
+    assert not one.take(1000, 1000, 10.0)[1]
+    (found,) = tmp_path.glob("*.json")
+    assert one.take(1000, 1000, 10.0)[0] <= 10.0 + WEIGHT_WINDOW_S
+    assert json.loads(found.read_text())["spent"]
+
+
+def test_a_folder_that_cannot_be_written_asks_for_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    one = ledger_in(tmp_path / "file" / "folder")
+    assert one.take(5, 1000, 100.0) == (100.0 + LEDGER_PAUSE_S, "")
+    assert one.take(5, 1000, 102.0) == (102.0 + LEDGER_PAUSE_S, "")
+    assert len(caplog.records) == 1
+
+
+def taker(folder: Path, count: int, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", TAKER, str(folder), str(count), *more]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_take_at_once_never_take_more_than_there_is(tmp_path):
+    processes = [taker(tmp_path, 1000) for _ in range(3)]
+    taken = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(taken) <= 1000 // 5
+    assert ledger_in(tmp_path).used(time.monotonic()) == 5 * sum(taken)
+
+
+def test_a_killed_process_keeps_no_lock(tmp_path):
+    process = taker(tmp_path, 2, "keep it")
+    assert process.stdout.readline() == "2\n"
+    assert process.stdout.readline() == "locked\n"
+    one = ledger_in(tmp_path)
+    assert one.take(5, 1000, time.monotonic())[1] == ""
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert one.take(5, 1000, time.monotonic())[1]
+    assert one.used(time.monotonic()) == 15
+
+
+def test_managers_share_what_the_folder_says(tmp_path):
+    with live(weight_share=0.5, shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
+        family = manager._venue.weight_budget_name(exchange.restful_base_uri)
+        foreign = SharedLedger(tmp_path, ("", family), 6000)
+        assert foreign.take(2990, 3000, time.monotonic())[1]
+        synchronize(exchange, manager)
+        assert foreign.used(time.monotonic()) == 2995
+        exchange.add_market("ETHUSDT")
+        exchange.add_market("XRPUSDT")
+        manager.create_depth_cache(["ETHUSDT", "XRPUSDT"])
+        eventually(lambda: len(exchange.rest_requests) == 2, "a second snapshot")
+        assert not manager.wait_until_synchronized(timeout=1)  # the third must wait for a minute
+        assert len(exchange.rest_requests) == 2
+
+
+def test_one_process_shares_a_budget_in_one_place(tmp_path):
+    with live(shared_budget=tmp_path / "one") as (exchange, manager):
+        synchronize(exchange, manager)
+        with (
+            BinanceLocalDepthCacheManager(**exchange.uris, shared_budget=str(tmp_path / "other")) as other,
+            pytest.raises(ValueError, match="shared in .*one already"),
+        ):
+            other.create_depth_cache("BTCUSDT")
+
+
+@pytest.mark.parametrize("shared_budget", [1, None, b"folder"])
+def test_what_is_no_folder_is_refused(shared_budget):
+    with pytest.raises(ValueError, match="shared_budget is True, False or the path"):
+        BinanceLocalDepthCacheManager(shared_budget=shared_budget)
+
+
+MANAGER = """
+import sys
+from ldc import BinanceLocalDepthCacheManager
+rest, websocket, folder, begin = sys.argv[1:]
+with BinanceLocalDepthCacheManager(
+    restful_base_uri=rest, websocket_base_uri=websocket, shared_budget=folder, snapshot_limit=100
+) as manager:
+    manager.create_depth_cache([f"COIN{number}USDT" for number in range(int(begin), int(begin) + 100)])
+    print("began", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.check
+def test_two_processes_with_100_markets_each_never_exceed_the_budget_together(tmp_path):
+    """600 a minute, of which 480 may be used: 96 snapshots. One process is killed in the middle; the other goes on."""
+    pytest.importorskip("aiohttp")
+    from simulator_kit import simulated
+
+    markets = tuple(f"COIN{number}USDT" for number in range(200))
+    with simulated(markets=markets, levels=50, updates_per_second=2.0, weight_per_minute=600) as exchange:
+        uris = exchange.restful_base_uri, exchange.websocket_base_uri
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", MANAGER, *uris, str(tmp_path), str(begin)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for begin in (0, 100)
+        ]
+        try:
+            eventually(lambda: exchange.statistics().get("status_200", 0) >= 96, "the first minute's snapshots", 60)
+            began = time.monotonic()
+            eventually(lambda: time.monotonic() > began + 5, "some seconds more")
+            assert exchange.statistics()["status_200"] == 96
+            processes[0].kill()
+            eventually(lambda: exchange.statistics()["status_200"] >= 120, "the next minute's", 120)
+            statistics = exchange.statistics()
+            assert statistics.get("status_429", 0) == statistics.get("status_418", 0) == 0
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate(timeout=60)
