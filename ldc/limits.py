@@ -155,6 +155,19 @@ class WeightBudget:
         # What is in flight counts for a whole window yet, even if it is answered this moment.
         return earliest_s if excess <= 0 else max(earliest_s, now + WEIGHT_WINDOW_S)
 
+    def wait_s(self, weight: int, now: float, share: float = 1.0) -> float:
+        """Return about how long it takes until that much has been sent, in as many requests as you like. An estimate.
+
+        What does not fit into this minute waits until the first of what was sent in it no longer counts, and then goes
+        out a minute's worth a minute.
+        """
+        allowed = max(1, self.allowed(share))
+        excess = weight - (allowed - self.used(now))
+        if excess <= 0:
+            return max(0.0, self._paused_until_s - now)
+        first_s = self._settled[0][0] - now if self._settled else WEIGHT_WINDOW_S
+        return max(first_s, self._paused_until_s - now) + (math.ceil(excess / allowed) - 1) * WEIGHT_WINDOW_S
+
     def spend(self, weight: int, now: float) -> None:
         """Count a request that is sent now. Call `settle` when it has been answered or given up."""
         if self.earliest(weight, now) > now:

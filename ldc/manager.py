@@ -39,7 +39,7 @@ from ldc.snapshot import (
 from ldc.snapshot_ledger import shared_folder
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import Purpose, RequestSnapshot
-from ldc.values import Cause
+from ldc.values import Cause, Progress, SyncState
 from ldc.venue import venue_named
 
 __all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
@@ -139,10 +139,9 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         self._stopped: dict[str, str] = {}  # symbol -> the market as it was spelt
         self._group_sizes: dict[FeedGroup, int] = {}
         self._ending_groups: list[FeedGroup] = []
-        self._group_numbers = count(1)
+        self._group_numbers, self._serials = count(1), count(1)
         self._downloads: SnapshotClient | None = None
         self._launched: Any = None
-        self._serials = count(1)
         self._is_stopped = False
         manager_parts.end_in_forked_children(self)
 
@@ -248,6 +247,17 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
     stop_depthcache = stop_depth_cache
     get_list_of_depthcaches = get_list_of_depth_caches
     stop_manager_with_all_depth_caches = stop_manager
+
+    def get_progress(self) -> Progress:
+        """Return how many depth caches can be read, and about how long the others will take. O(markets)."""
+        with self._lock:
+            caches, downloads = list(self._caches.values()), self._downloads
+        states = [cache.state for cache in caches]
+        synchronized, failed = (states.count(state) for state in (SyncState.SYNCHRONIZED, SyncState.FAILED))
+        left = len(states) - synchronized - failed
+        first_limit = self._venue.snapshot_steps(self._settings.snapshot_limit)[0]
+        seconds_left = downloads.estimated_s(left, first_limit) if downloads is not None and left else 0.0
+        return Progress(synchronized, failed, len(states), seconds_left)
 
     # ------------------------------------------------------------------------------------------ requests
 

@@ -267,6 +267,12 @@ class SnapshotClient:
         """Forget the requests of a market, or the one of that epoch. One that is not there is nothing to forget."""
         self._downloader._cancel(self, self.requester.venue.normalized_market(market), epoch)
 
+    def estimated_s(self, count: int, limit: int) -> float | None:
+        """Return about how long so many snapshots of `limit` levels take, or None: nobody knows yet."""
+        downloader = self._downloader
+        with downloader._lock:
+            return downloader._queue.estimated_s(self.requester, count, limit, WORKERS, downloader._clock())
+
     def close(self) -> None:
         """End all requests of this client, cutting off downloads under way. Idempotent; returns within CLOSE_S_MAX."""
         self._downloader._close(self)

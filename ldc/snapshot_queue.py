@@ -132,6 +132,8 @@ class Requester:
         """Downloads that brought a body."""
         self.failures: Counter[FailureKind] = Counter()
         """Downloads that did not, by kind."""
+        self.download_s = 0.0
+        """How long they all took together."""
         self.cancelled = 0
         """Requests that were cancelled, or replaced by a newer one of the same market."""
         self._ready: list[_Waiting] = []  # a heap: the most urgent first
@@ -397,6 +399,15 @@ class SnapshotQueue:
         times += [time for requester in self._requesters if (time := requester._next_time()) > now]
         return min(times, default=math.inf)
 
+    def estimated_s(self, requester: Requester, count: int, limit: int, workers: int, now: float) -> float | None:
+        """Return about how long so many snapshots take from now on, or None: none has been downloaded yet."""
+        done = requester.bodies + sum(requester.failures.values())
+        if count == 0 or not done:
+            return 0.0 if count == 0 else None
+        weight = count * requester.venue.snapshot_weight(limit)
+        wait_s = self._lanes[requester.lane_name].budget.wait_s(weight, now, requester.weight_share)
+        return wait_s + count * requester.download_s / done / workers
+
     def settle(
         self, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
     ) -> SnapshotBody | SnapshotFailure | None:
@@ -407,6 +418,7 @@ class SnapshotQueue:
         if ticket.is_settled:
             return None
         ticket.is_settled = True
+        ticket.requester.download_s += now - ticket.began
         self._under_way.discard(ticket)
         lane = self._lanes[ticket.requester.lane_name]
         lane.budget.settle(ticket.weight, now)

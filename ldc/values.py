@@ -20,6 +20,7 @@ __all__ = [
     "DepthCacheStatus",
     "FeedStatus",
     "Header",
+    "Progress",
     "SyncState",
     "Verdict",
 ]
@@ -163,6 +164,19 @@ class BookCounters(NamedTuple):
     """Quantities of 2**63 - 1 units, which Binance means as "this or more" (92233720368.54775807 on spot)."""
     levels_dropped: int
     """Far levels given up to keep a side within ``LEVELS_PER_SIDE_MAX``; the horizon moved with them."""
+
+
+class Progress(NamedTuple):
+    """How far a manager's depth caches are."""
+
+    synchronized: int
+    """Those that can be read."""
+    failed: int
+    """Those that the exchange refuses for good."""
+    total: int
+    seconds_left: float | None
+    """About how long until the others can be read: what the request weight allows, and how long downloads have taken.
+    0 when all can be; None when nothing has been downloaded yet."""
 
 
 class FeedStatus(NamedTuple):

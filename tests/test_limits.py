@@ -493,3 +493,15 @@ def test_a_success_makes_the_next_failure_a_first_one():
 def test_waits_that_make_no_sense_are_refused(first_s, max_s):
     with pytest.raises(ValueError, match="the first wait"):
         Backoff(lambda: 0.5, first_s=first_s, max_s=max_s)
+
+
+def test_how_long_a_weight_takes_is_estimated_by_the_minute():
+    budget = WeightBudget(6000)
+    assert budget.wait_s(4800, 100.0, 0.8) == 0.0
+    assert budget.wait_s(7500, 100.0, 0.8) == 60.0
+    budget.spend(4800, 100.0)
+    budget.settle(4800, 110.0)
+    assert budget.wait_s(2700, 130.0, 0.8) == 40.0
+    assert budget.wait_s(4800 + 1, 130.0, 0.8) == 100.0
+    budget.pause_until(230.0)
+    assert budget.wait_s(2700, 130.0, 0.8) == 100.0

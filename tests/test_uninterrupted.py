@@ -9,9 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from ldc import DepthCacheOutOfSync
+from ldc import BinanceLocalDepthCacheManager, DepthCacheOutOfSync
 from live_kit import SHORT_PING, eventually, live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
-from loopback_exchange import PATIENCE_S
+from loopback_exchange import PATIENCE_S, RestReply
 from simulator_kit import assert_true, managed, simulated
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -184,6 +184,29 @@ def test_after_a_cut_of_all_connections_200_markets_are_back_within_15_seconds()
         assert statistics.get("status_429", 0) == statistics.get("status_418", 0) == 0
         assert statistics["connects"] <= 300
         assert [manager.get_status(market).counters.snapshots_loaded for market in markets] >= loads
+
+
+# ------------------------------------------------------------------------------------------------ cold start
+
+
+def test_progress_says_how_far_and_how_long():
+    with BinanceLocalDepthCacheManager() as manager:
+        assert manager.get_progress() == (0, 0, 0, 0.0)
+    with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):
+        hold = threading.Event()
+        exchange.on_rest = lambda request: (
+            RestReply(200, exchange.snapshot("ETHUSDT", 100), hold=hold) if (request.symbol == "ETHUSDT") else None
+        )
+        manager.create_depth_cache(["BTCUSDT", "ETHUSDT"])
+        assert manager.get_progress().total == 2
+        assert manager.wait_until_synchronized("BTCUSDT", PATIENCE_S)
+        eventually(lambda: manager.get_progress().seconds_left is not None, "an estimate")
+        progress = manager.get_progress()
+        assert progress[:3] == (1, 0, 2)
+        assert 0.0 < progress.seconds_left < 60.0
+        hold.set()
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        assert manager.get_progress() == (2, 0, 2, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------ age
