@@ -333,3 +333,16 @@ def test_a_documented_base_counts_in_the_family_and_another_for_itself():
 
 def test_an_invalid_symbol_and_a_status_mismatch_are_permanent():
     assert {-1121, -1220} == PERMANENT_ERROR_CODES
+
+
+def test_redundant_connections_are_on_different_hosts_first_then_on_different_ports():
+    spot = VENUES["binance.com"]
+    one, two, three, four = spot.stream_urls(4)
+    assert (one, four) == (spot.stream_url(), one)
+    assert two == "wss://data-stream.binance.vision/stream"
+    assert three == "wss://stream.binance.com:443/stream"
+    assert spot.stream_urls(1) == (spot.stream_url(),)
+    assert VENUES["binance.us"].stream_urls(2) == ("wss://stream.binance.us:9443/stream",) * 2
+    assert spot.stream_urls(2, "ws://127.0.0.1:8080") == ("ws://127.0.0.1:8080/stream",) * 2
+    with pytest.raises(ValueError, match="launcher"):
+        VENUES["simulator"].stream_urls(2)
