@@ -263,6 +263,10 @@ def test_a_gap_that_waits_is_no_proof():
         exchange.on_frame = lambda connection, symbol, payload: () if connection is other else (payload,)
         exchange.update("BTCUSDT")
         eventually(lambda: feed.synchronizer.gap_since is not None, "the gap")
-        exchange.update("BTCUSDT")
-        eventually(lambda: manager.get_status("BTCUSDT").proof_age_s > 0.3, "that the gap counts")
+
+        def is_as_old_as_the_gap() -> bool:
+            exchange.update("BTCUSDT")  # which comes, and waits behind the gap
+            return manager.get_status("BTCUSDT").proof_age_s > 0.3
+
+        eventually(is_as_old_as_the_gap, "that the gap counts")
         assert manager.is_depth_cache_synchronized("BTCUSDT")
