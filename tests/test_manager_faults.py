@@ -684,8 +684,10 @@ def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interrup
         exchange.on_handshake = lambda connection, answer: None if is_successor(connection) else answer
         manager.renew_connections()
         exchange.wait_for(lambda: len(exchange.connections) == 2 * CONNECTIONS, "the successors")
-        for first in exchange.connections[:CONNECTIONS]:
+        firsts = exchange.connections[:CONNECTIONS]
+        for first in firsts:  # all of them at once: a successor that stalls is given up after a second
             first.reset()
+        for first in firsts:
             exchange.resubscribed(first)
         assert_all_well(exchange, manager)
         for market in BOTH:
