@@ -19,6 +19,9 @@ class MarketTimers:
         self._heap: list[tuple[float, int, MarketFeed]] = []
         self._order = count()
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     @property
     def next_due(self) -> float | None:
         """The first of them, or None."""
