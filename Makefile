@@ -20,7 +20,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -34,6 +34,8 @@ help:
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 @echo "make bench-peers install other libraries' books into build/peers-venv, and measure beside them" docs the documentation as a site, in build/site; open index.html there"
+	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
+	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11 that is installed"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
@@ -89,6 +91,11 @@ check: check-warnings check-long check-alone check-checked check-sanitize check-
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python benchmarks/bench_socket.py
+
+# A thousand markets, and what readers cost the writer.
+bench-scale: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
+	$(BIN)/python benchmarks/bench_readers.py
 
 # What others have made, in an environment of its own: they need a hundred packages, and some a certain Python.
 PEERS_VENV ?= build/peers-venv

@@ -10,6 +10,9 @@ import pytest
 import bench_peers
 import bench_peers_check
 import bench_peers_report
+import bench_readers
+import bench_scale
+import bench_scale_sender
 from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
@@ -160,3 +163,37 @@ def test_the_committed_results_of_the_peers_are_what_the_document_shows() -> Non
     document = (PROJECT / "docs/performance-peers.md").read_text(encoding="utf-8")
     assert bench_peers_report.insert(document, bench_peers_report.markdown(results)) == document
     assert (PROJECT / "docs/images/peers.svg").read_text(encoding="utf-8") == bench_peers_report.plot(results)
+
+
+def test_many_markets_end_with_the_right_books_and_are_accounted_for(capsys) -> None:
+    found = bench_scale.measure(markets=110, seconds=2)
+    assert found.wrong == []
+    assert found.updates > 500
+    assert found.levels > 110 * 2 * 900
+    assert 0 < len(found.latencies_us) <= found.updates
+    assert found.latencies_us[0] > 0
+    assert found.own > 20_000
+    bench_scale.print_found(found)
+    bench_scale.print_found(found._replace(wrong=["M00001USDT is at 1 and should be at 2"]))
+    printed = capsys.readouterr().out
+    assert "p99.9" in printed
+    assert "no number. M00001USDT is at 1" in printed
+
+
+def test_all_markets_update_in_a_burst_and_else_at_their_own_pace() -> None:
+    kinds = bench_scale_sender.kinds_of(1000)
+    assert [kinds.count(number) for number in range(4)] == [10, 10, 180, 800]
+    plan = bench_scale_sender.schedule(kinds, seconds=10, seed=1)
+    assert plan == sorted(plan) == bench_scale_sender.schedule(kinds, seconds=10, seed=1)
+    assert 4_500 < len(plan) / 10 < 5_500
+    in_burst = [number for due, number in plan if 4.9 <= due < 4.9 + bench_scale_sender.BURST_S]
+    assert sorted(in_burst) == list(range(1000))
+
+
+def test_what_is_read_beside_the_writer_leaves_the_books_right(capsys) -> None:
+    recording = synthetic_recording(5, 3000, levels=100)
+    pairs = bench_readers.measure(recording, rounds=2)
+    assert len(pairs) == 2
+    assert bench_readers.print_pairs(recording, pairs)
+    assert not bench_readers.print_pairs(recording, [(pairs[0][0]._replace(is_correct=False), pairs[0][1])])
+    assert "no number" in capsys.readouterr().out
