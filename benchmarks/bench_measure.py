@@ -75,9 +75,11 @@ def _run(runs: list[tuple[Contender, Market]]) -> int:
         return perf_counter_ns() - started
 
 
-def nanoseconds(read: str, names: dict[str, object], samples: int) -> float:
+def nanoseconds(
+    read: str, names: dict[str, object], samples: int, clock: Callable[[], float] = timeit.default_timer
+) -> float:
     """Return the shortest time of an expression, less that of an empty loop."""
-    timer, empty = timeit.Timer(read, globals=names), timeit.Timer("pass")
+    timer, empty = timeit.Timer(read, timer=clock, globals=names), timeit.Timer("pass", timer=clock)
     once = timer.timeit(1000) / 1000
     loops = max(1, int(READ_LOOP_S / once))
     with no_garbage_collection():

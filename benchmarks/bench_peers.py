@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import process_time_ns
+from time import process_time, process_time_ns
 from typing import Any
 
 from bench_measure import nanoseconds, no_garbage_collection
@@ -115,7 +115,7 @@ def measure_reads(recording: Recording, names: list[str]) -> dict[str, dict[str,
             peer.run(frames)
             names_of_read = peer.names()
             found[name] = {
-                what: nanoseconds(read, names_of_read, READ_SAMPLES)
+                what: nanoseconds(read, names_of_read, READ_SAMPLES, process_time)
                 for what, read in (("top", kind.top), ("ten", kind.ten))
             }
     return found
