@@ -243,7 +243,7 @@ class Cryptofeed(Peer):
         Symbols.set(kind.id, {name: name}, {})
 
         class Rest:
-            async def read(self, *_: object) -> str:
+            async def read(self, *_: object, **__: object) -> str:
                 return market.snapshot.decode()
 
         async def called(book: object, at: float) -> None:
