@@ -26,6 +26,7 @@ class DepthCache:
 
     def __init__(self, exchange: str, feed: MarketFeed, group: FeedGroup) -> None:
         self.exchange = exchange
+        """The exchange string of its manager."""
         self.market = feed.market
         """As the user spelt it."""
         self.reader: BookReader = feed.book.reader

@@ -96,11 +96,11 @@ class BookView(NamedTuple):
     last_update_id: int
     """The exchange's update id that the book stands at."""
     event_time_ms: int | None
-    """`E` of the message that brought the book there."""
+    """`E` of the message that brought the book there: the exchange's clock, Unix milliseconds; None if it had none."""
     transaction_time_ms: int | None
-    """`T` of that message: the matching engine's time (futures)."""
+    """`T` of that message (futures): the matching engine's time, Unix milliseconds; None if it had none."""
     received_time_ns: int | None
-    """The local receive time that was handed in with that message."""
+    """When that message arrived, as it was handed in: in depth caches the local clock, Unix nanoseconds."""
     bid_horizon: Number | None
     """The lowest price to which the bids are complete; None: complete without end."""
     ask_horizon: Number | None
@@ -148,12 +148,17 @@ class BookCounters(NamedTuple):
     """What has happened to an order book since it was made. Each only grows; ``clear`` keeps them."""
 
     snapshots_loaded: int
+    """Snapshots that `load_snapshot` took."""
     snapshots_refused: int
     """Snapshots that raised ``MalformedMessage``."""
     books_adopted: int
+    """Calls of `adopt` that took over another book's levels."""
     updates_applied: int
+    """Updates with the verdict APPLIED."""
     updates_stale: int
+    """Updates with the verdict STALE."""
     updates_gap: int
+    """Updates with the verdict GAP."""
     updates_malformed: int
     """Updates that raised ``MalformedMessage``."""
     updates_overlapping: int
@@ -202,23 +207,35 @@ class DepthCacheStatus(NamedTuple):
     """What there is to know about a depth cache at one moment. Counters count since it was created."""
 
     market: str
+    """As the user spelt it."""
     exchange: str
+    """The exchange string of the manager."""
     state: SyncState
+    """Where it is in its life."""
     state_since: float
-    """Unix time at which it entered that state."""
+    """When it entered that state: Unix time, in seconds."""
     is_synchronized: bool
     """Whether both sides can be read."""
     cause: str | None
     """Why it cannot be read; None if it can."""
     last_update_id: int | None
+    """The exchange's update id that the book stands at; None before the first snapshot, as the next three."""
     event_time_ms: int | None
+    """`E` of the last message that was used: the exchange's clock, Unix milliseconds."""
     transaction_time_ms: int | None
+    """`T` of that message (futures): the matching engine's time, Unix milliseconds."""
     received_time_ns: int | None
+    """When that message arrived: the local clock, Unix nanoseconds."""
     bid_count: int
+    """Bids held, also past the horizon."""
     ask_count: int
+    """Asks held, also past the horizon."""
     bid_horizon: float | None
+    """The lowest price to which the bids are complete; None: without end, or nothing is loaded."""
     ask_horizon: float | None
+    """The highest price to which the asks are complete; None: without end, or nothing is loaded."""
     counters: BookCounters
+    """What has happened to the order book."""
     resyncs: Mapping[str, int]
     """How often it lost its synchronization, by cause."""
     frames_dropped: Mapping[str, int]
@@ -230,7 +247,7 @@ class DepthCacheStatus(NamedTuple):
     restart_count: int
     """How often its stream came back after an interruption."""
     last_restart_time: float | None
-    """Unix time."""
+    """When it last did: Unix time, in seconds."""
     reconnects: int
     """Connections that its feed group began after the first one, planned renewals included."""
     last_error: str | None

@@ -1,5 +1,6 @@
 """What documents say in tables is what the code says. That their code runs and links lead somewhere: test_tidy."""
 
+import ast
 import pydoc
 import re
 import types
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ldc
+from ldc import values
 from ldc.venue import VENUES
 
 PROJECT = Path(__file__).parent.parent
@@ -70,3 +72,15 @@ def test_help_of_the_package_begins_with_what_it_is_for():
     text = pydoc.plain(pydoc.render_doc(ldc))
     assert "Exact local copies of Binance order books" in text[:300]
     assert all(name in text for name in ldc.__all__ if name != "__version__")
+
+
+def test_every_field_of_a_record_is_described():
+    tree = ast.parse(Path(values.__file__).read_text(encoding="utf-8"))
+    records = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in ldc.__all__]
+    assert len(records) == 8
+    for record in records:
+        members = [node for node in record.body if isinstance(node, ast.AnnAssign | ast.Assign)]
+        for member in members:
+            following = record.body[record.body.index(member) + 1 :][:1]
+            is_text = [isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in following]
+            assert is_text == [True], f"{record.name}: {ast.unparse(member)}"

@@ -6,6 +6,7 @@ compiler and are built here, from a copy of the sources; compiling from the sdis
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_the_sdist_carries_the_sources_and_nothing_that_a_build_made(sdist: Path
     assert written - carried == set()
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile", ".ci/run"} - carried == set()
     assert {"binance_local_depth_cache.py", "tests/test_packaging.py", "docs/order-book.md"} - carried == set()
+    assert {"mkdocs.yml", "docs/reference/manager.md", "examples/top_of_book.py"} - carried == set()
     assert [name for name in carried if name.endswith((".c", ".so", ".pyd", ".html", ".pyc"))] == []
 
 
@@ -105,6 +107,22 @@ def test_only_the_declared_libraries_are_required() -> None:
         "requests",
         "websocket-client",
     ]
+
+
+def test_wheels_are_built_and_tested_for_every_python_that_is_promised() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    promised = re.findall(r"Python :: (3\.\d+)", " ".join(settings["project"]["classifiers"]))
+    assert f">={promised[0]}" == settings["project"]["requires-python"]
+    built = [f"3.{name[3:5]}" for name in settings["tool"]["cibuildwheel"]["build"]]
+    tested = (PROJECT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert set(promised) <= set(built) == set(re.findall(r'"(3\.\d+)"', re.search(r"python: \[.*\]", tested)[0]))
+
+
+def test_what_the_tests_of_a_wheel_name_exists() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
+    named = re.findall(r"\{project\}/([\w/.]+)", " ".join(settings["test-command"]))
+    assert len(named) > 3
+    assert [name for name in named if not (PROJECT / name).exists()] == []
 
 
 # ---------------------------------------------------------------------------------- the build says what it built
