@@ -93,9 +93,9 @@ def test_quotes_stand_on_both_sides_of_the_exchange_s_own_book(bench: Bench) -> 
 def test_nothing_is_quoted_while_the_book_is_out_of_sync(bench: Bench) -> None:
     bench.move()
     assert bench.orders.quotes is not None
-    # An update is lost, and the snapshot that could mend the book takes a second.
+    # An update is lost, and every snapshot that could mend the book takes a second.
     bench.exchange.inject("drop", market=MARKET)
-    bench.exchange.inject("snapshot_slow", market=MARKET, duration_s=1.0)
+    bench.exchange.inject("snapshot_slow", market=MARKET, probability=1.0, duration_s=1.0)
     bench.exchange.advance(MARKET, 2)
     bench.step_until(lambda: bench.orders.cancelled)
     assert bench.orders.quotes is None
