@@ -33,7 +33,7 @@ help:
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
-@echo "make bench-peers install other libraries' books into build/peers-venv, and measure beside them" docs the documentation as a site, in build/site; open index.html there"
+	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
