@@ -179,6 +179,7 @@ class Progress(NamedTuple):
     failed: int
     """Those that the exchange refuses for good."""
     total: int
+    """All there are, whatever their state."""
     seconds_left: float | None
     """About how long until the others can be read: what the request weight allows, and how long downloads have taken.
     0 when all can be; None when nothing has been downloaded yet."""
@@ -190,6 +191,7 @@ class FeedStatus(NamedTuple):
     connection: int
     """Its number in the feed group, counted from 1; a successor has a new one."""
     url: str
+    """Where it leads."""
     is_acknowledged: bool
     """Whether the exchange has accepted its subscription of this market."""
     first_arrivals: int
