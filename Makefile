@@ -86,7 +86,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
 
-check: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
+check: check-warnings check-long check-foreign check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -172,7 +172,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
+.PHONY: check-warnings check-long check-foreign check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
 
 # Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
 # imported under the environment $(3), and run the tests on it.
@@ -194,6 +194,13 @@ check-warnings: $(VENV)/.installed
 # The tests that take too long for `make test`.
 check-long: $(VENV)/.installed
 	$(PYTEST) -m check $(ARGS)
+
+# Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
+FOREIGN := build/check/foreign
+check-foreign: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
+		echo "other people's clients cannot be installed here" >&2
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/test_simulator_foreign.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
