@@ -119,7 +119,7 @@ class Markets:
                 group.post(lambda now: group.snapshot_received(feed, action.epoch, body, COMPLETE, None, now))
 
         group = FeedGroup(
-            "benchmark", url, OPTIONS, connect_budget=budget, request_snapshot=answer,
+            "benchmark", [url], OPTIONS, connect_budget=budget, request_snapshot=answer,
             cancel_snapshot=_ignore, request_probe=_ignore, random=random.Random(1).random,
         )  # fmt: skip
         return group

@@ -56,6 +56,7 @@ BAR_WIDTH_MAX = 60
 MEANING = {
     "NOT_LOADED": "no snapshot has come yet",
     "LEFT_HORIZON": "the market left the known levels",
+    "TOO_OLD": "nothing shows that it is current",
     "GAP": "an update was lost",
     "STREAM_CLOSED": "the connection ended",
     "IDS_WENT_BACK": "the exchange counts its ids anew",

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_asks_for_nothing(tmp_path, caplog):
 
 
 def taker(folder: Path, count: int, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", TAKER, str(folder), str(count), *more]
+    command = [sys.executable, "-P", "-c", TAKER, str(folder), str(count), *more]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -181,7 +181,7 @@ def test_two_processes_with_100_markets_each_never_exceed_the_budget_together(tm
         uris = exchange.restful_base_uri, exchange.websocket_base_uri
         processes = [
             subprocess.Popen(
-                [sys.executable, "-c", MANAGER, *uris, str(tmp_path), str(begin)],
+                [sys.executable, "-P", "-c", MANAGER, *uris, str(tmp_path), str(begin)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
