@@ -263,6 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="how many, drawn by lot; 0: all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-least", type=float, default=KILLED_SHARE_MIN, help="the share that must die")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first so many of them: to go on")
     parser.add_argument("--only", choices=MODULES, help="of this module only")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -301,7 +302,7 @@ def main() -> int:
         f"{len(mutants)} mutants of {arguments.only or 'all the rules'}, seed {arguments.seed}: "
         f"{100 * share:.1f} % died, in {time.monotonic() - began:.0f} s"
     )
-    return 0 if share >= KILLED_SHARE_MIN else 1
+    return 0 if share >= arguments.at_least else 1
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ def test_a_gap_waits_readable_for_the_other_feed_and_is_filled(market_at: Market
     assert market.bids()[99.0] == 7.0
     assert market.bids()[98.0] == 6.0
     assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (1, 1)
+    assert [market.synchronizer.gaps_filled_by(feed) for feed in (0, 1, 7)] == [0, 1, 0]
     assert not market.synchronizer.wants_every_update
     assert market.wait(10.0).state is SYNCHRONIZED
     assert len(market.requests) == 1
