@@ -11,7 +11,11 @@ from loopback_exchange import LoopbackExchange
 from relays import Relay, http_tunnel, say_nothing, socks5
 from scripted_server import LOOPBACK_PEM, tls_context
 
-pytestmark = pytest.mark.usefixtures("no_jitter")
+pytestmark = [
+    pytest.mark.usefixtures("no_jitter"),
+    # A peer that is gone when TLS is about to begin makes `SSLContext.wrap_socket` raise and forget the socket it made.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy can lead there
 
