@@ -65,7 +65,8 @@ class Handover:
 
     def has_failed(self, now: float) -> bool | None:
         """Return at the deadline whether it was in vain; None before."""
-        return None if now < self._deadline else any(not self._has_moved(market) for market in self._missing)
+        lacking = self._missing | self._expected_since.keys()
+        return None if now < self._deadline else any(not self._has_moved(market) for market in lacking)
 
     def _has_moved(self, market: MarketFeed) -> bool:
         synchronizer = market.synchronizer
@@ -73,8 +74,11 @@ class Handover:
             return True
         if synchronizer.state is not SyncState.SYNCHRONIZED:
             return synchronizer.is_live(self.feed)  # it takes a snapshot, and can go on with this feed
-        is_quiet = market.heard_at <= self._quiet.get(market, -math.inf) and synchronizer.gap_since is None
-        return is_quiet or synchronizer.has_spoken(self.feed)
+        if synchronizer.has_spoken(self.feed):
+            return True
+        # One that was to come on the successor once, and did not, must be heard there: that it is quiet proves nothing.
+        is_quiet = market not in self._missing and market.heard_at <= self._quiet.get(market, -math.inf)
+        return is_quiet and synchronizer.gap_since is None
 
     def step(self, markets: Iterable[MarketFeed], now: float) -> HandoverStep:
         """Return what is to be done now. Call it at `next_due`."""
