@@ -7,7 +7,10 @@ Rule 2: a depth update of a synchronized market takes the short way: the connect
     through the market's synchronizer. `_carry_out`, which follows each call of it, says which way is open.
 Rule 3: one market's trouble never touches another. A frame that cannot be read or routed is dropped and counted, and
     each market's next frame proves or disproves that nothing is missing.
-Rule 4: the thread does not die while its books can be read. Whatever goes wrong that nobody foresaw ends its
+Rule 4: an update that goes the short way moves no deadline, and most wake-ups bring nothing else. So deadlines are
+    looked at only when the nearest one has come, or after something that may have brought one nearer: posted work, a
+    call of a synchronizer, a message that is no update, a control frame, a lost connection, room to write.
+Rule 5: the thread does not die while its books can be read. Whatever goes wrong that nobody foresaw ends its
     connections, which suspends every book, is logged, and is followed by a new start after `FAULT_PAUSE_S`.
 
 There is one connection as a rule, and several when the group is redundant. Another one, for the same markets, comes
@@ -158,7 +161,7 @@ class FeedGroup(GroupMarkets):
             while not self._is_over():
                 try:
                     self._turn()
-                except Exception as error:  # see rule 4
+                except Exception as error:  # see rule 5
                     logger.exception("Feed group %s failed; its connections start anew", self.name)
                     self._lose_all(f"a fault of ldc: {type(error).__name__}: {error}")
                     self._stop_requested.wait(FAULT_PAUSE_S)
@@ -167,23 +170,30 @@ class FeedGroup(GroupMarkets):
 
     def _turn(self) -> None:
         """Wait for something to happen, and do it."""
+        # What is posted makes the selector return, so it need not be looked for before.
+        ready = self._selector.select(0.0 if self._has_more else max(0.0, self._tick_due - time.monotonic()))
         now = time.monotonic()
-        timeout_s = 0.0 if self._has_more or self._mailbox else max(0.0, self._next_due(now) - now)
-        ready = self._selector.select(timeout_s)
-        now = time.monotonic()
-        readable = self._has_more
-        self._has_more = set()
+        readable, self._has_more = self._has_more, set()
         for key, events in ready:
             if key.data is None:
                 self._mailbox.drain_wake_ups()
-            elif events & selectors.EVENT_READ:
-                readable.add(key.data)
+            else:
+                if events & selectors.EVENT_READ:
+                    readable.add(key.data)
+                if events & selectors.EVENT_WRITE:
+                    self._tick_due = now
         # The mailbox comes before the frames: what has come since a download began shall be kept for its snapshot.
-        self._mailbox.work_off(now)
+        if self._mailbox:
+            self._mailbox.work_off(now)
+            self._tick_due = now
         for connection in readable:
             self._read(connection, now)
+        if self._connections.has_machine_slept():
+            self._tick_due = now
         # Deadlines come after reading: a pong that waited for us is a pong in time.
-        self._tick(now)
+        if self._tick_due <= now:
+            self._tick(now)
+            self._tick_due = self._next_due(now)
 
     def _next_due(self, now: float) -> float:
         due = max(now, self._silence_due) if self._markets else now + SILENCE_CHECK_S
@@ -254,8 +264,8 @@ class FeedGroup(GroupMarkets):
         self._carry_out(market, now)
 
     def _lose_all(self, why: str) -> None:
-        """Rule 4: start anew, with every book suspended meanwhile."""
-        now = time.monotonic()
+        """Rule 5: start anew, with every book suspended meanwhile."""
+        now = self._tick_due = time.monotonic()
         for connection in self._connections:
             try:
                 self._connections.lose(connection, why, now, is_wanted=True)
@@ -282,6 +292,8 @@ class FeedGroup(GroupMarkets):
                 self._has_more.add(connection)
         except ConnectionLost as error:
             lost = error
+        if connection.has_heard_control:
+            self._tick_due = now
         for event in events:
             if event.binding is None:
                 self._take_other(connection, event.payload, now)
@@ -290,6 +302,7 @@ class FeedGroup(GroupMarkets):
             else:
                 self._take_judged(connection, event, now)
         if lost is not None:
+            self._tick_due = now
             self._connections.lose(connection, str(lost), now, is_wanted=self._wants_connection)
 
     def _take_judged(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
@@ -326,6 +339,7 @@ class FeedGroup(GroupMarkets):
 
     def _take_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
         """Take a message that does not begin with the name of a stream that is ours."""
+        self._tick_due = now
         try:
             header = read_header(payload)
         except MalformedMessage as error:
@@ -411,6 +425,7 @@ class FeedGroup(GroupMarkets):
         now = time.monotonic()
         if self._stop_deadline is None:
             self._stop_deadline = now + self._connections.say_goodbye()
+            self._tick_due = now
             for market in self._markets.values():
                 self._end_market(market, now)
         return not self._connections.open_ones or now >= self._stop_deadline

@@ -121,6 +121,8 @@ class FeedConnection:
         self.requests = StreamRequests()
         self.reader = FrameReader()
         """Knows which streams go to which books."""
+        self.has_heard_control = False
+        """Whether a ping or a pong has come since the last `tick`: `next_due` may be nearer than it was."""
         self.last_pong_at: float | None = None
         self.proven_at: float | None = None
         """When the ping was sent that was answered last: what the exchange had sent by then has been received."""
@@ -135,6 +137,7 @@ class FeedConnection:
             sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
         )
         self._socket: socket.socket | None = None
+        self._is_tls = False  # then a receive brings one record, and the next may wait where no selector sees it
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
         self._pong: bytes | None = None  # the payload of the last ping that is not answered yet
@@ -186,6 +189,7 @@ class FeedConnection:
             self._socket = self._websocket.sock
             assert self._socket is not None
             self._socket.setblocking(False)
+            self._is_tls = isinstance(self._socket, ssl.SSLSocket)
             self.state = ConnectionState.OPEN
             self.opened_at = now
             self._ping_due = now + self._options.ping_interval_s
@@ -211,6 +215,7 @@ class FeedConnection:
         assert self._socket is not None
         for _ in range(RECEIVES_PER_TURN_MAX):
             with self.reader.writable() as room:
+                room_bytes = len(room)
                 try:
                     count = self._socket.recv_into(room)
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -222,6 +227,8 @@ class FeedConnection:
                 raise ConnectionLost(f"the exchange closed the connection without a word{where}")
             self.reader.received(count)
             self._take_events(events, now)
+            if count < room_bytes and not self._is_tls:
+                return False  # that was all; what comes from now on the selector sees
         if self._pong_deadline is not None:
             # The pong may be in what is not read yet. Who brings more than we read is not dead.
             self._pong_deadline = max(self._pong_deadline, now + UNREAD_S)
@@ -241,6 +248,7 @@ class FeedConnection:
             raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
 
     def _take_control(self, event: FrameEvent, now: float) -> None:
+        self.has_heard_control = True
         opcode, payload = event.opcode, event.payload
         if opcode == Opcode.PING:
             # Only the last one needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
@@ -276,6 +284,7 @@ class FeedConnection:
 
     def tick(self, now: float) -> None:
         """Do what is due: pongs first, then pings, then requests. Raises `ConnectionLost` at a deadline."""
+        self.has_heard_control = False
         if self._problem is not None:
             raise ConnectionLost(self._problem)
         if self.state is ConnectionState.CONNECTING:

@@ -135,6 +135,10 @@ class FeedConnections:
             for line in self._lines:
                 line.tick(now)
 
+    def has_machine_slept(self) -> bool:
+        """Whether the machine slept since the last `tick`, which then has something to do at once."""
+        return clock_of_sleep() - self._slept_s > SLEPT_S_MAX
+
     def _give_up_after_sleep(self, now: float, *, is_wanted: bool) -> None:
         slept_s = clock_of_sleep()
         just_slept_s, self._slept_s = slept_s - self._slept_s, slept_s

@@ -85,6 +85,8 @@ class FeedLine:
             dues.append(self._handover.next_due)
         if self.may_renew:
             dues.append(self._renew_due)
+            if self._connections[0].is_pong_late(now) and now < self._trouble_not_before:
+                dues.append(self._trouble_not_before)
         return min(dues, default=None)
 
     def tick(self, now: float) -> None:

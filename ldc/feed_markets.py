@@ -5,6 +5,7 @@ Rule 2: what has to do with connections and frames is `ldc.feed`'s, which builds
 """
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -37,6 +38,8 @@ class GroupMarkets(ABC):
         self._markets: dict[bytes, MarketFeed] = {}  # by the name of the stream
         self._timers = MarketTimers()
         self._silence_due = 0.0
+        self._tick_due = -math.inf
+        """When deadlines are to be looked at next. Whatever may bring one nearer sets it to the present."""
 
     @abstractmethod
     def _resync(self, market: MarketFeed, cause: Cause, now: float, *, unsubscribe: bool) -> None:
@@ -106,6 +109,7 @@ class GroupMarkets(ABC):
             if not isinstance(action, RequestSnapshot) or action.epoch not in cancelled:
                 self._carry_out_one(market, action)
         self._timers.plan(market, now)
+        self._tick_due = now
 
     def _carry_out_one(self, market: MarketFeed, action: Action) -> None:
         match action:

@@ -1,22 +1,25 @@
 """A feed group without a manager: what it asks for, what it hands on, and that nothing posted to it is forgotten."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from ldc.book import OrderBook, StreamBinding, read_header
 from ldc.feed import FeedGroup
-from ldc.feed_connection import ConnectionOptions
+from ldc.feed_connection import ConnectionOptions, ConnectionState
 from ldc.feed_connections import SharedConnectBudget
+from ldc.feed_line import TROUBLE_PAUSE_S, FeedLine
 from ldc.feed_mailbox import Mailbox
 from ldc.feed_market import MarketFeed, SilenceWatch, UpdateSignal
 from ldc.synchronizer import Synchronizer
 from ldc.synchronizer_parts import RequestSnapshot
 from ldc.values import Cause, SyncState
 from live_kit import eventually, no_thread_is_left  # noqa: F401
-from loopback_exchange import PATIENCE_S, LoopbackExchange
+from loopback_exchange import PATIENCE_S, PING, PONG, Connection, LoopbackExchange
 
 OPTIONS = ConnectionOptions(
     ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
@@ -26,7 +29,7 @@ OPTIONS = ConnectionOptions(
 class Bench:
     """A group, with everything it asks for noted instead of done."""
 
-    def __init__(self, exchange: LoopbackExchange, connects: int = 300) -> None:
+    def __init__(self, exchange: LoopbackExchange, connects: int = 300, options: ConnectionOptions = OPTIONS) -> None:
         self.exchange = exchange
         self.requests: list[tuple[MarketFeed, RequestSnapshot]] = []
         self.cancelled: list[int] = []
@@ -35,7 +38,7 @@ class Bench:
         self.group = FeedGroup(
             "ldc-feed-test",
             [exchange.websocket_base_uri + exchange.stream_path],
-            OPTIONS,
+            options,
             connect_budget=SharedConnectBudget(connects),
             request_snapshot=lambda feed, action: self.requests.append((feed, action)),
             cancel_snapshot=lambda feed, epoch: self.cancelled.append(epoch),
@@ -81,6 +84,25 @@ class Bench:
         self.answer(len(self.exchange.markets))
         assert feed.signal.wait_for(lambda: feed.synchronizer.state is SyncState.SYNCHRONIZED, PATIENCE_S)
         return feed
+
+
+@contextmanager
+def only_pings(monkeypatch: pytest.MonkeyPatch, options: ConnectionOptions) -> Iterator[tuple[Connection, Bench]]:
+    """A group with a market that has nothing to say; give its connection's other end.
+
+    Nothing that is done now and then makes good for a deadline that was not seen to come nearer.
+    """
+    monkeypatch.setattr("ldc.feed.SILENCE_CHECK_S", 3600.0)
+    monkeypatch.setattr("ldc.feed_connection.PONG_LATE_S", 3600.0)
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange, options=options)
+        try:
+            bench.synchronized()
+            yield exchange.connections[0], bench
+        finally:
+            bench.group.stop()
+            assert bench.group.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -141,6 +163,46 @@ def test_a_deadline_of_a_market_is_kept(bench):
     assert time.monotonic() - began > 0.9  # a second after the acknowledgement, without any update
 
 
+def test_an_update_that_goes_the_short_way_looks_at_no_deadline(bench):
+    feed = bench.synchronized()
+    bench.exchange.update()
+    eventually(
+        lambda: (
+            feed.binding.is_direct and feed.book.last_update_id == bench.exchange.markets["BTCUSDT"].book.last_update_id
+        ),
+        "an update",
+    )
+    looked = []
+    next_due = bench.group._next_due
+    bench.group._next_due = lambda now: looked.append(now) or next_due(now)
+    for _ in range(50):
+        bench.exchange.update()
+        eventually(
+            lambda: feed.book.last_update_id == bench.exchange.markets["BTCUSDT"].book.last_update_id, "an update"
+        )
+    assert len(looked) < 10  # the silence check comes by itself
+
+
+def test_a_ping_that_comes_alone_is_answered_though_nothing_else_is_due(monkeypatch):
+    with only_pings(monkeypatch, OPTIONS._replace(ping_interval_s=3600)) as (connection, _):
+        for number in (1, 2):
+            connection.send(b"%d" % number, PING)
+            eventually(lambda number=number: len(connection.opcodes(PONG)) == number, "a pong")
+
+
+def test_after_a_pong_the_next_ping_is_due_though_nothing_else_is(monkeypatch):
+    options = OPTIONS._replace(ping_interval_s=0.4, ping_timeout_s=3600)
+    with only_pings(monkeypatch, options) as (connection, _):
+        eventually(lambda: len(connection.opcodes(PING)) >= 3, "the third ping")
+
+
+def test_work_that_is_posted_is_done_though_nothing_else_is_due(monkeypatch):
+    with only_pings(monkeypatch, OPTIONS._replace(ping_interval_s=3600)) as (connection, bench):
+        bench.exchange.add_market("ETHUSDT")
+        bench.market("ETHUSDT")  # its subscription has to be paced: a deadline that the posted work made
+        bench.exchange.wait_for(lambda: len(connection.requests("SUBSCRIBE")) == 2, "the subscription")
+
+
 def test_every_market_is_told_of_the_end_of_a_connection(bench):
     bench.exchange.add_market("ETHUSDT")
     feeds = [bench.market(), bench.market("ETHUSDT")]
@@ -170,6 +232,56 @@ def test_connects_wait_for_the_budget():
         assert len(exchange.connections) == 2
         bench.group.stop()
         assert bench.group.join(PATIENCE_S)
+
+
+class LateConnection:
+    """As much of a connection as its line looks at: open from the start, and its pong is late."""
+
+    state, opened_at = ConnectionState.OPEN, 0.0
+
+    def __init__(self, feed: int) -> None:
+        self.feed = feed
+
+    def next_due(self, now: float) -> float:
+        return math.inf
+
+    def is_pong_late(self, now: float) -> bool:
+        return True
+
+    def say_goodbye(self) -> float:
+        return 0.0
+
+
+class LateOwner:
+    """Lets a line connect at any time, and take over at once."""
+
+    made = 0
+
+    def take_connect(self, now: float) -> float:
+        return now
+
+    def make_connection(self, url: str, now: float) -> LateConnection:
+        self.made += 1
+        return LateConnection(self.made)
+
+    def forget(self, connection: LateConnection, now: float) -> None:
+        pass
+
+    def handover_ended(self, *_: object) -> bool:
+        return True
+
+
+def test_a_pong_that_is_late_too_soon_after_another_is_looked_at_when_the_pause_ends():
+    owner = LateOwner()
+    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.0)
+    line.tick(0.0)  # connects, and finds the pong to be late
+    line.tick(10.0)  # opens a successor, which takes over
+    assert owner.made == 2
+    assert [connection.feed for connection in line] == [2]
+    assert line.next_due(20.0) == TROUBLE_PAUSE_S
+    line.tick(TROUBLE_PAUSE_S)
+    line.tick(TROUBLE_PAUSE_S)
+    assert owner.made == 3
 
 
 def test_what_is_posted_is_done_or_refused_whatever_the_moment():

@@ -3,6 +3,7 @@
 import json
 import queue
 import select
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -202,6 +203,44 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
     driver.connection.tick(driver.now)
     driver.receive(lambda: driver.connection.last_pong_at)
     driver.pass_time(2.0)
+
+
+class CountingSocket:
+    """A socket that counts what it is asked to receive, and waits until there is enough to fill the room if told so."""
+
+    def __init__(self, actual: socket.socket) -> None:
+        self._actual = actual
+        self.receives = 0
+        self.fills_room = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._actual, name)
+
+    def recv_into(self, room: memoryview) -> int:
+        self.receives += 1
+        count = self._actual.recv_into(room)
+        while self.fills_room and count < len(room):
+            assert select.select([self._actual], [], [], PATIENCE_S)[0]
+            count += self._actual.recv_into(room[count:])
+        self.fills_room = False
+        return count
+
+
+def test_a_receive_that_left_room_is_not_followed_by_another(driver):
+    other = driver.open()
+    counting = driver.connection._socket = CountingSocket(driver.connection._socket)
+    other.send("one")
+    assert select.select([driver.connection], [], [], PATIENCE_S)[0]
+    assert not driver.connection.receive(driver.events, driver.now)
+    assert driver.messages == [b"one"]
+    assert counting.receives == 1
+    with driver.connection.reader.writable() as room:
+        other.send(b"x" * (len(room) - 10))  # with its header, as many bytes as there is room
+    assert select.select([driver.connection], [], [], PATIENCE_S)[0]
+    counting.receives, counting.fills_room = 0, True
+    driver.connection.receive(driver.events, driver.now)
+    assert counting.receives == 2
+    assert len(driver.messages) == 2
 
 
 def test_pings_in_short_intervals_leave_room_for_requests(driver):
