@@ -20,7 +20,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale
+.PHONY: help test lint check bench bench-blocks coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -34,6 +34,7 @@ help:
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
+	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
@@ -91,6 +92,10 @@ check: check-warnings check-long check-foreign check-alone check-checked check-s
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python benchmarks/bench_socket.py
+
+# On a machine that is not quiet: of every 100 updates the quickest round counts.
+bench-blocks: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
 
 # A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed

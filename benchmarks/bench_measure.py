@@ -9,6 +9,7 @@ have added to it.
 import gc
 import statistics
 import timeit
+from array import array
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from bench_recordings import Market, Recording
 
 READ_LOOP_S = 0.02
 """A read is repeated for about this long for one sample; timer and loop then cost nothing to speak of."""
+
+
+PAIRS_ALONE = "tuple(zip(prices[:20], quantities[:20])), tuple(zip(prices[20:], quantities[20:]))"
+"""Of two arrays of doubles: the pairs of `view(20)` without a book."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,12 @@ def nanoseconds(
     with no_garbage_collection():
         shortest = min(timer.timeit(loops) for _ in range(samples)) - min(empty.timeit(loops) for _ in range(samples))
     return shortest / loops * 1e9
+
+
+def pairs_alone(samples: int) -> float:
+    """Return nanoseconds of making as many pairs of floats as `view(20)` has, by the interpreter's own means."""
+    prices, quantities = (array("d", [start + number / 7 for number in range(40)]) for start in (60_000, 1))
+    return nanoseconds(PAIRS_ALONE, {"prices": prices, "quantities": quantities}, samples)
 
 
 def reads(make_book: Callable[[], Any], samples: int) -> dict[str, float]:

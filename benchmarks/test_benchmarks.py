@@ -67,6 +67,28 @@ def test_what_comes_through_a_socket_ends_with_the_right_book(is_tls: bool, monk
     assert "updates/s" in capsys.readouterr().out
 
 
+def test_blocks_are_measured_of_several_builds_and_not_of_a_wrong_one(capsys) -> None:
+    if BUILD == "pure-python":
+        pytest.skip("only compiled books are measured by blocks")
+    import bench_blocks
+    from ldc import _book
+
+    recording = synthetic_recording(5, 250, levels=100)
+    also = bench_blocks.load_build(Path(_book.__file__))
+
+    class Wrong(bench_blocks.build_of(also)):
+        def is_correct(self) -> bool:
+            return False
+
+    builds = {"this": bench_blocks.build_of(_book), "also": bench_blocks.build_of(also), "wrong": Wrong}
+    found = bench_blocks.measure(recording, builds, rounds=2)
+    assert [row.build for row in found.rows] == ["this", "also"]
+    assert found.wrong == ["wrong"]
+    assert all(row.taken > 0 and row.reading > 0 for row in found.rows)
+    bench_blocks.print_blocks(found)
+    assert "wrong at the end: no number" in capsys.readouterr().out
+
+
 def test_made_up_traffic_is_the_same_for_the_same_arguments() -> None:
     assert synthetic_recording(10, 20) == synthetic_recording(10, 20)
     assert synthetic_recording(10, 20) != synthetic_recording(10, 20, seed=2)

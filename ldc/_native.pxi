@@ -197,6 +197,76 @@ cdef extern from *:
 
     static const double LDC_POW10_DOUBLE[19] = {
         1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18};
+
+    /* Whether each of these numbers, none of which is negative, is below 2**53, and so a double without rounding. */
+    static inline int ldc_are_exact(const int64_t *units, Py_ssize_t count) {
+        uint64_t bits = 0;
+        for (Py_ssize_t index = 0; index < count; index++)
+            bits |= (uint64_t)units[index];
+        return bits >> 53 == 0;
+    }
+
+    /* New pairs of two floats. Nothing waits for the divisions that the arguments are: a check of them would. */
+    static inline PyObject *ldc_float_tuple(double first, double second) {
+        PyObject *a = PyFloat_FromDouble(first), *b = PyFloat_FromDouble(second);
+        PyObject *pair = PyTuple_New(2);
+        if (a == NULL || b == NULL || pair == NULL) {
+            Py_XDECREF(a);
+            Py_XDECREF(b);
+            Py_XDECREF(pair);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(pair, 0, a);
+        PyTuple_SET_ITEM(pair, 1, b);
+        return pair;
+    }
+    static inline PyObject *ldc_float_list(double first, double second) {
+        PyObject *a = PyFloat_FromDouble(first), *b = PyFloat_FromDouble(second);
+        PyObject *pair = PyList_New(2);
+        if (a == NULL || b == NULL || pair == NULL) {
+            Py_XDECREF(a);
+            Py_XDECREF(b);
+            Py_XDECREF(pair);
+            return NULL;
+        }
+        PyList_SET_ITEM(pair, 0, a);
+        PyList_SET_ITEM(pair, 1, b);
+        return pair;
+    }
+
+    /* Fill a new tuple with tuples, or a new list with lists, of units by turns of the one and of the other power. */
+    static int ldc_fill_tuple(
+            PyObject *out, const int64_t *units, Py_ssize_t count, double power, double other_power) {
+        for (Py_ssize_t index = 0; index < count; index++) {
+            PyObject *pair = ldc_float_tuple(
+                (double)units[2 * index] / power, (double)units[2 * index + 1] / other_power);
+            if (pair == NULL)
+                return -1;
+            PyTuple_SET_ITEM(out, index, pair);
+        }
+        return 0;
+    }
+    static int ldc_fill_list(
+            PyObject *out, const int64_t *units, Py_ssize_t count, double power, double other_power) {
+        for (Py_ssize_t index = 0; index < count; index++) {
+            PyObject *pair = ldc_float_list(
+                (double)units[2 * index] / power, (double)units[2 * index + 1] / other_power);
+            if (pair == NULL)
+                return -1;
+            PyList_SET_ITEM(out, index, pair);
+        }
+        return 0;
+    }
+
+    /* A named tuple of these fields, as tuple.__new__ makes it, without what a call from Python has to check. */
+    static inline PyObject *ldc_new_record(PyObject *type, PyObject *fields) {
+        PyObject *arguments = PyTuple_Pack(1, fields), *record;
+        if (arguments == NULL)
+            return NULL;
+        record = PyTuple_Type.tp_new((PyTypeObject *)type, arguments, NULL);
+        Py_DECREF(arguments);
+        return record;
+    }
     """
     ctypedef struct Mutex "ldc_mutex":
         pass    # zeroed memory is an unlocked one
@@ -215,6 +285,13 @@ cdef extern from *:
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
     bint limit_allocations "ldc_limit_allocations"(long left) noexcept nogil
     void blank_view "ldc_blank_view"(Py_buffer* view) noexcept nogil
+    bint are_exact "ldc_are_exact"(const int64_t* units, Py_ssize_t count) noexcept nogil
+    object float_tuple "ldc_float_tuple"(double first, double second)
+    int fill_tuple "ldc_fill_tuple"(
+        tuple out, const int64_t* units, Py_ssize_t count, double power, double other_power) except -1
+    int fill_list "ldc_fill_list"(
+        list out, const int64_t* units, Py_ssize_t count, double power, double other_power) except -1
+    object new_record "ldc_new_record"(object type, tuple fields)
     const int64_t POW10 "LDC_POW10"[19]
     const int64_t FITS_BEFORE "LDC_FITS_BEFORE"[19]
     const double POW10_DOUBLE "LDC_POW10_DOUBLE"[19]

@@ -3,9 +3,6 @@
 cdef enum:
     STACK_READ_LEVELS = 128     # a read of no more levels needs no allocation but the result
 
-cdef object new_tuple = tuple.__new__
-
-
 cdef int32_t limit_of(object limit) except -1:
     """Return how many levels are wanted; None is all."""
     cdef Py_ssize_t wanted
@@ -58,14 +55,15 @@ cdef object refuse_read(OrderBook book, ReadState state):
 cdef object read_best(OrderBook book, const Ladder* ladder, int64_t sign):
     cdef ReadState state = NOT_LOADED
     cdef int32_t price_scale = 0, quantity_scale = 0
-    cdef int64_t key = 0, quantity = 0
+    cdef Level best
     cdef bint is_empty = True
+    best.price = best.quantity = 0
     mutex_lock(&book._mutex)
     state = state_of_side(book, ladder, False)
     is_empty = ladder.known_count == 0
     if not is_empty:
-        key = ladder.slots[0].block.keys[0]
-        quantity = ladder.slots[0].block.quantities[0]
+        best.price = sign * ladder.slots[0].block.keys[0]
+        best.quantity = ladder.slots[0].block.quantities[0]
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
@@ -73,7 +71,10 @@ cdef object read_best(OrderBook book, const Ladder* ladder, int64_t sign):
         refuse_read(book, state)
     if is_empty:
         return None
-    return units_float(sign * key, price_scale), units_float(quantity, quantity_scale)
+    if are_exact(<const int64_t*>&best, 2):
+        return float_tuple(
+            <double>best.price / POW10_DOUBLE[price_scale], <double>best.quantity / POW10_DOUBLE[quantity_scale])
+    return units_float(best.price, price_scale), units_float(best.quantity, quantity_scale)
 
 
 cdef inline Level* copy_levels(
@@ -154,7 +155,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
             refuse_read(book, state)
         if bids == NULL or asks == NULL:
             raise MemoryError()
-        return new_tuple(BookView, (
+        return new_record(BookView, (
             levels_as_tuples(bids, bid_count, price_scale, quantity_scale, as_type),
             levels_as_tuples(asks, ask_count, price_scale, quantity_scale, as_type),
             place.last_update_id,

@@ -150,6 +150,9 @@ cdef int64_t count_saturated(const Side* side) noexcept nogil:
 
 
 # ----------------------------------------------------------------------------------------------- Python numbers
+#
+# A level is two numbers side by side, which is what `fill_tuple` and `fill_list` go through.
+assert sizeof(Level) == 2 * sizeof(int64_t)
 
 cdef str units_text(int64_t units, int32_t decimals):
     """Return the exact decimal with all its decimals, as a venue prints it."""
@@ -195,14 +198,15 @@ cdef list levels_as_lists(
     cdef list result = PyList_New(count)
     cdef list pair
     cdef int32_t index
+    if number == AS_FLOAT and are_exact(<const int64_t*>levels, 2 * count):
+        fill_list(
+            result, <const int64_t*>levels, count, POW10_DOUBLE[price_scale], POW10_DOUBLE[quantity_scale])
+        return result
     for index in range(count):
-        if number == AS_FLOAT:
-            pair = [units_float(levels[index].price, price_scale), units_float(levels[index].quantity, quantity_scale)]
-        else:
-            pair = [
-                units_number(levels[index].price, price_scale, number),
-                units_number(levels[index].quantity, quantity_scale, number),
-            ]
+        pair = [
+            units_number(levels[index].price, price_scale, number),
+            units_number(levels[index].quantity, quantity_scale, number),
+        ]
         Py_INCREF(pair)
         PyList_SET_ITEM(result, index, pair)
     return result
@@ -214,14 +218,15 @@ cdef tuple levels_as_tuples(
     cdef tuple result = PyTuple_New(count)
     cdef tuple pair
     cdef int32_t index
+    if number == AS_FLOAT and are_exact(<const int64_t*>levels, 2 * count):
+        fill_tuple(
+            result, <const int64_t*>levels, count, POW10_DOUBLE[price_scale], POW10_DOUBLE[quantity_scale])
+        return result
     for index in range(count):
-        if number == AS_FLOAT:
-            pair = (units_float(levels[index].price, price_scale), units_float(levels[index].quantity, quantity_scale))
-        else:
-            pair = (
-                units_number(levels[index].price, price_scale, number),
-                units_number(levels[index].quantity, quantity_scale, number),
-            )
+        pair = (
+            units_number(levels[index].price, price_scale, number),
+            units_number(levels[index].quantity, quantity_scale, number),
+        )
         Py_INCREF(pair)
         PyTuple_SET_ITEM(result, index, pair)
     return result

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ldc.errors import MalformedMessage
-from ldc.values import Verdict
+from ldc.values import BookView, Verdict
 from messages import BIDS, dumps, everything_but_counters, exact_bids, loaded_book, make_snapshot, make_update
 
 INT64_MAX = 2**63 - 1
@@ -284,6 +284,20 @@ def test_numbers_come_out_as_they_came_in(books: ModuleType, price: tuple[int, i
     assert book.view().asks == (tuple(floats),)
     assert book.ask_horizon == floats[0]
     assert book.view(number=str).ask_horizon == texts[0]
+
+
+def test_levels_that_a_float_holds_exactly_and_others_are_read_side_by_side(books: ModuleType) -> None:
+    quantities = [2**53 - 1, 2**53, 2**53 + 1, INT64_MAX, 7]
+    bids = [(f"{9 - place}.07", text_of(units, 2)) for place, units in enumerate(quantities)]
+    book = loaded_book(books, bids=bids, asks=[("9.99", text_of(2**53 + 3, 2)), ("10.00", "0.30")])
+    expected = [[float(price), float(quantity)] for price, quantity in bids]
+    for count in range(1, len(bids) + 1):
+        assert book.bids(count) == expected[:count]
+        assert book.view(count).bids == tuple(map(tuple, expected[:count]))
+    assert book.best_bid == tuple(expected[0])
+    assert book.best_ask == (9.99, float(text_of(2**53 + 3, 2)))
+    assert book.view().asks == (book.best_ask, (10.0, 0.3))
+    assert type(book.view()) is BookView
 
 
 def test_decimals_are_exact_in_any_context(books: ModuleType) -> None:
