@@ -23,13 +23,20 @@ from ldc.book import OrderBook, read_header
 
 READERS = 4
 READS_PER_SECOND = 1000
+BEHIND_S_MAX = 0.05
+RATE_HELD = 0.98
+"""A reader that does this share of its reads has held its rate; without that the ratio says less than it seems to."""
+
 SLOW_DOWN_MUST = 1.15
 UPDATES_MIN = 20_000
 """A shorter recording is over before readers that read a thousand times a second have done much."""
 
 
 class Reader(threading.Thread):
-    """Reads at its pace. What it could not do in time is left out, so that it never reads faster than asked for."""
+    """Reads at its pace. A read that comes late does not put off the next one, so that the rate is held.
+
+    What is late by more than BEHIND_S_MAX is left out: the machine does not give what is asked for.
+    """
 
     def __init__(self, books: list[OrderBook]) -> None:
         super().__init__(daemon=True)
@@ -45,8 +52,10 @@ class Reader(threading.Thread):
             assert book.best_bid is not None
             assert len(book.view(20).bids) == 20
             self.reads += 1
-            due = max(due + 1 / READS_PER_SECOND, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            due = max(due + 1 / READS_PER_SECOND, now - BEHIND_S_MAX)
+            if due > now:
+                time.sleep(due - now)
 
     def stop(self) -> None:
         """End it."""
@@ -107,8 +116,9 @@ def print_pairs(recording: Recording, pairs: list[tuple[Run, Run]]) -> bool:
     rate = statistics.median(recording.updates / alone.elapsed_s for alone, _ in pairs)
     print(f"{recording.name}: {rate:,.0f} updates/s without readers")
     verdict = "kept" if elapsed < SLOW_DOWN_MUST else "MISSED"
+    held = "" if reads >= RATE_HELD * READS_PER_SECOND else f" of {READS_PER_SECOND:,}: the rate was NOT HELD"
     print(
-        f"    {READERS} readers, {reads:,.0f} reads/s each: elapsed x {elapsed:.3f}, processor x {computed:.3f} "
+        f"    {READERS} readers, {reads:,.0f} reads/s each{held}: elapsed x {elapsed:.3f}, processor x {computed:.3f} "
         f"(must {SLOW_DOWN_MUST} elapsed: {verdict})",
         flush=True,
     )
@@ -122,7 +132,7 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     folder = os.environ.get("LDC_CAPTURES")
     recordings = [each for each in load_recordings(Path(folder)) if each.updates >= UPDATES_MIN] if folder else []
-    made_up = [synthetic_recording(5, 100_000), synthetic_recording(40, 20_000)]
+    made_up = [synthetic_recording(5, 200_000), synthetic_recording(40, 60_000)]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     print(f"{os.cpu_count()} cores, load {load}", flush=True)
     correct = [print_pairs(each, measure(each, rounds)) for each in [*recordings, *made_up]]
