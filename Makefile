@@ -21,6 +21,8 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
 .PHONY: help test lint check bench bench-blocks coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale
+.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale \
+	bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -116,9 +118,23 @@ $(PEERS_VENV)/.installed: $(PACKAGE) $(PEERS_VENV)/.peers
 	$(PEERS_VENV)/bin/python -m pip --quiet --disable-pip-version-check install .
 	@touch $@
 
-bench-peers: $(PEERS_VENV)/.installed
-	$(PEERS_VENV)/bin/python benchmarks/bench_peers.py --json benchmarks/results/peers.json $(ARGS)
-	$(PEERS_VENV)/bin/python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg
+# On recordings in one process, then over loopback with each library's own client; each part writes its results, its tables,
+# its plot, and its line of the README. PEERS_PARTS=loopback runs one part only.
+PEERS_PARTS ?= recordings loopback
+PEERS_ARGS_recordings ?= $(ARGS)
+PEERS_ARGS_loopback ?=
+bench-peers: $(PEERS_PARTS:%=bench-peers-%)
+
+bench-peers-recordings: $(PEERS_VENV)/.installed
+	$(PEERS_VENV)/bin/python benchmarks/bench_peers.py --json benchmarks/results/peers.json $(PEERS_ARGS_recordings)
+	$(PEERS_VENV)/bin/python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md \
+		docs/images/peers.svg README.md
+
+bench-peers-loopback: $(PEERS_VENV)/.installed
+	$(PEERS_VENV)/bin/python benchmarks/bench_loopback.py --json benchmarks/results/peers-loopback.json $(PEERS_ARGS_loopback)
+	$(PEERS_VENV)/bin/python benchmarks/bench_loopback_report.py benchmarks/results/peers-loopback.json docs/performance-peers.md \
+		docs/images/peers-loopback.svg README.md
+
 # Names are looked up in the installed package, whose compiled part a look at the sources would not show.
 docs: $(VENV)/.installed $(VENV)/.docs-tools
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --quiet --strict

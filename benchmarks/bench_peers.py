@@ -1,6 +1,7 @@
 """Measures ldc beside other libraries' books, on the same recordings, in one process.
 
-    make bench-peers             installs the peers into build/peers-venv, measures, writes results and documents
+    make bench-peers             installs the peers into build/peers-venv, measures, writes results and documents; then
+                                 the same over loopback, with each library's own client (bench_loopback.py)
     python benchmarks/bench_peers.py --rounds 5 --updates 1500 --json benchmarks/results/peers.json
 
 The environment variable LDC_CAPTURES names the folder with the recordings. Each peer's book is compared with an
@@ -121,7 +122,7 @@ def measure_reads(recording: Recording, names: list[str]) -> dict[str, dict[str,
     return found
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
+def conditions(command: str) -> dict[str, Any]:
     """Return what the figures depend on beside the code."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
@@ -137,7 +138,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "ldc build": BUILD,
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/bench_peers.py --rounds {options.rounds} --updates {options.updates}",
+        "command": command,
         "load before": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
@@ -152,7 +153,8 @@ def version_of(package: str) -> str:
 
 def measure_all(options: argparse.Namespace, recordings: list[Recording]) -> dict[str, Any]:
     """Return everything, as it is written."""
-    results: dict[str, Any] = {"conditions": conditions(options)}
+    command = f"python benchmarks/bench_peers.py --rounds {options.rounds} --updates {options.updates}"
+    results: dict[str, Any] = {"conditions": conditions(command)}
     results["peers"] = {
         name: {"package": PEERS[name].package, "version": version_of(PEERS[name].package), "how": PEERS[name].how}
         for name in options.only

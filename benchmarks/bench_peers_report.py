@@ -1,6 +1,9 @@
 """Makes the table and the plot out of the results that `bench_peers.py` has written; it needs no peer, and no clock.
 
-python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg
+python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg \
+    README.md
+
+The last may be left out: it is where the headline goes.
 """
 
 import json
@@ -15,6 +18,8 @@ from typing import Any
 YARDSTICK, OURS = "orjson.loads", "ldc"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 """What is between these two lines of the document is replaced."""
+
+README_MARKS = ("<!-- peers: begin -->", "<!-- peers: end -->")
 
 PLOTTED = ("spot BTCUSDT", "USD-M ETHUSDT", "USD-M, 4 markets")
 """Recordings that have a panel, by the start of their names; all if none of them is there."""
@@ -111,13 +116,31 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def insert(document: str, text: str) -> str:
+def insert(document: str, text: str, marks: tuple[str, str] = (BEGIN, END), around: str = "\n") -> str:
     """Return the document with the text between its two marks."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the document has no lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+        raise ValueError(f"the document has no lines {marks[0]} and {marks[1]}")
+    return f"{before}{begin}{around}{text}{around}{end}{after}"
+
+
+def span(results: Results, name: str, to: str, digits: int = 0) -> str:
+    """Return from how many to how many times as long it took as another, over the recordings."""
+    ratios = [ratio(one, name, to) for one in results["recordings"] if name in one["ns by round"]]
+    ends = sorted({f"{min(ratios):.{digits}f}", f"{max(ratios):.{digits}f}"}, key=float)
+    return " to ".join(ends)
+
+
+def headline(results: Results) -> str:
+    """Return the sentence of the README."""
+    peers = [
+        f"{span(results, name, OURS)} times as {name}{whose}"
+        for name, whose in (("python-binance", ""), ("ccxt", ""), ("cryptofeed", ""), ("nautilus_trader", "'s adapter"))
+        if any(name in one["ns by round"] for one in results["recordings"])
+    ]
+    first = f"from bytes to an exact book {span(results, YARDSTICK, OURS, 1)} times as fast as `{YARDSTICK}` alone"
+    return "; ".join([f"{first}, which makes no book", ", ".join(peers)])
 
 
 def print_results(results: Results) -> None:
@@ -197,6 +220,10 @@ def main() -> None:
     results = json.loads(results_file.read_text(encoding="utf-8"))
     document.write_text(insert(document.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
     picture.write_text(plot(results), encoding="utf-8")
+    if len(sys.argv) > 4:
+        readme = Path(sys.argv[4])
+        text = insert(readme.read_text(encoding="utf-8"), headline(results), README_MARKS, around="")
+        readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,14 +62,19 @@ def load_recordings(folder: Path, updates_max: int | None = None) -> list[Record
 
     A missing file is an error: a benchmark that leaves some out deceives.
     """
-    spot = ["spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"]
     return [
-        _one_market(folder, "spot BTCUSDT 100 ms", "spot", spot, updates_max),
+        load_busy_spot_recording(folder, updates_max),
         _one_market(folder, "USD-M ETHUSDT 0 ms", "futures", ["usdm_ethusdt_20240808.gz"], updates_max),
         _one_market(folder, "COIN-M ETHUSD 0 ms", "futures", ["cm_ethusd_perp_20240808.gz"], updates_max),
         _four_markets(folder, "spot, 4 quiet markets", "spot", "BINANCE", updates_max),
         _four_markets(folder, "USD-M, 4 markets", "futures", "BINANCE_FUTURES", updates_max),
     ]
+
+
+def load_busy_spot_recording(folder: Path, updates_max: int | None = None) -> Recording:
+    """Read the recording of the busiest spot market, or its first updates."""
+    files = ["spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"]
+    return _one_market(folder, "spot BTCUSDT 100 ms", "spot", files, updates_max)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+import bench_loopback
+import bench_loopback_report
 import bench_peers
 import bench_peers_check
 import bench_peers_report
@@ -180,11 +182,100 @@ def test_a_peers_book_is_compared_as_far_as_it_can_know() -> None:
     assert judge(kept, market, None).wrong != ""
 
 
-def test_the_committed_results_of_the_peers_are_what_the_document_shows() -> None:
-    results = json.loads((PROJECT / "benchmarks/results/peers.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("report", "name", "marks"), [
+    (bench_peers_report, "peers", (bench_peers_report.BEGIN, bench_peers_report.END)),
+    (bench_loopback_report, "peers-loopback", bench_loopback_report.MARKS),
+])  # fmt: skip
+def test_the_committed_results_of_the_peers_are_what_the_documents_show(report, name, marks) -> None:
+    results = json.loads((PROJECT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
     document = (PROJECT / "docs/performance-peers.md").read_text(encoding="utf-8")
-    assert bench_peers_report.insert(document, bench_peers_report.markdown(results)) == document
-    assert (PROJECT / "docs/images/peers.svg").read_text(encoding="utf-8") == bench_peers_report.plot(results)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert bench_peers_report.insert(document, report.markdown(results), marks) == document
+    assert (PROJECT / f"docs/images/{name}.svg").read_text(encoding="utf-8") == report.plot(results)
+    assert bench_peers_report.insert(readme, report.headline(results), report.README_MARKS, around="") == readme
+
+
+def test_over_loopback_the_books_of_ldc_s_own_client_are_right(monkeypatch) -> None:
+    monkeypatch.setattr(bench_loopback, "SETTLE_S", 0)
+    [recorded] = synthetic_recording(5, 700, levels=200).markets
+    found = bench_loopback.measure("ldc", 3, bench_loopback.Truth(recorded), [(50.0, 10), (0.0, 100)])
+    assert [run.get("wrong") for run in found] == ["", ""], found
+    assert 0 < found[0]["p50 us"] <= found[0]["p99 us"]
+    assert found[1]["updates a second"] > 0
+    assert all(run["us per update"] > 0 for run in found)
+
+
+def test_over_loopback_a_library_without_a_client_or_not_installed_says_so() -> None:
+    [recorded] = synthetic_recording(5, 20, levels=20).markets
+    truth = bench_loopback.Truth(recorded)
+    assert "no client" in bench_loopback.measure("sortedcontainers", 1, truth, [(10.0, 1)])[0]
+
+
+def test_over_loopback_a_wrong_book_gets_no_number() -> None:
+    [recorded] = synthetic_recording(5, 50, levels=100).markets
+    truth = bench_loopback.Truth(recorded)
+    last = json.loads(recorded.frames[-1])["data"]["u"]
+    bids, asks = truth.top(last)
+    assert bids == [(float(price), float(recorded.bids[price])) for price in sorted(recorded.bids, reverse=True)[:20]]
+    assert asks == [(float(price), float(recorded.asks[price])) for price in sorted(recorded.asks)[:20]]
+    wrong_with = bench_loopback.wrong_with
+    assert wrong_with({"A": (last, bids, asks)}, {"A": last}, truth) == ""
+    for tops, about in (
+        ({}, "no book"),
+        ({"A": (last - 3, bids, asks)}, f"should be at {last}"),
+        ({"A": (last, bids[:19], asks)}, "bid 20 is missing"),
+        ({"A": (last, bids, [(asks[0][0], 0.5), *asks[1:]])}, "ask 1 is"),
+    ):
+        assert about in wrong_with(tops, {"A": last}, truth)
+
+
+def test_latency_is_until_the_book_stands_at_the_update_or_past_it() -> None:
+    sent = [("A", 1, 100), ("B", 1, 150), ("A", 2, 200), ("A", 3, 300), ("B", 2, 400)]
+    noted = [("A", 1, 110), ("A", 3, 350), ("B", 1, 151)]
+    assert bench_loopback.latencies_ns(sent, noted) == [10, 1, 150, 50]
+
+
+def loopback_results() -> dict:
+    """What `bench_loopback.py` writes: libraries that are right, slower, wrong, and without a client."""
+    right = {"wrong": "", "us per update": 10.0}
+    paced, flat = {"p50 us": 100.0, "p99 us": 300.0}, {"updates a second": 50_000.0}
+    slower = [right | {"us per update": 40.0} | paced, right | {"us per update": 70.0, "updates a second": 2_500.0}]
+    return {
+        "conditions": dict.fromkeys(("date", "processor", "system", "Python", "command"), "x")
+        | {"commit": "abc", "load before": [1.0, 1.0, 1.0]},
+        "recording": "made up",
+        "libraries": {name: {"version": "1.0", "how": "somehow"} for name in ("ldc", "slow", "bad", "container")},
+        "runs": [{"markets": 1, "pace": 10.0, "updates": 50}, {"markets": 20, "pace": 0.0, "updates": 3000}],
+        "found": {
+            "ldc": [right | paced, right | flat],
+            "slow": slower,
+            "bad": [{"wrong": "bid 1 is missing"}] * 2,
+            "container": [{"no client": "a container"}] * 2,
+        },
+    }
+
+
+def test_the_tables_and_the_plot_of_the_loopback_have_a_row_for_each_client() -> None:
+    results = loopback_results()
+    computed, speed, latency = (list(rows) for _, rows in bench_loopback_report.tables(results))
+    assert computed[0] == ["", "1 market, 10/s", "20 markets, as fast as read"]
+    assert computed[1:] == [
+        ["ldc 1.0", "10.0 us", "10.0 us"],
+        ["slow 1.0", "40.0 us (4.00x)", "70.0 us (7.00x)"],
+        ["bad 1.0", "wrong book", "wrong book"],
+    ]
+    assert [row[1] for row in speed[1:]] == ["50,000/s", "2,500/s (1/20.0)", "wrong book"]
+    assert [row[1] for row in latency[1:]] == ["100 / 300 us", "100 / 300 us", "wrong book"]
+    text = bench_loopback_report.markdown(results)
+    assert "- bad, wrong: bid 1 is missing" in text
+    assert "- container, no client: a container" in text
+    assert "50,000 updates a second; slow 2,500" in bench_loopback_report.headline(results)
+    picture = ElementTree.fromstring(bench_loopback_report.plot(results))
+    svg = "{http://www.w3.org/2000/svg}"
+    assert len(picture.findall(f"{svg}rect")) == 4
+    results["found"] = {"bad": results["found"]["bad"]}
+    with pytest.raises(ValueError, match="nothing to plot"):
+        bench_loopback_report.plot(results)
 
 
 def test_many_markets_end_with_the_right_books_and_are_accounted_for(capsys) -> None:
