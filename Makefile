@@ -118,22 +118,27 @@ $(PEERS_VENV)/.installed: $(PACKAGE) $(PEERS_VENV)/.peers
 	$(PEERS_VENV)/bin/python -m pip --quiet --disable-pip-version-check install .
 	@touch $@
 
-# On recordings in one process, then over loopback with each library's own client; each part writes its results, its tables,
-# its plot, and its line of the README. PEERS_PARTS=loopback runs one part only.
+# On recordings in one process, then over loopback with each library's own client. Each part writes its results, its tables,
+# its plot, and its line of the README. PEERS_PARTS=loopback runs one part. Under another name than "peers", as in
+# PEERS_RESULTS=peers-python3.13, the results are written and the documents left alone.
 PEERS_PARTS ?= recordings loopback
+PEERS_RESULTS ?= peers
 PEERS_ARGS_recordings ?= $(ARGS)
 PEERS_ARGS_loopback ?=
+PEERS_PY := $(PEERS_VENV)/bin/python
 bench-peers: $(PEERS_PARTS:%=bench-peers-%)
 
+define bench_peers
+	$(PEERS_PY) benchmarks/$(1).py --json benchmarks/results/$(PEERS_RESULTS)$(2).json $(3)
+	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
+		docs/performance-peers.md docs/images/peers$(2).svg README.md)
+endef
+
 bench-peers-recordings: $(PEERS_VENV)/.installed
-	$(PEERS_VENV)/bin/python benchmarks/bench_peers.py --json benchmarks/results/peers.json $(PEERS_ARGS_recordings)
-	$(PEERS_VENV)/bin/python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md \
-		docs/images/peers.svg README.md
+	$(call bench_peers,bench_peers,,$(PEERS_ARGS_recordings))
 
 bench-peers-loopback: $(PEERS_VENV)/.installed
-	$(PEERS_VENV)/bin/python benchmarks/bench_loopback.py --json benchmarks/results/peers-loopback.json $(PEERS_ARGS_loopback)
-	$(PEERS_VENV)/bin/python benchmarks/bench_loopback_report.py benchmarks/results/peers-loopback.json docs/performance-peers.md \
-		docs/images/peers-loopback.svg README.md
+	$(call bench_peers,bench_loopback,-loopback,$(PEERS_ARGS_loopback))
 
 # Names are looked up in the installed package, whose compiled part a look at the sources would not show.
 docs: $(VENV)/.installed $(VENV)/.docs-tools

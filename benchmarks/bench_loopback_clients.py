@@ -101,6 +101,27 @@ class Ldc(Client):
         return view.last_update_id, best(view.bids), best(view.asks)
 
 
+class Yardstick(Client):
+    """Receives, and makes no book: what the socket and the waking cost whoever reads from Python."""
+
+    package = "websocket-client"
+    how = "`WebSocket.recv_frame` in a loop, its UTF-8 check off, that looks for the names and ids: no book"
+
+    def follow(self) -> None:
+        import websocket
+
+        socket = websocket.WebSocket(skip_utf8_validation=True)
+        streams = {f"{name.lower()}@depth@100ms".encode(): name for name in self.names}
+        socket.connect(f"{self.ws}/stream?streams={b'/'.join(streams).decode()}")
+        while True:
+            text = socket.recv_frame().data
+            id_at = text.index(b'"u":') + 4
+            self.note(streams[text[11 : text.index(b'"', 11)]], int(text[id_at : text.index(b",", id_at)]))
+
+    def top(self, name: str) -> Top:
+        return self.ids[name], [], []
+
+
 class PythonBinance(Client):
     """`DepthCacheManager` of python-binance."""
 
@@ -328,8 +349,11 @@ class HftBacktest(Client):
         raise NoLiveClient("its live bots read from a connector in Rust, which the wheel does not have")
 
 
+NO_BOOK = "websocket-client"
+
 CLIENTS: dict[str, type[Client]] = {
     "ldc": Ldc,
+    NO_BOOK: Yardstick,
     "python-binance": PythonBinance,
     "ccxt": Ccxt,
     "cryptofeed": Cryptofeed,
@@ -364,7 +388,7 @@ def _obey(client: Client, pipe: Pipe, patience_s: float) -> None:
                 pipe.send({"computed s": spent_s, "noted": client.noted, "tops": tops})
     except EOFError:
         os._exit(0)
-    except BaseException:
+    except Exception:
         pipe.send({"failed": traceback.format_exc(limit=-2)})
         os._exit(1)
 
@@ -403,7 +427,7 @@ def run(pipe: Pipe, name: str, port: int, markets: list[str], patience_s: float)
         pipe.send({"no client": str(reason)})
     except ModuleNotFoundError as missing:
         pipe.send({"failed": f"{missing}"})
-    except BaseException as failure:
+    except (Exception, SystemExit, asyncio.CancelledError) as failure:
         pipe.send({"failed": f"{type(failure).__name__}: {failure}"})
     sys.stderr.flush()
     os._exit(1)

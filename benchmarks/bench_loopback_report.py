@@ -14,6 +14,9 @@ from typing import Any
 
 from bench_peers_report import BARS, HEAD, LEFT, OURS, ROW, STYLE, WIDTH, as_markdown, insert, said
 
+YARDSTICK = "websocket-client"
+"""Makes no book."""
+
 MARKS = ("<!-- loopback figures: begin -->", "<!-- loopback figures: end -->")
 README_MARKS = ("<!-- loopback: begin -->", "<!-- loopback: end -->")
 
@@ -53,7 +56,7 @@ def table(results: Results, is_shown: Callable[[Run], bool], text: Callable[[Run
     shown = [number for number, run in enumerate(results["runs"]) if is_shown(run)]
     yield ["", *(name_of(results["runs"][number]) for number in shown)]
     for name in libraries(results):
-        row = [f"{name} {results['libraries'][name]['version']}".strip()]
+        row = [f"{name} {results['libraries'][name]['version']}".strip() + (", no book" if name == YARDSTICK else "")]
         for number in shown:
             found, ours = results["found"][name][number], results["found"].get(OURS, results["found"][name])[number]
             row.append(without_number(found) or text(found, {} if name == OURS or without_number(ours) else ours))
@@ -66,7 +69,8 @@ def _computed(found: Run, ours: Run) -> str:
 
 
 def _throughput(found: Run, ours: Run) -> str:
-    times = f" (1/{said(ours['updates a second'] / found['updates a second'])})" if ours else ""
+    share = ours["updates a second"] / found["updates a second"] if ours else 1.0
+    times = (f" (1/{said(share)})" if share > 1 else f" ({said(1 / share)}x)") if ours else ""
     return f"{found['updates a second']:,.0f}/s{times}"
 
 
@@ -143,12 +147,12 @@ def headline(results: Results) -> str:
         for name in libraries(results)
         if not without_number(results["found"][name][run])
     }
-    others = [f"{name} {speed:,.0f}" for name, speed in sorted(speeds.items(), key=lambda one: -one[1]) if name != OURS]
+    others = [name for name in sorted(speeds, key=lambda name: -speeds[name]) if name not in (OURS, YARDSTICK)]
     ours = f"{speeds[OURS]:,.0f}" if OURS in speeds else "no"
     markets = results["runs"][run]["markets"]
     return (
         f"each library's own client over loopback, {markets} markets as fast as it reads, to the last update "
-        f"readable: {ours} updates a second; {', '.join(others)}"
+        f"readable: {ours} updates a second; {', '.join(f'{name} {speeds[name]:,.0f}' for name in others)}"
     )
 
 
@@ -192,6 +196,8 @@ def _panel(title: str, bars: dict[str, Run], top: int, lowest: float, highest: f
         kind = "bar ours" if name == OURS else "bar"
         parts.append(f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 7}" rx="2"/>')
         label = escape(_computed(found, {}))
+        if name == YARDSTICK:
+            label += " – no book"
         if "updates a second" in found:
             label += escape(f", {found['updates a second']:,.0f} updates a second")
         parts.append(f'<text x="{LEFT + length + 6:.1f}" y="{y + 12}">{label}</text>')
@@ -206,8 +212,10 @@ def main() -> None:
     picture.write_text(plot(results), encoding="utf-8")
     if len(sys.argv) > 4:
         readme = Path(sys.argv[4])
-        text = insert(readme.read_text(encoding="utf-8"), headline(results), README_MARKS, around="")
-        readme.write_text(text, encoding="utf-8")
+        before = readme.read_text(encoding="utf-8")
+        text = insert(before, headline(results), README_MARKS, around="")
+        if text != before:  # a newer file would have the package built again
+            readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -222,8 +222,10 @@ def main() -> None:
     picture.write_text(plot(results), encoding="utf-8")
     if len(sys.argv) > 4:
         readme = Path(sys.argv[4])
-        text = insert(readme.read_text(encoding="utf-8"), headline(results), README_MARKS, around="")
-        readme.write_text(text, encoding="utf-8")
+        before = readme.read_text(encoding="utf-8")
+        text = insert(before, headline(results), README_MARKS, around="")
+        if text != before:  # a newer file would have the package built again
+            readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
