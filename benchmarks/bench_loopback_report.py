@@ -86,7 +86,7 @@ def tables(results: Results) -> list[tuple[str, Iterator[list[str]]]]:
             table(results, lambda _run: True, _computed),
         ),
         (
-            "Updates a second, sent as fast as they are read, to the last one readable; in brackets the part of ldc's:",
+            "Updates a second, sent as fast as they are read, to the last one readable; the quickest of three runs:",
             table(results, lambda run: not run["pace"], _throughput),
         ),
         (

@@ -235,6 +235,17 @@ def test_latency_is_until_the_book_stands_at_the_update_or_past_it() -> None:
     assert bench_loopback.latencies_ns(sent, noted) == [10, 1, 150, 50]
 
 
+def test_of_the_runs_without_a_pace_the_quickest_counts_unless_one_is_wrong() -> None:
+    runs = [{"wrong": "", "us per update": us, "updates a second": speed} for us, speed in ((5, 10), (6, 30), (9, 20))]
+    paced = {"wrong": "", "us per update": 100}
+    assert bench_loopback.merged([paced, *runs]) == [
+        paced,
+        {"wrong": "", "us per update": 6, "updates a second": 30},
+    ]
+    wrong = {"wrong": "ask 1"}
+    assert bench_loopback.merged([paced, runs[0], wrong, runs[2]]) == [paced, wrong]
+
+
 def loopback_results() -> dict:
     """What `bench_loopback.py` writes: libraries that are right, slower, wrong, and without a client."""
     right = {"wrong": "", "us per update": 10.0}
