@@ -147,7 +147,7 @@ class DepthCache:
             )
 
     def status(self) -> DepthCacheStatus:
-        """Return all there is to know, as an immutable value. O(1)."""
+        """Return all there is to know, as an immutable value; `progress` is the manager's to tell. O(1)."""
         feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
         readable = self.is_synchronized
         cause = None if readable else self._why_not_readable()
@@ -177,6 +177,7 @@ class DepthCache:
             last_error=feed.last_error or self._group.last_error,
             feeds=self._group.feeds_of(feed),
             proof_age_s=self.proof_age_s,
+            progress=None,
         )
 
     def _frames_dropped(self) -> dict[str, int]:

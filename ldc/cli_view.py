@@ -3,6 +3,7 @@
 Rule 1: pure functions: the same shots and the same size give the same lines, always exactly of that size.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,7 +30,10 @@ PANEL_WIDTH_MAX = 140
 PROGRESS_WIDTH_MAX = 24
 
 PROGRESS_WORDS_WIDTH = 48
-"""Of everything in the first line but the title and the bar."""
+"""Of everything in the first line but the title, the bar, and the time left, which is put where the bar leaves room."""
+
+LEFT_WORDS_WIDTH = 15
+"""Of the time left."""
 
 
 class Screen(NamedTuple):
@@ -46,6 +50,8 @@ class Screen(NamedTuple):
     """At most so many levels a side; None: as many as fit."""
     waited_s: float = 0.0
     """How long the markets have been out of sync that are."""
+    seconds_left: float | None = None
+    """About how long they will be, as `get_progress` of the manager tells; None: nobody knows yet."""
 
 
 class Grid(NamedTuple):
@@ -117,19 +123,23 @@ def header(shots: Sequence[Shot], screen: Screen, width: int, glyphs: Glyphs) ->
         left.append((f"  {failed} failed" if failed else "", "alert"))
     else:
         room = width - width_of(screen.title) - PROGRESS_WORDS_WIDTH
-        left.extend(progress(ready, len(shots), screen.waited_s, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))
+        if screen.seconds_left is not None:
+            room -= LEFT_WORDS_WIDTH
+        left.extend(progress(ready, len(shots), screen, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))
     return ends(left, [(f"{screen.clock} ", "dim")], width)
 
 
-def progress(ready: int, count: int, waited_s: float, width: int, glyphs: Glyphs) -> Line:
-    """Return how many markets of all are synchronized, as a bar and in words."""
+def progress(ready: int, count: int, screen: Screen, width: int, glyphs: Glyphs) -> Line:
+    """Return how many markets of all are synchronized, as a bar and in words, and about how long the others take."""
     filled = bar(ready / count, width, glyphs)
+    seconds_left = screen.seconds_left
     return [
         ("  synchronizing ", "dim"),
         (filled, "progress"),
         (glyphs.level * (width - width_of(filled)), "faint"),
         (f" {ready} of {count}", ""),
-        (f"  {duration(waited_s)}", "dim"),
+        (f"  {duration(screen.waited_s)}", "dim"),
+        ("" if seconds_left is None else f"  ~{duration(math.ceil(seconds_left))} left", ""),
     ]
 
 

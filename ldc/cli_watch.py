@@ -184,7 +184,8 @@ class Watch:
                     until = now + REDRAW_S if ends_at is None else min(now + REDRAW_S, ends_at)
                     width, height = terminal.size
                     self._look(levels_for(height, self.levels_max))
-                    if all(shot.is_readable for shot in self.shots):
+                    are_all_readable = all(shot.is_readable for shot in self.shots)
+                    if are_all_readable:
                         in_sync_at = now
                     screen = Screen(
                         title=self.title,
@@ -193,6 +194,7 @@ class Watch:
                         note=self.note or "q ends",
                         levels_max=self.levels_max,
                         waited_s=now - in_sync_at,
+                        seconds_left=None if are_all_readable else self.manager.get_progress().seconds_left,
                     )
                     terminal.show(drawn(self.shots, screen, width, height, glyphs))
                     is_over = interruption.wait(until - time.monotonic()) or until == ends_at or self._is_hopeless()

@@ -252,12 +252,12 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         """Return how many depth caches can be read, and about how long the others will take. O(markets)."""
         with self._lock:
             caches, downloads = list(self._caches.values()), self._downloads
-        states = [cache.state for cache in caches]
-        synchronized, failed = (states.count(state) for state in (SyncState.SYNCHRONIZED, SyncState.FAILED))
-        left = len(states) - synchronized - failed
+        synchronized = sum(cache.is_synchronized for cache in caches)
+        failed = sum(cache.state is SyncState.FAILED for cache in caches)
+        left = max(0, len(caches) - synchronized - failed)
         first_limit = self._venue.snapshot_steps(self._settings.snapshot_limit)[0]
         seconds_left = downloads.estimated_s(left, first_limit) if downloads is not None and left else 0.0
-        return Progress(synchronized, failed, len(states), seconds_left)
+        return Progress(synchronized, failed, len(caches), seconds_left)
 
     # ------------------------------------------------------------------------------------------ requests
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from ldc import manager_parts
 from ldc.cache import DepthCache
 from ldc.errors import DepthCacheOutOfSync
-from ldc.values import BookView, DepthCacheStatus
+from ldc.values import BookView, DepthCacheStatus, Progress
 
 __all__ = ["ManagerReads"]
 
@@ -26,6 +26,10 @@ class ManagerReads(ABC):
     @abstractmethod
     def get_list_of_depth_caches(self) -> list[str]:
         """Return the active markets, as they were spelt."""
+
+    @abstractmethod
+    def get_progress(self) -> Progress:
+        """Return how far all depth caches are."""
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -124,8 +128,11 @@ class ManagerReads(ABC):
         return self._found(market).wait_for_update(after_update_id, timeout)
 
     def get_status(self, market: str) -> DepthCacheStatus:
-        """Return all there is to know about a depth cache, as an immutable value."""
-        return self._found(market).status()
+        """Return all there is to know about a depth cache, as an immutable value; and `get_progress` in it. O(markets).
+
+        Who looks at many markets in a loop calls `status` of each `DepthCache`, which is O(1), and `get_progress` once.
+        """
+        return self._found(market).status()._replace(progress=self.get_progress())
 
     def get_last_update_time(self, market: str) -> int | None:
         """Return when the last update arrived, by the local clock, in milliseconds; None before the first."""

@@ -268,9 +268,14 @@ class SnapshotClient:
         self._downloader._cancel(self, self.requester.venue.normalized_market(market), epoch)
 
     def estimated_s(self, count: int, limit: int) -> float | None:
-        """Return about how long so many snapshots of `limit` levels take, or None: nobody knows yet."""
+        """Return about how long it takes until so many books can be read, or None: nobody knows yet.
+
+        0 after `close`. `limit`: the levels that those will ask for that have not asked yet.
+        """
         downloader = self._downloader
         with downloader._lock:
+            if self not in downloader._clients.values():
+                return 0.0
             return downloader._queue.estimated_s(self.requester, count, limit, WORKERS, downloader._clock())
 
     def close(self) -> None:

@@ -147,6 +147,11 @@ class Requester:
         """Requests that wait."""
         return len(self._ready) + len(self._later)
 
+    def _weights_of(self, purpose: Purpose) -> list[int]:
+        """Return the weights of what waits for that purpose."""
+        waiting = (*self._ready, *(later[2] for later in self._later))
+        return [each.weight for each in waiting if each.request.purpose is purpose]
+
     def _add(self, waiting: _Waiting) -> None:
         request = waiting.request
         due = request.due
@@ -400,13 +405,27 @@ class SnapshotQueue:
         return min(times, default=math.inf)
 
     def estimated_s(self, requester: Requester, count: int, limit: int, workers: int, now: float) -> float | None:
-        """Return about how long so many snapshots take from now on, or None: none has been downloaded yet."""
+        """Return about how long it takes until `count` books can be read, or None: nothing has been downloaded yet.
+
+        What waits for that is counted with its weights, that of all who draw on the same budget. Of books that have
+        asked for nothing yet, each will ask for `limit` levels. O(what waits).
+        """
         done = requester.bodies + sum(requester.failures.values())
         if count == 0 or not done:
             return 0.0 if count == 0 else None
-        weight = count * requester.venue.snapshot_weight(limit)
-        wait_s = self._lanes[requester.lane_name].budget.wait_s(weight, now, requester.weight_share)
-        return wait_s + count * requester.download_s / done / workers
+        lane = self._requesters[requester]
+        sharing = [each for each, other_lane in self._requesters.items() if other_lane is lane]
+        waiting = {each: each._weights_of(Purpose.SYNCHRONIZE) for each in sharing}
+        under_way = sum(
+            ticket.requester is requester and ticket.request.purpose is Purpose.SYNCHRONIZE
+            for ticket in self._under_way
+        )
+        unasked = max(0, count - len(waiting[requester]) - under_way)
+        weight = sum(map(sum, waiting.values())) + unasked * requester.venue.snapshot_weight(limit)
+        wait_s = max(lane.budget.wait_s(weight, now, requester.weight_share), lane.ledger_not_before - now)
+        downloads = sum(map(len, waiting.values())) + unasked + under_way
+        spent_s = downloads * requester.download_s / done / workers
+        return max(wait_s + spent_s, (requester.init_interval_s or 0.0) * (count - under_way))
 
     def settle(
         self, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float

@@ -181,8 +181,8 @@ class Progress(NamedTuple):
     total: int
     """All there are, whatever their state."""
     seconds_left: float | None
-    """About how long until the others can be read: what the request weight allows, and how long downloads have taken.
-    0 when all can be; None when nothing has been downloaded yet."""
+    """About how long until the others can be read: the weights of the snapshots that wait, what of a minute's weight is
+    left, and how long downloads have taken. 0 when all can be; None when nothing has been downloaded yet."""
 
 
 class FeedStatus(NamedTuple):
@@ -258,3 +258,6 @@ class DepthCacheStatus(NamedTuple):
     """The connections that bring it now, oldest first."""
     proof_age_s: float
     """How long ago the last proof came that the book is current: see `max_age` of the manager's reads."""
+    progress: Progress | None
+    """How far all depth caches of the manager are, and about how long the others will take: its `get_progress`. None in
+    a status that did not come from the manager's `get_status`."""

@@ -38,6 +38,7 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "reconnects": 0,
         "feeds": (),
         "proof_age_s": 0.0,
+        "progress": None,
     }
     return DepthCacheStatus(**(values | changes))
 

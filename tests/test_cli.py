@@ -224,6 +224,21 @@ def test_a_view_fills_the_terminal_follows_its_size_and_is_put_away_by_ctrl_c() 
 
 
 @on_terminals
+def test_the_first_line_says_how_long_the_others_will_take_until_all_can_be_read() -> None:
+    simulator = pytest.importorskip("ldc.simulator")
+    with simulator.SimulatedExchange(["BTCUSDT", "ETHUSDT"], seed=1) as exchange:
+        exchange.inject("snapshot_slow", market="ETHUSDT", duration_s=1.5)
+        uris = ("--restful-base-uri", exchange.restful_base_uri, "--websocket-base-uri", exchange.websocket_base_uri)
+        with Program("watch", "BTCUSDT", "ETHUSDT", *uris, terminal=(100, 24)) as program:
+            program.read_until(lambda written: any("1 of 2" in frame[0] for frame in frames(written)))
+            program.read_until(lambda written: any(" left" in frame[0] for frame in frames(written)))
+            program.read_until(lambda written: any("2 markets in sync" in frame[0] for frame in frames(written)))
+            assert " left" not in frames(program.written)[-1][0]
+            program.press(b"q")
+            assert program.end() == ExitStatus.SYNCHRONIZED
+
+
+@on_terminals
 def test_the_key_q_ends_the_view_and_the_terminal_is_left_as_it_was() -> None:
     import termios
 

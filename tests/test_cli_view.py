@@ -166,6 +166,18 @@ def test_the_header_counts_while_markets_synchronize_and_says_so_when_all_have()
     assert "2 markets in sync" in texts_of(drawn([shot(), shot("ETHUSDT")], SCREEN, 80, 24))[0]
 
 
+def test_the_header_says_about_how_long_the_others_will_take_until_all_can_be_read() -> None:
+    shots = [shot(), lost_shot("ETHUSDT")]
+    for seconds, expected in ((56.2, "~57 s left"), (0.0, "~0 ms left"), (1400.0, "~23 min left"), (None, "1.2 s   ")):
+        screen = SCREEN._replace(waited_s=1.25, seconds_left=seconds)
+        header = texts_of(drawn(shots, screen, 100, 24))[0]
+        assert expected in header, header
+        assert "1 of 2" in header
+    assert "left" not in texts_of(drawn([shot()], SCREEN._replace(seconds_left=57.0), 100, 24))[0]
+    narrow = texts_of(drawn(shots * 500, SCREEN._replace(waited_s=12.0, seconds_left=57.0), 80, 24))[0]
+    assert "500 of 1000  12 s  ~57 s left" in narrow
+
+
 def test_a_market_that_has_failed_is_not_waited_for() -> None:
     shots = [shot(), lost_shot("NOPE", "UNKNOWN_MARKET", SyncState.FAILED)]
     header = texts_of(drawn(shots, SCREEN, 80, 24))[0]

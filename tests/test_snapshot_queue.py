@@ -596,3 +596,52 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
     for begin, _, _ in spent:
         window = [(weight, share) for time, weight, share in spent if begin <= time < begin + WEIGHT_WINDOW_S]
         assert sum(weight for weight, _ in window) <= 6000 * max(share for _, share in window)
+
+
+# ------------------------------------------------------------------------------------------------ estimates
+
+
+def test_how_long_is_estimated_by_the_weights_that_wait_and_the_budget_of_a_minute():
+    queue = queue_of()
+    one, other = requester_of(queue), requester_of(queue)
+    assert queue.estimated_s(one, 0, 100, 4, NOW) == 0.0
+    assert queue.estimated_s(one, 3, 100, 4, NOW) is None  # nothing has been downloaded yet
+    queue.put(one, wanted("FIRSTUSDT"))
+    queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
+    now = NOW + 1.0
+    for number in range(100):
+        queue.put(one, wanted(f"COIN{number}USDT"))
+    assert queue.estimated_s(one, 100, 100, 4, now) == pytest.approx(100 * 0.2 / 4)
+    # 958 fit beside the first one into 4,800; with 60 of another manager, which is as urgent, they do not.
+    for number in range(100, 930):
+        queue.put(one, wanted(f"COIN{number}USDT"))
+    assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(930 * 0.2 / 4)
+    for number in range(60):
+        queue.put(other, wanted(f"COIN{number}USDT"))
+    first_counts_no_more_s = NOW + 0.2 + WEIGHT_WINDOW_S - now
+    assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(first_counts_no_more_s + 990 * 0.2 / 4)
+    # What only makes a book deeper does not delay it.
+    for number in range(60):
+        queue.put(other, wanted(f"DEEP{number}USDT", Purpose.DEEPEN, 1000))
+    assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(first_counts_no_more_s + 990 * 0.2 / 4)
+
+
+def test_what_has_not_asked_yet_is_estimated_too_and_what_is_under_way_is_paid_for():
+    queue = queue_of()
+    one = requester_of(queue, weight_share=0.5)
+    queue.put(one, wanted("FIRSTUSDT"))
+    queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
+    now = NOW + 0.2
+    assert queue.estimated_s(one, 599, 100, 4, now) == pytest.approx(599 * 0.2 / 4)  # 2,995 of the 3,000
+    assert queue.estimated_s(one, 600, 100, 4, now) == pytest.approx(WEIGHT_WINDOW_S + 600 * 0.2 / 4)
+    queue.put(one, wanted("SECONDUSDT"))
+    taken(queue, now)
+    assert queue.estimated_s(one, 599, 100, 4, now) == pytest.approx(599 * 0.2 / 4)
+
+
+def test_an_interval_between_snapshots_is_part_of_the_estimate():
+    queue = queue_of()
+    one = requester_of(queue, init_interval_s=3.0)
+    queue.put(one, wanted("FIRSTUSDT"))
+    queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
+    assert queue.estimated_s(one, 10, 100, 4, NOW + 0.2) == pytest.approx(30.0)

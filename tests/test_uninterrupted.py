@@ -204,9 +204,15 @@ def test_progress_says_how_far_and_how_long():
         progress = manager.get_progress()
         assert progress[:3] == (1, 0, 2)
         assert 0.0 < progress.seconds_left < 60.0
+        status = manager.get_status("BTCUSDT")
+        assert status.is_synchronized
+        assert status.progress[:3] == (1, 0, 2)
+        assert 0.0 < status.progress.seconds_left < 60.0
         hold.set()
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
         assert manager.get_progress() == (2, 0, 2, 0.0)
+        assert manager.get_status("BTCUSDT").progress == manager.get_status("ETHUSDT").progress == (2, 0, 2, 0.0)
+        assert manager.get_depth_cache("BTCUSDT").status().progress is None
 
 
 # ------------------------------------------------------------------------------------------------ age
