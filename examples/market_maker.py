@@ -53,11 +53,12 @@ class MarketMaker:
 
     def step(self) -> bool:
         """Wait for the next update, and quote accordingly; return whether it has anything in the market."""
-        self._cache.wait_for_update(self._seen, LOOK_S)  # an update, or the time: a look is due in both cases
         try:
+            self._cache.wait_for_update(self._seen, LOOK_S)  # an update, or the time: a look is due in both cases
             book = self._cache.reader.view(1, number=Decimal)
         except ldc.DepthCacheOutOfSync as error:
             self.cancel(str(error))
+            self._seen = None  # the next wait ends when it can be read again
             return False
         self._seen = book.last_update_id
         quotes = self.quotes(book)

@@ -8,6 +8,7 @@ at, the top in between is not written; `last_update_id` says which update each l
 """
 
 import argparse
+import contextlib
 import csv
 import sys
 import threading
@@ -39,7 +40,8 @@ def tops(cache: ldc.DepthCache, stop: threading.Event) -> Iterator[Sequence[obje
         if top != last:
             yield (*times, cache.market, seen or "", *top)
             last = top
-        cache.wait_for_update(seen, LOOK_S)
+        with contextlib.suppress(ldc.DepthCacheOutOfSync):  # it says so to the next look
+            cache.wait_for_update(seen, LOOK_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

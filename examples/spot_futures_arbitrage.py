@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise SystemExit(f"{manager.exchange}: {manager.get_status(options.market).last_error}")
         seen = 0
         while options.updates is None or seen < options.updates:
-            if futures.wait_for_update(options.market, timeout=LOOK_S) is None:
-                continue
             try:
+                if futures.wait_for_update(options.market, timeout=LOOK_S) is None:
+                    continue
                 books = spot.get_book(options.market, 1), futures.get_book(options.market, 1)
             except ldc.DepthCacheOutOfSync as error:
                 print(error)

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"not synchronized in 30 s: {manager.get_status(options.market).last_error}")
         printed = 0
         while options.updates is None or printed < options.updates:
-            manager.wait_for_update(options.market)  # sleeps until there is something to read
             try:
+                manager.wait_for_update(options.market)  # sleeps until there is something to read
                 book = manager.get_book(options.market, limit_count=1)
             except ldc.DepthCacheOutOfSync as error:
                 print(error)  # ldc is already resynchronizing; the next wait ends when it is done

@@ -74,55 +74,78 @@ class DepthCache:
         said = f"It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else advice
         return f"{self.exchange} does not serve the market {self.market!r}. {said}"
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether it never will be readable again."""
+        return self._feed.is_removed or self._feed.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
+
     def _raise_if_over(self) -> None:
-        state = self._feed.synchronizer.state
-        if state is SyncState.FAILED or state is SyncState.STOPPED or self._feed.is_removed:
+        if self._is_over:
             raise self.explain(DepthCacheOutOfSync(self.market))
 
-    def wait_until_synchronized(self, timeout_s: float | None = None) -> bool:
-        """Block until both sides can be read; return False when the time is over first.
+    def wait_until_synchronized(self, timeout: float | None = None) -> bool:
+        """Block until both sides can be read; return False when `timeout` seconds are over first.
 
         Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as it never will be.
         """
 
         def is_decided() -> bool:
-            state = self._feed.synchronizer.state
-            return self.is_synchronized or self._feed.is_removed or state in (SyncState.FAILED, SyncState.STOPPED)
+            return self.is_synchronized or self._is_over
 
-        decided = self._wait_for(is_decided, timeout_s)
+        decided = self._wait_for(is_decided, timeout)
         if self.is_synchronized:
             return True
         if decided:
             self._raise_if_over()
         return False
 
-    def wait_for_update(self, after_update_id: int | None = None, timeout_s: float | None = None) -> int | None:
-        """Block until the book can be read past an update id; return the id, or None when the time is over first.
+    def wait_for_update(self, after_update_id: int | None = None, timeout: float | None = None) -> int | None:
+        """Block until the book has moved past an update id; return the id, or None when `timeout` seconds are over.
 
-        `after_update_id` None: past where it stands now. Raises as `wait_until_synchronized`.
+        Who names an id has read the book there, and is told at once when it cannot be read any more, be it lost before
+        the call or during it: `DepthCacheOutOfSync` is raised, with the cause, as by a read. Then wait with
+        `wait_until_synchronized`, or with None as the id.
+
+        `after_update_id` None: past where it stands now; if it cannot be read now, until it can. It raises when a book
+        that could be read at the call is lost.
+
+        If the exchange has begun to count its ids anew, an id that was read before is past: the new, lower one is
+        returned at once. Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
         """
-        after = self.reader.last_update_id if after_update_id is None else after_update_id
+        after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
+        if after is None and is_held:
+            after = self.reader.last_update_id
+        lost_by: list[str | None] = []
 
         def is_decided() -> bool:
-            state = self._feed.synchronizer.state
-            return self._id_past(after) is not None or state in (SyncState.FAILED, SyncState.STOPPED)
+            if self._id_past(after) is not None or self._is_over:
+                return True
+            if is_held and not self.is_synchronized:
+                lost_by.append(self._why_not_readable())
+            return bool(lost_by)
 
-        self._wait_for(is_decided, timeout_s)
+        self._wait_for(is_decided, timeout)
         reached = self._id_past(after)
         if reached is None:
             self._raise_if_over()
+            if lost_by:
+                raise DepthCacheOutOfSync(self.market, lost_by[0])
         return reached
 
     def _id_past(self, after: int | None) -> int | None:
+        """Return where the book stands, if it can be read and that is past an id."""
         reached = self.reader.last_update_id if self.is_synchronized else None
-        return reached if reached is not None and (after is None or reached > after) else None
+        if reached is None or after is None or reached > after:
+            return reached
+        former_id = self._feed.synchronizer.former_id
+        return reached if former_id is not None and reached < after <= former_id else None
 
-    def _wait_for(self, is_decided: Callable[[], bool], timeout_s: float | None) -> bool:
+    def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
         if is_decided():
             return True
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
-        return self._feed.signal.wait_for(is_decided, timeout_s)
+        return self._feed.signal.wait_for(is_decided, timeout)
 
     def _why_not_readable(self) -> str | None:
         if self._feed.synchronizer.state is SyncState.FAILED:

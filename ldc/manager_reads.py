@@ -121,9 +121,17 @@ class ManagerReads(ABC):
     def wait_for_update(
         self, market: str, after_update_id: int | None = None, timeout: float | None = None
     ) -> int | None:
-        """Block until the book can be read past an update id (None: past where it stands); return the new id.
+        """Block until the book has moved past an update id (None: past where it stands); return the new id.
 
-        None when `timeout` seconds are over first. Raises as `wait_until_synchronized`.
+        None when `timeout` seconds are over first. It does not wait through a loss of the book:
+
+        - With an id, which says that the caller has read the book there, it raises `DepthCacheOutOfSync` as soon as the
+          book cannot be read, be it lost before the call or during it. Then wait with `wait_until_synchronized`, or
+          with None as the id.
+        - With None it raises when a book that could be read at the call is lost; one that could not is waited for.
+        - An id that was read before the exchange began to count anew is past: the new, lower id is returned at once.
+
+        Otherwise raises as `wait_until_synchronized`.
         """
         return self._found(market).wait_for_update(after_update_id, timeout)
 

@@ -5,6 +5,7 @@ Rule 2: when these are called is decided in `ldc.synchronizer_handlers`, and whe
         `ldc.synchronizer.TABLE`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,10 @@ class Transitions:
     """Whether every update must come to ``receive_update``; see the hot path in `ldc.synchronizer`."""
     state_changes: dict[Cause, int]
     """By the cause of the `StateChanged`."""
+    judged_at: float
+    """When an update last came this way that could be read and was of an open feed; -inf: never."""
+    former_id: int | None
+    """The highest id at which the book could be read before the exchange began to count anew; None: it never has."""
     resyncs: dict[Cause, int]
     """How often the market left SYNCHRONIZED, other than to end, by cause."""
     resumes: int
@@ -122,6 +127,9 @@ class Transitions:
         self._has_levels_aside = False  # the book is right as of its id, and the next stream may continue it
         self._published_id: int | None = None  # the book's id when it was last readable, while it is not
         self._published_price: float | None = None
+        self.judged_at = -math.inf
+        self.former_id = None
+        self._left_id: int | None = None  # the highest id at which the book was lost, in the numbering that it has now
         self._abandoned_id: int | None = None  # where the book stood when the ids went back
         self._snapshot_id: int | None = None  # of the snapshot that was loaded last
         self._snapshot_at = now
@@ -157,7 +165,15 @@ class Transitions:
         self._doubts = 0
         self._has_levels_aside = False
         self._published_id = self._abandoned_id = None
+        self._note_where_it_is_back()
         self.book.resume()
+
+    def _note_where_it_is_back(self) -> None:
+        """A book that comes back at a lower id is of another numbering. Before it is resumed: then threads may look."""
+        reached_id = self.book.last_update_id
+        if reached_id is not None and self._left_id is not None and reached_id < self._left_id:
+            self.former_id = max(self._left_id, self.former_id or 0)
+            self._left_id = None
 
     def _desynchronize(
         self,
@@ -172,7 +188,7 @@ class Transitions:
         price = middle_price(self.book) if self.book.is_loaded else None  # it cannot be read when suspended
         self._blame(cause)
         self._published_price = price
-        self._published_id = self.book.last_update_id
+        self._published_id = self._left_id = self.book.last_update_id
         if now - self.state_since >= STABLE_S:
             self._resyncs_in_a_row = 0
             self._resync_backoff.reset()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import ldc.manager
+from ldc.errors import DepthCacheOutOfSync
 from ldc.manager import BinanceLocalDepthCacheManager
 from loopback_exchange import PATIENCE_S, LoopbackExchange
 
@@ -82,8 +83,20 @@ def synchronize(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManag
 def reach(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, market: str = "BTCUSDT") -> int:
     """Move the market on, and wait until the depth cache has followed."""
     update_id = exchange.update(market, bids=[("99.99", "7.25")])
-    assert manager.wait_for_update(market, update_id - 1, PATIENCE_S) == update_id, manager.get_status(market)
+    wait_for_id(manager, market, update_id)
     return update_id
+
+
+def wait_for_id(
+    manager: BinanceLocalDepthCacheManager, market: str, update_id: int, timeout_s: float = PATIENCE_S
+) -> None:
+    """Wait until a depth cache can be read at an id, however often it is lost meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    reader = manager.get_depth_cache(market).reader
+    while not (reader.is_readable and reader.last_update_id == update_id):
+        assert time.monotonic() < deadline, manager.get_status(market)
+        with contextlib.suppress(DepthCacheOutOfSync):
+            manager.wait_for_update(market, reader.last_update_id if reader.is_readable else None, 1.0)
 
 
 def assert_exact(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, market: str = "BTCUSDT") -> None:

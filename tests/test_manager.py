@@ -1,5 +1,6 @@
 """The manager as its users see it, over real sockets: every method, every parameter, every promise."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -144,14 +145,97 @@ def test_wait_for_update_returns_the_new_id_or_none_at_the_timeout():
         assert binding.waiting == 0
 
 
-def test_wait_for_update_waits_through_a_resync():
+def in_thread(call):
+    """Call something in a thread; return the thread, and where its result, or what it raised, will be."""
+    results = []
+
+    def run():
+        try:
+            results.append(call())
+        except DepthCacheOutOfSync as error:
+            results.append((error.cause, str(error)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+@contextlib.contextmanager
+def lost(exchange, manager):
+    """BTCUSDT, out of sync for a lost update; what comes in the end of the block is its next snapshot."""
+    hold = threading.Event()
+    exchange.on_rest = lambda request: RestReply(body=exchange.snapshot("BTCUSDT", request.limit), hold=hold)
+    exchange.update(is_sent=False)
+    exchange.update()
+    eventually(lambda: not manager.is_depth_cache_synchronized("BTCUSDT"), "the loss")
+    try:
+        yield hold
+    finally:
+        hold.set()
+
+
+@pytest.mark.parametrize("after", [1003, None])
+def test_who_waits_for_an_update_is_told_at_once_that_the_book_was_lost(after):
     with live() as (exchange, manager):
         synchronize(exchange, manager)
-        exchange.update(is_sent=False)
-        last = exchange.update()
-        assert manager.wait_for_update("BTCUSDT", 1003, PATIENCE_S) == last
-        assert manager.get_status("BTCUSDT").resyncs == {"GAP": 1}
+        waiter, results = in_thread(lambda: manager.wait_for_update("BTCUSDT", after))  # without a timeout
+        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        eventually(lambda: binding.waiting, "the waiting thread")
+        with lost(exchange, manager):  # its snapshot is held back: nothing else can wake anybody
+            waiter.join(PATIENCE_S)
+            assert not waiter.is_alive()
+        assert results[0][0] == "GAP"
+        assert "'BTCUSDT' is out of sync (cause: GAP)" in results[0][1]
+        assert manager.wait_until_synchronized("BTCUSDT", PATIENCE_S)
         assert_exact(exchange, manager)
+
+
+def test_who_has_read_a_book_that_is_lost_by_the_time_of_the_call_is_told_and_who_has_not_waits():
+    with live() as (exchange, manager):
+        synchronize(exchange, manager)
+        with lost(exchange, manager) as hold:
+            with pytest.raises(DepthCacheOutOfSync) as caught:
+                manager.wait_for_update("BTCUSDT", 1003, PATIENCE_S)
+            assert caught.value.cause == "GAP"
+            assert manager.wait_for_update("BTCUSDT", timeout=0.01) is None
+            waiter, results = in_thread(lambda: manager.wait_for_update("BTCUSDT"))
+            binding = manager.get_depth_cache("BTCUSDT").feed.binding
+            eventually(lambda: binding.waiting, "the waiting thread")
+            hold.set()  # no update follows
+            waiter.join(PATIENCE_S)
+        assert results == [1009]
+        assert manager.get_status("BTCUSDT").resyncs == {"GAP": 1}
+        assert manager.wait_for_update("BTCUSDT", 1003) == 1009  # it is past the loss, and nobody needs to know of it
+        assert_exact(exchange, manager)
+
+
+def test_an_id_of_before_the_ids_began_anew_strands_nobody():
+    with live() as (exchange, manager):
+        exchange.add_market("ETHUSDT", last_update_id=5_000_000)
+        synchronize(exchange, manager, "ETHUSDT")
+        seen = manager.get_book("ETHUSDT").last_update_id
+        waiter, results = in_thread(lambda: manager.wait_for_update("ETHUSDT", seen))
+        binding = manager.get_depth_cache("ETHUSDT").feed.binding
+        eventually(lambda: binding.waiting, "the waiting thread")
+        exchange.add_market("ETHUSDT", last_update_id=2_000)  # the same market, counted anew
+
+        def is_noticed():
+            exchange.update("ETHUSDT")
+            return manager.get_status("ETHUSDT").resyncs
+
+        eventually(is_noticed, "that the ids began anew")
+        waiter.join(PATIENCE_S)
+        assert not waiter.is_alive()
+        assert results[0] < seen if isinstance(results[0], int) else results[0][0] == "IDS_WENT_BACK"
+        # And who comes later with what he saw before.
+        reached = reach(exchange, manager, "ETHUSDT")
+        assert 2_000 < reached < seen
+        assert manager.wait_for_update("ETHUSDT", seen, PATIENCE_S) == reached
+        waiter, results = in_thread(lambda: manager.wait_for_update("ETHUSDT", reached))
+        last = exchange.update("ETHUSDT")
+        waiter.join(PATIENCE_S)
+        assert results == [last]
+        assert manager.wait_for_update("ETHUSDT", seen + 1, timeout=0.01) is None  # which nobody can have read
 
 
 def test_wait_until_synchronized_is_false_at_the_timeout_and_waits_for_all():
@@ -178,10 +262,6 @@ def test_who_waits_is_woken_by_a_refresh_that_makes_a_book_readable_again(wait):
         assert manager.get_status("BTCUSDT").state is SyncState.SYNCHRONIZED
         results = []
         waiter = threading.Thread(target=lambda: results.append(getattr(manager, wait)("BTCUSDT", timeout=PATIENCE_S)))
-        if wait == "wait_for_update":
-            waiter = threading.Thread(
-                target=lambda: results.append(manager.wait_for_update("BTCUSDT", 1003, timeout=PATIENCE_S))
-            )
         waiter.start()
         binding = manager.get_depth_cache("BTCUSDT").feed.binding
         eventually(lambda: binding.waiting, "the waiting thread")
@@ -270,7 +350,7 @@ def test_what_exists_is_left_alone_and_what_was_stopped_starts_again():
             before.reader.bids()
         assert caught.value.cause == Cause.STOPPED
         with pytest.raises(DepthCacheAlreadyStopped):
-            before.wait_for_update(timeout_s=PATIENCE_S)
+            before.wait_for_update(timeout=PATIENCE_S)
         assert manager.is_stop_request("BTCUSDT")
         synchronize(exchange, manager)
         assert not manager.is_stop_request("BTCUSDT")
