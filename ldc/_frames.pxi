@@ -357,7 +357,6 @@ cdef object take_update(
     cdef Place place
     cdef Cursor c
     cdef int verdict = GAP
-    binding.heard_at = now
     if not binding.is_direct:
         return text_event(payload, length, binding, None, None)
     place.has_event_time = place.has_transaction_time = False
@@ -378,6 +377,7 @@ cdef object take_update(
         return text_event(payload, length, binding, None, error)
     finally:
         end_writing(book)
+    binding.heard_at = now
     if binding.is_redundant:
         if verdict == APPLIED:
             tally.firsts += 1

@@ -333,6 +333,7 @@ class FeedGroup(GroupMarkets):
         event = FrameEvent(Opcode.TEXT, payload, market.binding)
         try:
             event = event._replace(verdict=market.book.apply(payload, time.time_ns()))
+            market.binding.heard_at = now
         except MalformedMessage as error:
             event = event._replace(error=error)
         self._take_judged(connection, event, now)
@@ -351,7 +352,6 @@ class FeedGroup(GroupMarkets):
         elif header.stream is not None:
             market = self._markets.get(header.stream.encode())
             if market is not None:
-                market.binding.heard_at = now
                 self._take_update(connection, market, payload, now)
             elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
                 self._drop(FeedDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
@@ -390,7 +390,7 @@ class FeedGroup(GroupMarkets):
         if market.is_removed:
             return
         self._markets[market.stream.encode()] = market
-        market.binding.heard_at = now
+        market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
         self._carry_out(market, now)

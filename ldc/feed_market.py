@@ -192,8 +192,8 @@ class MarketFeed:
 
     @property
     def heard_at(self) -> float:
-        """When a frame for it came last."""
-        return self.binding.heard_at
+        """When an update of it was judged last, by its book or by its synchronizer."""
+        return max(self.binding.heard_at, self.synchronizer.judged_at)
 
     def note_acknowledged(self, unix_time: float) -> None:
         """Its stream is subscribed; after an interruption that is a restart."""

@@ -68,7 +68,8 @@ class StreamRequests:
     def __init__(self) -> None:
         self.streams: set[str] = set()
         """Subscribed, or asked for."""
-        self.acknowledged: set[str] = set()
+        self.acknowledged: dict[str, float] = {}
+        """The subscriptions that the exchange has accepted, and when the answer came."""
         # What is to be asked for: unsubscriptions go first, so that a stream may stand in both. (Dicts keep the order.)
         self._to_unsubscribe: dict[str, None] = {}
         self._to_request_again: deque[_Request] = deque()
@@ -89,7 +90,7 @@ class StreamRequests:
         for stream in streams:
             if stream in self.streams:
                 self.streams.remove(stream)
-                self.acknowledged.discard(stream)
+                self.acknowledged.pop(stream, None)
                 self._to_subscribe.pop(stream, None)
                 if stream in self._asked:
                     self._to_unsubscribe[stream] = None
@@ -163,7 +164,7 @@ class StreamRequests:
             self._asked.difference_update(stream for stream in request.streams if stream not in self.streams)
             return ()
         streams = tuple(stream for stream in request.streams if stream in self.streams)
-        self.acknowledged.update(streams)
+        self.acknowledged.update(dict.fromkeys(streams, now))
         return streams
 
     def _take_refusal(self, number: int, request: _Request, now: float) -> None:

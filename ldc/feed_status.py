@@ -4,6 +4,7 @@ Rule 1: any thread may call this while the group's thread goes on: it looks at s
     tells of several values may be a moment apart.
 """
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -42,14 +43,14 @@ def feed_statuses(connections: Sequence[FeedConnection], market: MarketFeed) -> 
 def proven_at(connections: Sequence[FeedConnection], market: MarketFeed) -> float:
     """Return when the book was last proven to be current, by the monotonic clock.
 
-    That is when an update of its stream came last; or when the last ping was sent that was answered on a connection
-    whose subscription of it was acknowledged: what happened before has come before the pong; or when a look-up was
-    asked for that found nothing new. While a gap waits to be filled nothing is proven that came after it.
+    That is when an update of its stream was judged last; or when the last ping was sent that was answered on a
+    connection whose subscription of it had been acknowledged by then: what happened before has come before the pong; or
+    when a look-up was asked for that found nothing new. While a gap waits nothing is proven that came after it.
     """
     proofs = [market.heard_at, market.looked_up_at]
     for connection in connections:
         pinged_at = connection.proven_at
-        if pinged_at is not None and market.stream in connection.requests.acknowledged:
+        if pinged_at is not None and pinged_at >= connection.requests.acknowledged.get(market.stream, math.inf):
             proofs.append(pinged_at)
     gap_since = market.synchronizer.gap_since
     return max(proofs) if gap_since is None else min(gap_since, max(proofs))

@@ -96,7 +96,7 @@ class StreamBinding:
         self.duplicates = 0
         """Duplicates that were counted and not handed out."""
         self.heard_at = 0.0
-        """When a frame of the stream came last, applied or not."""
+        """When the book last judged an update of the stream. One that it refused, or has not seen, is none."""
         self.waiting = 0
         """How many threads wait for the book to change: then every change is handed out."""
 
@@ -255,7 +255,6 @@ class FrameReader:
         if tally is None:
             return FrameEvent(Opcode.TEXT, payload)
         binding = tally.binding
-        binding.heard_at = now
         if not binding.is_direct:
             return FrameEvent(Opcode.TEXT, payload, binding)
         try:
@@ -263,6 +262,7 @@ class FrameReader:
         except MalformedMessage as error:
             binding.is_direct = False
             return FrameEvent(Opcode.TEXT, payload, binding, None, error)
+        binding.heard_at = now
         if binding.is_redundant:
             if not verdict:
                 tally.firsts += 1

@@ -88,6 +88,7 @@ class Handlers(Transitions):
             return
         self._feeds.note_update(feed)
         if not self._has_levels_aside:
+            self.judged_at = now
             self._keep(now, feed, header, payload, received_time_ns)
             return
         self._wait_for_update(now)  # for one that continues the levels kept aside
@@ -98,6 +99,7 @@ class Handlers(Transitions):
             return
         except BookNotLoaded:  # running out of memory in the middle of an update empties a book
             verdict = Verdict.GAP
+        self.judged_at = now
         if verdict == Verdict.APPLIED:
             self._resume_or_give_up(now, header)
         elif verdict == Verdict.GAP:
@@ -268,6 +270,7 @@ class Handlers(Transitions):
             self._buffer_update(now, feed, payload, received_time_ns)
             return
         self._feeds.note_update(feed)
+        self.judged_at = now
         self._judge_update(now, feed, verdict, payload, received_time_ns)
 
     def _judge_update(

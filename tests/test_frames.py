@@ -254,13 +254,14 @@ def test_a_binding_that_is_not_direct_hands_everything_out(readers):
     reader, binding = bound(readers)
     binding.is_direct = False
     assert events(reader, frame(update(101)), now=9.0) == [(TEXT, update(101), binding, None, None)]
-    assert (binding.book.last_update_id, binding.heard_at) == (100, 9.0)
+    assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)  # nobody has judged it yet
 
 
 def test_what_the_book_refuses_is_handed_out_with_its_error(readers):
     reader, binding = bound(readers)
     bad = update(101, bids=[("1e5", "1")])
-    found = events(reader, frame(bad) + frame(update(101)))
+    found = events(reader, frame(bad) + frame(update(101)), now=9.0)
+    assert binding.heard_at == 0.0
     assert [(each.payload, each.verdict, bool(each.error)) for each in found] == [
         (bad, None, True),
         (update(101), None, False),

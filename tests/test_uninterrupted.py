@@ -256,6 +256,68 @@ def test_pongs_prove_that_a_quiet_book_is_current():
         )
 
 
+GOOD = (
+    '{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","E":1,"s":"BTCUSDT","U":1,"u":999999,'
+    '"b":[["9","1"]],"a":[]}}'
+)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        GOOD[:-1],
+        GOOD.replace('["9","1"]', '["9e0","1"]'),
+        GOOD.replace('"s":"BTCUSDT"', '"s":"ETHUSDT"'),
+        GOOD.replace('"u":999999', '"u":0'),
+        GOOD.replace('{"stream"', '{"x":0,"stream"').replace('["9","1"]', '["9e0","1"]'),
+        GOOD.replace('{"stream"', '{ "stream"').replace('"s":"BTCUSDT"', '"s":"ETHUSDT"'),
+    ],
+    ids=["cut", "number", "symbol", "ids", "number, another way", "symbol, another way"],
+)
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_frame_that_cannot_be_read_proves_nothing(payload, is_direct):
+    with live() as (exchange, manager):
+        synchronize(exchange, manager)
+        reach(exchange, manager)
+        feed = manager.get_depth_cache("BTCUSDT").feed
+        hold = threading.Event()
+        if not is_direct:  # while a refresh is under way every update goes by the synchronizer
+            exchange.on_rest = lambda request: RestReply(body=exchange.snapshot("BTCUSDT", request.limit), hold=hold)
+            manager.set_refresh_request("BTCUSDT")
+            eventually(lambda: feed.synchronizer.wants_every_update, "the long way")
+        heard_at = feed.heard_at
+        for count in range(1, 4):
+            exchange.connection().send(payload)
+            eventually(lambda count=count: refused(manager) == count, "that it is refused")
+        assert feed.heard_at == heard_at
+        reach(exchange, manager)
+        assert feed.heard_at > heard_at
+        hold.set()
+        assert manager.get_status("BTCUSDT").resyncs == {}
+
+
+def refused(manager):
+    """How many updates could not be read."""
+    return manager.get_status("BTCUSDT").frames_dropped.get("MALFORMED", 0)
+
+
+def test_a_pong_proves_nothing_of_what_was_subscribed_after_its_ping():
+    with live(**SHORT_PING | {"websocket_ping_timeout": 60}) as (exchange, manager):
+        exchange.on_request = lambda connection, request: ()  # not acknowledged
+        manager.create_depth_cache("BTCUSDT")
+        cache = manager.get_depth_cache("BTCUSDT")
+        connection = exchange.connection()
+        eventually(lambda: next(iter(cache.group._connections)).proven_at is not None, "a pong")
+        connection.is_ponging = False
+        exchange.wait_for(lambda: connection.requests(), "the request")
+        eventually(lambda: len(connection.opcodes(9)) >= 2, "a ping that is not answered")
+        connection.send('{"result":null,"id":1}')
+        own = next(iter(cache.group._connections))
+        eventually(lambda: own.requests.acknowledged, "the acknowledgement")
+        assert cache.group.proven_at(cache.feed) < own.proven_at
+        connection.is_ponging = True
+
+
 def test_a_gap_that_waits_is_no_proof():
     with live(redundancy=2) as (exchange, manager):
         synchronize(exchange, manager)
