@@ -19,7 +19,7 @@ from ldc.feed_handover import Handover
 from ldc.feed_line import FeedLine
 from ldc.limits import ConnectBudget
 
-__all__ = ["FeedConnections", "SharedConnectBudget"]
+__all__ = ["ConnectLedger", "FeedConnections", "SharedConnectBudget"]
 
 logger = logging.getLogger("binance_local_depth_cache")
 
@@ -40,17 +40,36 @@ def clock_of_sleep() -> float:
     return time.clock_gettime(_CLOCK_OF_SLEEP) - time.monotonic() if _CLOCK_OF_SLEEP is not None else 0.0
 
 
+class ConnectLedger(Protocol):
+    """What several processes connect to one venue; see `ldc.snapshot_ledger`."""
+
+    @property
+    def folder(self) -> object:
+        """Where it is kept."""
+
+    def take(self, weight: int, allowed: int, now: float) -> tuple[float, str]:
+        """Count so many if all together stay within `allowed`: (now, key); or return when to ask again, and ""."""
+
+
 class SharedConnectBudget:
     """The connects of this process to one venue, counted by all groups together. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
+        self.ledger: ConnectLedger | None = None
+        """The same budget, as other processes draw on it."""
         self._budget = ConnectBudget(limit)
         self._lock = threading.Lock()
 
     def take(self, now: float) -> float:
-        """Return `now` and count a connection, or return when to ask again."""
+        """Return `now` and count a connection, or return when to ask again.
+
+        With a ledger it takes as long as a file takes, which is a millisecond; if another process does not
+        let go of it, `ldc.snapshot_ledger.LOCK_S_MAX`.
+        """
         with self._lock:
             allowed_at = self._budget.earliest(now)
+            if allowed_at <= now and self.ledger is not None:
+                allowed_at, _ = self.ledger.take(1, self._budget.limit, now)
             if allowed_at <= now:
                 self._budget.spend(now)
             return allowed_at

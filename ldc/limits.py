@@ -29,6 +29,7 @@ from collections.abc import Callable
 __all__ = [
     "BAN_PAUSE_S",
     "BAN_PAUSE_S_MAX",
+    "CONNECT_WINDOW_S",
     "LIMIT_PAUSE_S",
     "RECONNECT_S_FIRST",
     "RECONNECT_S_MAX",
@@ -46,6 +47,9 @@ __all__ = [
 
 WEIGHT_WINDOW_S = 60.0
 """Request weight is limited per minute."""
+
+CONNECT_WINDOW_S = 300.0
+"""Connects are limited in five minutes."""
 
 WEIGHT_SHARE_MIN = 0.1
 """Less of a venue's weight than this would not pay for its deepest snapshot; a smaller share is a ``ValueError``."""
@@ -270,7 +274,7 @@ class ConnectBudget(RollingLimit):
 
     __slots__ = ()
 
-    def __init__(self, limit: int = 300, window_s: float = 300.0) -> None:
+    def __init__(self, limit: int = 300, window_s: float = CONNECT_WINDOW_S) -> None:
         super().__init__(limit, window_s)
 
 

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from ldc.callbacks import CallbackThread
 from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound
 from ldc.feed import FeedGroup
 from ldc.feed_connection import ConnectionOptions
+from ldc.feed_connections import SharedConnectBudget
 from ldc.feed_market import MarketFeed
 from ldc.limits import checked_weight_share
 from ldc.manager_reads import ManagerReads
@@ -78,11 +79,16 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         websocket_close_timeout: seconds that the exchange has to answer a close; at most 0.3 are waited.
         restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; the paths are added.
         proxy: URL of an HTTP or SOCKS proxy for both. Without it, the usual environment variables count.
-        shared_budget: True: share the request weight with the other processes of this user that do so too, by a file in
-            the user's cache folder; or a path: by a file in that folder. Needs the extra ``shared-budget``.
+        shared_budget: True: share the request weight and the connects with the other processes of this user that do so
+            too, by files in the user's cache folder; or a path: by files in that folder. Needs the extra
+            ``shared-budget``.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
     """
+
+    # Set before the first depth cache: the address is not known earlier.
+    _urls: Sequence[str]
+    _connect_budget: SharedConnectBudget
 
     def __init__(
         self,
@@ -335,6 +341,10 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             user_agent=self.get_user_agent(),
             shared_folder=self._shared_folder,
         )
+        self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
+        self._connect_budget = manager_parts.connect_budget(
+            self._venue, self._urls[0], self._settings.proxy, self._shared_folder
+        )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
         """Make a depth cache and hand it to a group. Under the lock."""
@@ -376,12 +386,11 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         for group, size in self._group_sizes.items():
             if size < self._settings.markets_per_connection:
                 return group
-        urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
         group = FeedGroup(
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
-            urls,
+            self._urls,
             self._options,
-            connect_budget=manager_parts.connect_budget(self._venue, urls[0]),
+            connect_budget=self._connect_budget,
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,

@@ -11,6 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 from ldc.book import OrderBook
@@ -18,8 +19,10 @@ from ldc.errors import DepthCacheError, DepthCacheOutOfSync, MalformedMessage
 from ldc.feed import FeedGroup
 from ldc.feed_connections import SharedConnectBudget
 from ldc.feed_market import MarketFeed
+from ldc.limits import CONNECT_WINDOW_S
 from ldc.sequence import SequenceRule
 from ldc.snapshot import SnapshotBegins, SnapshotBody, SnapshotFailure, SnapshotRequest
+from ldc.snapshot_ledger import shared_connects
 from ldc.synchronizer_parts import StateChanged
 from ldc.values import DepthCacheStatus, SyncState
 from ldc.venue import Venue
@@ -44,10 +47,20 @@ _connect_budgets: dict[str, SharedConnectBudget] = {}
 _connect_budgets_lock = threading.Lock()
 
 
-def connect_budget(venue: Venue, base_uri: str) -> SharedConnectBudget:
-    """Return the budget that all managers of this process share for that address."""
+def connect_budget(
+    venue: Venue, base_uri: str, proxy: str | None = None, folder: Path | None = None
+) -> SharedConnectBudget:
+    """Return the budget that all managers of this process share for that address.
+
+    `folder`: where other processes share it. From then on everybody here who connects there goes by it, until a folder
+    is named that is another one; two at a time are refused by the downloader, which shares the weight there.
+    """
+    limit = venue.connects_per_5_minutes
     with _connect_budgets_lock:
-        return _connect_budgets.setdefault(base_uri, SharedConnectBudget(venue.connects_per_5_minutes))
+        budget = _connect_budgets.setdefault(base_uri, SharedConnectBudget(limit))
+        if folder is not None and (budget.ledger is None or budget.ledger.folder != folder):
+            budget.ledger = shared_connects(folder, (proxy or "", base_uri), limit, CONNECT_WINDOW_S)
+        return budget
 
 
 class EndsInChild(Protocol):
@@ -66,6 +79,9 @@ def end_in_forked_children(manager: EndsInChild) -> None:
 
 
 def _end_after_fork() -> None:
+    global _connect_budgets_lock  # noqa: PLW0603 - in the child it may be held by nobody, as those of the budgets
+    _connect_budgets_lock = threading.Lock()
+    _connect_budgets.clear()
     for manager in list(_ending_in_children):
         manager._end_in_child()
 

@@ -18,12 +18,10 @@ told, but for a report that is under way while `cancel` is called; so tell the a
 An environment's proxy variables and certificate bundles are respected, as requests does it.
 """
 
-import contextlib
 import functools
 import logging
 import os
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -33,24 +31,18 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
-from urllib3 import exceptions as urllib3_exceptions
 
-from ldc.snapshot_ledger import SharedLedger
+from ldc.snapshot_ledger import LEDGER_PAUSE_S, SharedLedger
 from ldc.snapshot_queue import Requester, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshot_reply import (
     BODY_BYTES_MAX,
-    NO_HEADERS,
-    BodyReader,
-    BodyRefused,
     FailureKind,
-    ReplyHeaders,
     SnapshotBody,
     SnapshotFailure,
     failure,
     judge_reply,
-    read_headers,
 )
-from ldc.snapshot_sockets import EndableAdapter, EndableSockets
+from ldc.snapshot_worker import Flight, Worker
 from ldc.synchronizer_parts import Purpose
 from ldc.venue import Venue
 
@@ -83,10 +75,6 @@ CLOSE_S_MAX = 0.5
 """Closing the last client waits at most so long for the threads to end; one that does not is left to itself."""
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-_CHUNK_BYTES = 64 * 1024
-_ERROR_PAGE_BYTES_MAX = 64 * 1024
-_ERROR_TEXT_CHARACTERS_MAX = 300
-
 logger = logging.getLogger("binance_local_depth_cache")
 
 
@@ -99,92 +87,6 @@ class SnapshotBegins(NamedTuple):
 
 SnapshotReport = Callable[[SnapshotRequest, SnapshotBegins | SnapshotBody | SnapshotFailure], None]
 """What a client gives to be told. Called by the downloader's threads; must return soon, so hand over to your own."""
-
-# The first that fits. What requests raises concerns the connection and the headers, what urllib3 raises the body.
-_KIND_OF_ERROR: tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...] = (
-    (
-        (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, urllib3_exceptions.ProxyError),
-        FailureKind.PROXY,
-    ),
-    ((requests.exceptions.SSLError, urllib3_exceptions.SSLError, ssl.SSLError), FailureKind.UNTRUSTED),
-    ((requests.exceptions.Timeout, urllib3_exceptions.TimeoutError, TimeoutError), FailureKind.TIMED_OUT),
-    ((urllib3_exceptions.ProtocolError,), FailureKind.DAMAGED),
-    ((Exception,), FailureKind.UNREACHABLE),
-)
-
-
-class _Worker:
-    """One download at a time: its session and its sockets. Only `sockets.end` may be called by other threads."""
-
-    def __init__(self, connect_s_max: float, download_s_max: float, body_bytes_max: int) -> None:
-        self.sockets = EndableSockets()
-        # The second is per read. It comes later than the deadline, so that it is the watcher who speaks.
-        self._timeout = (min(connect_s_max, download_s_max), download_s_max + connect_s_max)
-        self._body_bytes_max = body_bytes_max
-        self._session = requests.Session()
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, EndableAdapter(self.sockets))
-
-    def download(self, flight: "_Flight") -> SnapshotBody | SnapshotFailure:
-        """Return what came of it. Note the status and the headers in the flight as soon as they are known."""
-        requester, market = flight.ticket.requester, flight.ticket.request.market
-        try:
-            return self._fetch(flight)
-        except BodyRefused as refused:
-            status = None if flight.status is None else f"HTTP {flight.status} came, but "
-            return failure(market, refused.kind, f"{status or ''}{refused.what}", status=flight.status)
-        except (requests.RequestException, urllib3_exceptions.HTTPError, OSError, ValueError) as error:
-            kind = next(kind for classes, kind in _KIND_OF_ERROR if isinstance(error, classes))
-            return failure(market, kind, _told_without_secrets(error, requester.proxy), status=flight.status)
-        finally:
-            self.sockets.finish_download()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._session.close()
-        self.sockets.close()
-
-    def _fetch(self, flight: "_Flight") -> SnapshotBody | SnapshotFailure:
-        requester, request = flight.ticket.requester, flight.ticket.request
-        prepared = requests.Request(
-            "GET",
-            requester.url,
-            params=requester.venue.snapshot_params(request.market, request.limit),
-            # No other encoding, because BodyReader can bound this one.
-            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": flight.client.user_agent},
-        ).prepare()
-        assert prepared.url is not None
-        proxies = {"http": requester.proxy, "https": requester.proxy} if requester.proxy else {}
-        settings = self._session.merge_environment_settings(prepared.url, proxies, stream=True, verify=True, cert=None)
-        # Not Session.send(): that keeps cookies, and looks at where a redirect leads.
-        response = self._session.get_adapter(prepared.url).send(
-            prepared,
-            stream=True,
-            timeout=self._timeout,
-            verify=settings["verify"] or True,
-            proxies=settings["proxies"],
-        )
-        with contextlib.closing(response):
-            flight.headers = read_headers(response.headers)
-            flight.status = response.status_code
-            body = self._read(response)
-            result, flight.headers = judge_reply(
-                request.market, response.status_code, flight.headers, body, time.time_ns()
-            )
-            return result
-
-    def _read(self, response: requests.Response) -> bytes:
-        """Return the whole body; of a refusal what can be had of it, because its status says enough."""
-        is_refusal = response.status_code != requests.codes.ok
-        try:
-            reader = BodyReader(response.headers, _ERROR_PAGE_BYTES_MAX if is_refusal else self._body_bytes_max)
-            while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
-                reader.feed(chunk)
-            return reader.finish()
-        except (BodyRefused, urllib3_exceptions.HTTPError, OSError):
-            if is_refusal:
-                return b""
-            raise
 
 
 def _checked_proxy(proxy: str | None) -> str | None:
@@ -199,26 +101,6 @@ def _checked_proxy(proxy: str | None) -> str | None:
         # The refused text is not repeated: it may hold a password.
         raise ValueError(f"a proxy is scheme://[user:password@]host[:port] with one of {', '.join(_PROXY_SCHEMES)}")
     return proxy
-
-
-def _told_without_secrets(error: Exception, proxy: str | None) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    password = urlsplit(proxy).password if proxy else None
-    if password:
-        text = text.replace(password, "***")
-    return text[:_ERROR_TEXT_CHARACTERS_MAX]
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A download under way. The worker writes `status` and `headers` as they come, the watcher may read them."""
-
-    ticket: Ticket
-    client: "SnapshotClient"
-    worker: _Worker
-    deadline: float
-    status: int | None = None
-    headers: ReplyHeaders = NO_HEADERS
 
 
 @dataclass(slots=True, eq=False)
@@ -309,7 +191,7 @@ class SnapshotDownloader:
         self._watch = threading.Condition(self._lock)  # for the watcher: there is a deadline
         self._queue = SnapshotQueue(random.random)
         self._clients: dict[Requester, SnapshotClient] = {}
-        self._flights: dict[Ticket, _Flight] = {}
+        self._flights: dict[Ticket, Flight] = {}
         self._crew: _Crew | None = None
 
     def open(
@@ -368,7 +250,8 @@ class SnapshotDownloader:
     def _close(self, client: SnapshotClient) -> None:
         crew = None
         with self._lock:
-            for ticket in self._queue.leave(client.requester):
+            cut_off = self._queue.leave(client.requester)
+            for ticket in cut_off:
                 self._cut_off(ticket)
             self._clients.pop(client.requester, None)
             if not self._clients and self._crew is not None:
@@ -376,6 +259,8 @@ class SnapshotDownloader:
                 crew.is_dismissed = True
                 self._work.notify_all()
                 self._watch.notify_all()
+        for ticket in cut_off:
+            self._tell_ledger(ticket)
         if crew is not None:
             give_up_at = time.monotonic() + CLOSE_S_MAX
             for thread in crew.threads:
@@ -384,7 +269,7 @@ class SnapshotDownloader:
 
     def _cut_off(self, ticket: Ticket) -> None:
         flight = self._flights.pop(ticket)
-        flight.worker.sockets.end()
+        flight.sockets.end()
         nothing = failure(ticket.request.market, FailureKind.UNREACHABLE, "the download was cut off")
         self._queue.settle(ticket, nothing, flight.headers, self._clock())
 
@@ -394,7 +279,7 @@ class SnapshotDownloader:
         crew = _Crew()
         crew.threads.append(threading.Thread(target=self._watch_deadlines, args=(crew,), name="ldc-snapshot-watcher"))
         for number in range(WORKERS):
-            worker = _Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max)
+            worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max)
             name = f"ldc-snapshot-{number}"
             crew.threads.append(threading.Thread(target=self._work_off, args=(crew, worker), name=name))
         try:
@@ -406,7 +291,7 @@ class SnapshotDownloader:
             raise
         return crew
 
-    def _work_off(self, crew: _Crew, worker: _Worker) -> None:
+    def _work_off(self, crew: _Crew, worker: Worker) -> None:
         """Be a worker."""
         while (flight := self._next_flight(crew, worker)) is not None:
             request = flight.ticket.request
@@ -419,25 +304,41 @@ class SnapshotDownloader:
             with self._lock:
                 self._flights.pop(flight.ticket, None)
                 told = self._queue.settle(flight.ticket, result, flight.headers, self._clock())
+            self._tell_ledger(flight.ticket)
             if told is not None:
                 self._tell(flight, told)
         worker.close()
 
-    def _next_flight(self, crew: _Crew, worker: _Worker) -> _Flight | None:
-        with self._lock:
-            while not crew.is_dismissed:
-                now = self._clock()
-                ticket = self._queue.take(now)
-                if ticket is not None:
-                    worker.sockets.begin_download()
-                    deadline = now + self._download_s_max
-                    flight = _Flight(ticket, self._clients[ticket.requester], worker, deadline)
-                    self._flights[ticket] = flight
-                    self._work.notify()  # there may be more, for another worker
-                    self._watch.notify()
-                    return flight
-                self._work.wait(min(self._queue.next_time(now) - now, threading.TIMEOUT_MAX))
-            return None
+    def _next_flight(self, crew: _Crew, worker: Worker) -> Flight | None:
+        """Wait for something to download. What other processes share is asked without the lock: it is a file."""
+        while True:
+            with self._lock:
+                ticket = self._wait_for_ticket(crew)
+                if ticket is None or ticket.ledger is None:
+                    return None if ticket is None else self._begin(ticket, worker)
+            not_before, key = _ask_ledger(ticket, self._clock())
+            with self._lock:
+                if self._queue.confirm(ticket, not_before, key, self._clock()):
+                    return self._begin(ticket, worker)
+            if key:
+                ticket.ledger.give_back(key, self._clock())
+
+    def _wait_for_ticket(self, crew: _Crew) -> Ticket | None:
+        while not crew.is_dismissed:
+            now = self._clock()
+            ticket = self._queue.take(now)
+            if ticket is not None:
+                return ticket
+            self._work.wait(min(self._queue.next_time(now) - now, threading.TIMEOUT_MAX))
+        return None
+
+    def _begin(self, ticket: Ticket, worker: Worker) -> Flight:
+        worker.sockets.begin_download()
+        client, deadline = self._clients[ticket.requester], ticket.began + self._download_s_max
+        flight = self._flights[ticket] = Flight(ticket, client.report, client.user_agent, worker.sockets, deadline)
+        self._work.notify()  # there may be more, for another worker
+        self._watch.notify()
+        return flight
 
     def _watch_deadlines(self, crew: _Crew) -> None:
         """Be the watcher."""
@@ -452,11 +353,12 @@ class SnapshotDownloader:
                     first = min((flight.deadline for flight in self._flights.values()), default=None)
                     self._watch.wait(None if first is None else first - now)
             for flight, result in told:
+                self._tell_ledger(flight.ticket)
                 if result is not None:
                     self._tell(flight, result)
 
-    def _time_out(self, flight: _Flight, now: float) -> SnapshotBody | SnapshotFailure | None:
-        flight.worker.sockets.end()
+    def _time_out(self, flight: Flight, now: float) -> SnapshotBody | SnapshotFailure | None:
+        flight.sockets.end()
         del self._flights[flight.ticket]
         market, status = flight.ticket.request.market, flight.status
         result: SnapshotBody | SnapshotFailure
@@ -467,11 +369,26 @@ class SnapshotDownloader:
             result, flight.headers = judge_reply(market, status, flight.headers, b"", time.time_ns())
         return self._queue.settle(flight.ticket, result, flight.headers, now)
 
-    def _tell(self, flight: _Flight, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+    def _tell_ledger(self, ticket: Ticket) -> None:
+        """Tell the other processes what came of a download. Without the lock."""
+        if ticket.ledger is not None and ticket.ledger_key:
+            ticket.ledger.settle(ticket.ledger_key, ticket.paused_until, self._clock())
+
+    def _tell(self, flight: Flight, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         try:
-            flight.client.report(flight.ticket.request, news)
+            flight.report(flight.ticket.request, news)
         except Exception:  # whatever a report does, the other requests go on
             logger.exception("The report about the snapshot of %s raised.", flight.ticket.request.market)
+
+
+def _ask_ledger(ticket: Ticket, now: float) -> tuple[float, str]:
+    """Spend a ticket's weight where all processes do: `Ledger.take`."""
+    assert ticket.ledger is not None
+    try:
+        return ticket.ledger.take(ticket.weight, ticket.allowed, now)
+    except Exception:  # a bug of ours; but its lane must go on some time
+        logger.exception("The shared budget in %s failed in an unforeseen way.", ticket.ledger.folder)
+        return now + LEDGER_PAUSE_S, ""
 
 
 _shared: list[SnapshotDownloader] = []

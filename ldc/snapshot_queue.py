@@ -32,10 +32,10 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ldc.limits import Backoff, WeightBudget, checked_weight_share
+from ldc.limits import checked_weight_share
+from ldc.snapshot_lane import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX, Lane, Ledger, part_for
 from ldc.snapshot_reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
 from ldc.synchronizer_parts import Purpose
 from ldc.venue import Venue
@@ -44,33 +44,14 @@ __all__ = [
     "FORBIDDEN_PAUSE_S",
     "HOST_PAUSE_S_FIRST",
     "HOST_PAUSE_S_MAX",
-    "PART_OF_SHARE",
-    "PROBE_PART",
-    "SPARE_PART",
     "Requester",
     "SnapshotQueue",
     "SnapshotRequest",
     "Ticket",
 ]
 
-PART_OF_SHARE = {Purpose.SYNCHRONIZE: 1.0, Purpose.HORIZON: 0.9}
-"""The part of a share that a purpose may use, in all."""
-
-SPARE_PART = 0.75
-"""The part of a share that everything else may use."""
-
-PROBE_PART = 0.1
-"""The part of a share that probes may use, within the above."""
-
 FORBIDDEN_PAUSE_S = 60.0
 """The pause after a 403: the firewall that sends it counts requests too, and tells nobody how."""
-
-HOST_PAUSE_S_FIRST = 0.5
-"""The pause after the second failure of a host in a row is anything up to this; it doubles with each that follows."""
-
-HOST_PAUSE_S_MAX = 5.0
-"""The longest such pause. Short, because one market's broken answers may be all that is asked for; each market has a
-longer back-off of its own."""
 
 _CONCERNS_ONE_REQUEST = frozenset({FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED})
 
@@ -195,82 +176,26 @@ class Requester:
             self._began_at[request.market] = now
 
 
-class Ledger(Protocol):
-    """What several processes spend of one budget; see `ldc.snapshot_ledger`."""
-
-    @property
-    def folder(self) -> object:
-        """Where it is kept."""
-
-    def take(self, weight: int, allowed: int, now: float) -> tuple[float, str]:
-        """Spend a weight if all together stay within `allowed`: (now, key); or return when to ask again, and ""."""
-
-    def settle(self, key: str, paused_until: float, now: float) -> None:
-        """What was spent under this key has been answered."""
-
-
 class Ticket:
-    """A download that has begun."""
+    """A download that has begun; or, if there is a `ledger`, that begins when this allows it."""
 
-    def __init__(self, requester: Requester, request: SnapshotRequest, weight: int, began: float) -> None:
+    def __init__(
+        self, requester: Requester, request: SnapshotRequest, weight: int, began: float, lane: Lane, allowed: int
+    ) -> None:
         self.requester = requester
         self.request = request
         self.weight = weight
         self.began = began
+        self.lane = lane
+        self.ledger = lane.ledger
+        self.allowed = allowed
+        """What may be spent in a minute, by all together, for this to be sent: what the ledger is asked with."""
         self.ledger_key = ""
+        self.paused_until = -math.inf
+        """How long its answer, and those before it, forbid more; for the ledger."""
         self.is_cancelled = False
         """The requester does not want the answer any more."""
         self.is_settled = False
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """What all the requesters share that draw on one weight of one address."""
-
-    budget: WeightBudget
-    probe_budget: WeightBudget
-    backoff: Backoff
-    last_failure_at: float = -math.inf
-    has_failed_once: bool = False
-    ledger: Ledger | None = None
-    """The same budget, as other processes draw on it."""
-    ledger_not_before: float = -math.inf
-
-    def can_pay(self, weight: int, purpose: Purpose | None, share: float) -> bool:
-        """Whether the share, or the part of it for this purpose, can ever pay for that."""
-        return weight <= self.budget.allowed(share * (PROBE_PART if purpose is None else _part_for(purpose)))
-
-    def earliest(self, head: _Waiting, share: float, now: float) -> float:
-        purpose = head.request.purpose
-        earliest = max(self.ledger_not_before, self.budget.earliest(head.weight, now, share * _part_for(purpose)))
-        if purpose is None:
-            earliest = max(earliest, self.probe_budget.earliest(head.weight, now, share * PROBE_PART))
-        return earliest
-
-    def take_from_ledger(self, ticket: Ticket, now: float) -> bool:
-        """Spend a ticket's weight where all processes do, if there is such a place; return whether that is allowed."""
-        if self.ledger is None:
-            return True
-        allowed = self.budget.allowed(ticket.requester.weight_share * _part_for(ticket.request.purpose))
-        self.ledger_not_before, ticket.ledger_key = self.ledger.take(ticket.weight, allowed, now)
-        return bool(ticket.ledger_key)
-
-    def count_host_failure(self, began: float, now: float) -> None:
-        if began < self.last_failure_at:
-            return  # it was under way when the last one was counted: the same trouble
-        self.last_failure_at = now
-        if self.has_failed_once:
-            self.budget.pause_until(now + self.backoff.next_delay_s())
-        self.has_failed_once = True
-
-    def count_answer(self) -> None:
-        self.budget.served()
-        self.backoff.reset()
-        self.has_failed_once = False
-
-
-def _part_for(purpose: Purpose | None) -> float:
-    return SPARE_PART if purpose is None else PART_OF_SHARE.get(purpose, SPARE_PART)
 
 
 class SnapshotQueue:
@@ -278,8 +203,8 @@ class SnapshotQueue:
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
-        self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._requesters: dict[Requester, _Lane] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._requesters: dict[Requester, Lane] = {}
         self._under_way: set[Ticket] = set()
         self._sequence = 0
 
@@ -311,9 +236,7 @@ class SnapshotQueue:
         self._forget_idle_lanes(now)
         lane = self._lanes.get(requester.lane_name)
         if lane is None:
-            per_minute = venue.weight_per_minute
-            backoff = Backoff(self._random, first_s=HOST_PAUSE_S_FIRST, max_s=HOST_PAUSE_S_MAX)
-            lane = self._lanes[requester.lane_name] = _Lane(WeightBudget(per_minute), WeightBudget(per_minute), backoff)
+            lane = self._lanes[requester.lane_name] = Lane.of(venue.weight_per_minute, self._random)
         if make_ledger is not None:
             ledger = make_ledger(requester.lane_name, venue.weight_per_minute)
             if lane.ledger is not None and lane.ledger.folder != ledger.folder:
@@ -376,31 +299,53 @@ class SnapshotQueue:
         return found
 
     def take(self, now: float) -> Ticket | None:
-        """Return the download to begin now, or None. Its weight is spent: `settle` it in the end."""
-        found: tuple[_Waiting, Requester, _Lane] | None = None
+        """Return the download to begin now, or None. Its weight is spent: `settle` it in the end.
+
+        If it has a `ledger` it has not begun: ask that what it says, without any lock, because it takes a while, and
+        hand the answer to `confirm`, whatever it is. Meanwhile nothing else begins in its lane.
+        """
+        found: tuple[_Waiting, Requester, Lane] | None = None
         for lane, head, requester in self._heads(now):
             is_first = found is None or head < found[0]
-            if is_first and lane.earliest(head, requester.weight_share, now) <= now:
+            if is_first and _earliest(lane, head, requester, now) <= now:
                 found = head, requester, lane
         if found is None:
             return None
         head, requester, lane = found
-        ticket = Ticket(requester, head.request, head.weight, now)
-        if not lane.take_from_ledger(ticket, now):
-            return None
-        requester._begin(now)
-        lane.budget.spend(head.weight, now)
-        if head.request.purpose is None:
-            lane.probe_budget.spend(head.weight, now)
-        self._under_way.add(ticket)
+        allowed = lane.budget.allowed(requester.weight_share * part_for(head.request.purpose))
+        ticket = Ticket(requester, head.request, head.weight, now, lane, allowed)
+        if lane.ledger is None:
+            self._begin(ticket)
+        else:
+            lane.is_asking_ledger = True
         return ticket
+
+    def confirm(self, ticket: Ticket, not_before: float, key: str, now: float) -> bool:
+        """Take what the ledger said of a ticket; return whether its download begins now.
+
+        If not although there is a key, it is not wanted any more: give the key back to the ledger.
+        """
+        lane, requester = ticket.lane, ticket.requester
+        lane.is_asking_ledger = False
+        lane.ledger_not_before = not_before
+        head = requester._head(now) if key and requester in self._requesters else None
+        if head is None or head.request is not ticket.request or _earliest(lane, head, requester, now) > now:
+            return False
+        ticket.ledger_key, ticket.began = key, now
+        self._begin(ticket)
+        return True
+
+    def _begin(self, ticket: Ticket) -> None:
+        ticket.requester._begin(ticket.began)
+        ticket.lane.spend(ticket.weight, ticket.request.purpose, ticket.began)
+        self._under_way.add(ticket)
 
     def next_time(self, now: float) -> float:
         """Return when `take` may next have something, if nothing else happens; infinity if nothing waits.
 
         It may be too early: then `take` returns None, and this says a later time. It is never too late.
         """
-        times = [lane.earliest(head, requester.weight_share, now) for lane, head, requester in self._heads(now)]
+        times = [_earliest(lane, head, requester, now) for lane, head, requester in self._heads(now)]
         times += [time for requester in self._requesters if (time := requester._next_time()) > now]
         return min(times, default=math.inf)
 
@@ -432,24 +377,22 @@ class SnapshotQueue:
     ) -> SnapshotBody | SnapshotFailure | None:
         """Count what came of a download; return what the requester is to be told, None for nothing.
 
-        Only the first result of a ticket counts. `headers`: of the answer, NO_HEADERS if there was none.
+        Only the first result of a ticket counts. `headers`: of the answer, NO_HEADERS if there was none. The ledger is
+        to be told `ticket.paused_until`, without any lock.
         """
         if ticket.is_settled:
             return None
         ticket.is_settled = True
         ticket.requester.download_s += now - ticket.began
         self._under_way.discard(ticket)
-        lane = self._lanes[ticket.requester.lane_name]
-        lane.budget.settle(ticket.weight, now)
-        if ticket.request.purpose is None:
-            lane.probe_budget.settle(ticket.weight, now)
+        lane = ticket.lane
+        lane.settle(ticket.weight, ticket.request.purpose, now)
         if headers.used_weight is not None:
             lane.budget.observe(headers.used_weight, now, headers.server_time_s)
         # A download that was cut off on purpose says nothing of the host; but an answer that had come still does.
         if not ticket.is_cancelled or headers is not NO_HEADERS:
             _learn(lane, ticket, result, headers, now)
-        if lane.ledger is not None and ticket.ledger_key:
-            lane.ledger.settle(ticket.ledger_key, lane.budget.paused_until_s, now)
+        ticket.paused_until = lane.budget.paused_until_s
         if ticket.is_cancelled:
             return None
         if isinstance(result, SnapshotBody):
@@ -459,11 +402,11 @@ class SnapshotQueue:
         paused_until = lane.budget.paused_until_s
         return result._replace(retry_at=paused_until) if paused_until > now else result
 
-    def _heads(self, now: float) -> list[tuple[_Lane, _Waiting, Requester]]:
+    def _heads(self, now: float) -> list[tuple[Lane, _Waiting, Requester]]:
         """Return the first request of each lane that has one."""
-        heads: dict[int, tuple[_Lane, _Waiting, Requester]] = {}
+        heads: dict[int, tuple[Lane, _Waiting, Requester]] = {}
         for requester, lane in self._requesters.items():
-            head = requester._head(now)
+            head = None if lane.is_asking_ledger else requester._head(now)
             if head is not None and (id(lane) not in heads or head < heads[id(lane)][1]):
                 heads[id(lane)] = lane, head, requester
         return list(heads.values())
@@ -476,8 +419,12 @@ class SnapshotQueue:
                 del self._lanes[name]
 
 
+def _earliest(lane: Lane, head: _Waiting, requester: Requester, now: float) -> float:
+    return lane.earliest(head.weight, head.request.purpose, requester.weight_share, now)
+
+
 def _learn(
-    lane: _Lane, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
+    lane: Lane, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
 ) -> None:
     """Take from a result what it says about everybody's requests."""
     kind = None if isinstance(result, SnapshotBody) else result.kind

@@ -36,7 +36,7 @@ ROW_OF = {module: number for number, modules in enumerate(ROWS) for module in mo
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
     "errors", "values", "sequence", "pybook", "limits", "frames", "venue", "synchronizer",
-    "feed_requests", "snapshot_queue", "snapshot_reply",
+    "feed_requests", "snapshot_lane", "snapshot_queue", "snapshot_reply",
 }  # fmt: skip
 WORLD = {
     "asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "queue", "random", "secrets",

@@ -4,14 +4,16 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ldc.limits import WEIGHT_WINDOW_S
+from ldc.limits import CONNECT_WINDOW_S, WEIGHT_WINDOW_S
 from ldc.manager import BinanceLocalDepthCacheManager
-from ldc.snapshot_ledger import IN_FLIGHT_S_MAX, LEDGER_PAUSE_S, SharedLedger
+from ldc.snapshot import shared_downloader
+from ldc.snapshot_ledger import IN_FLIGHT_S_MAX, LEDGER_PAUSE_S, SharedLedger, shared_connects
 from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F401 - used by their names
 
 pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
@@ -155,6 +157,113 @@ def test_one_process_shares_a_budget_in_one_place(tmp_path):
 def test_what_is_no_folder_is_refused(shared_budget):
     with pytest.raises(ValueError, match="shared_budget is True, False or the path"):
         BinanceLocalDepthCacheManager(shared_budget=shared_budget)
+
+
+# ------------------------------------------------------------------------------------------------ connects
+
+
+CONNECTOR = """
+import sys, time
+from pathlib import Path
+from ldc.manager_parts import connect_budget
+from ldc.venue import venue_named
+budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", None, Path(sys.argv[1]))
+taken = 0
+while taken < int(sys.argv[2]):
+    allowed_at = budget.take(now := time.monotonic())
+    if allowed_at > now + 2:  # less: the other one held the file too long
+        break
+    taken += allowed_at <= now
+print(taken, flush=True)
+sys.stdin.read()
+"""
+
+
+def connector(folder: Path, count: int) -> subprocess.Popen:
+    command = [sys.executable, "-P", "-c", CONNECTOR, str(folder), str(count)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_connect_at_once_never_connect_more_than_300_times_in_five_minutes(tmp_path):
+    processes = [connector(tmp_path, 200) for _ in range(2)]
+    taken = [int(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.kill()  # what it has connected still counts, and it keeps no lock
+        process.communicate(timeout=60)
+    assert sum(taken) == 300
+    now = time.monotonic()
+    ledger = shared_connects(tmp_path, ("", "wss://stream.example.com"), 300, CONNECT_WINDOW_S)
+    assert ledger.used(now) == 300
+    when, key = ledger.take(1, 300, now)
+    assert not key
+    assert now + CONNECT_WINDOW_S - 60 < when <= now + CONNECT_WINDOW_S
+    assert ledger.take(1, 300, when + 0.001)[1]
+
+
+def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
+    with live(shared_budget=tmp_path) as (exchange, manager):
+        url = manager._venue.stream_urls(1, exchange.websocket_base_uri)[0]
+        foreign = shared_connects(tmp_path, ("", url), 300, CONNECT_WINDOW_S)
+        long_ago = time.monotonic() - CONNECT_WINDOW_S + 2.0
+        assert foreign.take(300, 300, long_ago)[1]
+        began = time.monotonic()
+        synchronize(exchange, manager)
+        assert time.monotonic() >= long_ago + CONNECT_WINDOW_S > began
+        assert foreign.used(time.monotonic()) == 1
+
+
+def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
+    """While another process holds the file, requests are put in and cancelled at once."""
+    with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
+        synchronize(exchange, manager)
+        exchange.add_market("ETHUSDT")
+        downloader = shared_downloader()
+        asked, go_on = threading.Event(), threading.Event()
+        take = SharedLedger.take
+
+        def slow_take(self, weight, allowed, now):
+            asked.set()
+            assert go_on.wait(60)
+            return take(self, weight, allowed, now)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SharedLedger, "take", slow_take)
+            manager.create_depth_cache("ETHUSDT")
+            assert asked.wait(60)
+            assert downloader._lock.acquire(timeout=30)
+            downloader._lock.release()
+            go_on.set()
+            assert manager.wait_until_synchronized(timeout=60)
+
+
+def test_what_was_taken_for_a_request_that_is_not_wanted_any_more_is_given_back(tmp_path):
+    with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
+        synchronize(exchange, manager)
+        exchange.add_market("ETHUSDT")
+        family = manager._venue.weight_budget_name(exchange.restful_base_uri)
+        ledger = SharedLedger(tmp_path, ("", family), 6000)
+        used = ledger.used(time.monotonic())
+        taken, go_on = threading.Event(), threading.Event()
+        take = SharedLedger.take
+
+        def late_take(self, weight, allowed, now):
+            answer = take(self, weight, allowed, now)
+            if weight > 1:
+                taken.set()
+                assert go_on.wait(60)
+            return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SharedLedger, "take", late_take)
+            manager.create_depth_cache("ETHUSDT")
+            assert taken.wait(60)
+            assert ledger.used(time.monotonic()) == used + 5
+            manager.stop_depth_cache("ETHUSDT")
+            waiting = manager._downloads.requester
+            eventually(lambda: waiting.waiting_count == 0, "the end of the request")
+            go_on.set()
+            eventually(lambda: ledger.used(time.monotonic()) == used, "that it is given back")
+        assert len(exchange.rest_requests) == 1
 
 
 MANAGER = """

@@ -279,7 +279,7 @@ def test_a_report_that_raises_is_logged_and_hurts_nobody(kit, caplog):
 
 
 def test_a_bug_of_ours_is_logged_told_and_survived(kit, caplog, monkeypatch):
-    monkeypatch.setattr("ldc.snapshot.read_headers", lambda headers: headers["no such"])
+    monkeypatch.setattr("ldc.snapshot_worker.read_headers", lambda headers: headers["no such"])
     client = kit.client_of(kit.serve(always(reply())).base_uri)
     with caplog.at_level(logging.ERROR, logger="binance_local_depth_cache"):
         for _ in range(2):

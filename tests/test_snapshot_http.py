@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ldc.snapshot import SnapshotBegins, SnapshotBody, SnapshotRequest, _told_without_secrets, _Worker
+from ldc.snapshot import SnapshotBegins, SnapshotBody, SnapshotRequest
 from ldc.snapshot_reply import FailureKind
+from ldc.snapshot_worker import Worker, told_without_secrets
 from ldc.synchronizer_parts import Purpose
 from ldc.values import Cause
 from scripted_server import SNAPSHOT, Talk, always, once, reply
@@ -270,13 +271,13 @@ def test_the_deadline_is_the_downloaders_and_the_failure_names_it(kit):
 
 def test_a_limit_is_learnt_even_if_the_body_of_the_refusal_stalls(kit, monkeypatch):
     clock, reads = Clock(), threading.Event()
-    read = _Worker._read
+    read = Worker._read
 
-    def note_and_read(worker: _Worker, response: Any) -> bytes:
+    def note_and_read(worker: Worker, response: Any) -> bytes:
         reads.set()
         return read(worker, response)
 
-    monkeypatch.setattr(_Worker, "_read", note_and_read)
+    monkeypatch.setattr(Worker, "_read", note_and_read)
     server = kit.serve(once(reply(b"{", "429 Too Many Requests", Retry_After=33, Content_Length=100), Talk.hold))
     client = kit.client_of(server.base_uri, clock=clock)
     client.ask()
@@ -377,5 +378,5 @@ def test_a_proxy_that_cannot_be_one_is_refused_without_repeating_it(kit, proxy):
 
 def test_the_password_of_a_proxy_is_taken_out_of_what_libraries_say():
     error = ValueError("Failed to parse:\n http://me:s%40cret@127.0.0.1")
-    assert _told_without_secrets(error, "http://me:s%40cret@127.0.0.1") == "Failed to parse: http://me:***@127.0.0.1"
-    assert _told_without_secrets(ValueError(), None) == "ValueError"
+    assert told_without_secrets(error, "http://me:s%40cret@127.0.0.1") == "Failed to parse: http://me:***@127.0.0.1"
+    assert told_without_secrets(ValueError(), None) == "ValueError"
