@@ -10,7 +10,17 @@ from decimal import Decimal
 import pytest
 
 from ldc import BinanceLocalDepthCacheManager, DepthCacheOutOfSync
-from live_kit import SHORT_PING, eventually, live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from ldc.synchronizer_transitions import GAP_WAIT_MS
+from live_kit import (  # noqa: F401
+    SHORT_PING,
+    eventually,
+    live,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+    wait_for_id,
+)
 from loopback_exchange import PATIENCE_S, RestReply
 from simulator_kit import assert_true, managed, simulated
 
@@ -143,6 +153,61 @@ def test_what_one_connection_loses_the_other_one_fills():
             return status.frames_dropped["STALE"] == status.counters.updates_stale
 
         eventually(are_all_accounted_for, "that every duplicate is counted")
+
+
+def lose_next_update(connection):
+    """In the exchange's thread: the next depth update is not sent on this connection."""
+    send = connection.send
+
+    def lose(frame):
+        if b"depthUpdate" in frame:
+            connection.send = send
+        else:
+            send(frame)
+
+    connection.send = lose
+
+
+def delay(connection, seconds):
+    """In the exchange's thread: from now on everything is sent so much later on this connection."""
+    write, waiting = connection._write, []
+
+    def write_later(frames):
+        waiting.append(frames)
+        connection._loop.call_later(seconds, lambda: write(waiting.pop(0)))
+
+    connection._write = write_later
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("late_ms", [0.2 * GAP_WAIT_MS, 4.0 * GAP_WAIT_MS])
+def test_a_lost_update_is_waited_for_on_the_other_connection_for_as_long_as_is_said(late_ms):
+    with (
+        simulated(markets=MARKETS[:1], **CALM) as exchange,
+        managed(exchange, "binance.com", snapshot_limit=100, redundancy=2) as manager,
+    ):
+        [market] = MARKETS[:1]
+        manager.create_depth_cache(market)
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        eventually(lambda: are_redundant(manager, [market]), "both connections")
+        exchange.pause(market)
+        synchronizer, server = manager.get_depth_cache(market).feed.synchronizer, exchange._server
+        wait_for_id(manager, market, exchange.advance(market, updates=1))
+        server.call(lambda: lose_next_update(next(iter(server._connections))))
+        server.call(lambda: delay(list(server._connections)[1], late_ms / 1000))
+        before = manager.get_book(market).last_update_id
+        lost_id = exchange.advance(market, updates=1)
+        last_id = exchange.advance(market, updates=1)  # comes on the one at once, and shows the gap
+        eventually(lambda: synchronizer.gap_waits == 1, "the gap")
+        assert before < lost_id < last_id
+        wait_for_id(manager, market, last_id)
+        assert_true(exchange, market, manager.get_depth_cache(market).reader.view(number=Decimal))
+        status = manager.get_status(market)
+        filled = sum(feed.gaps_filled for feed in status.feeds)
+        if late_ms < GAP_WAIT_MS:
+            assert (status.resyncs, filled, status.counters.snapshots_loaded) == ({}, 1, 1)
+        else:
+            assert (status.resyncs, filled, status.counters.snapshots_loaded) == ({"GAP": 1}, 0, 2)
 
 
 def test_a_successor_of_one_of_two_connections_leaves_the_other_one_alone():
