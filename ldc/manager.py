@@ -193,9 +193,10 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
 
     def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
         """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for one that never was."""
-        found = [self._found(market) for market in manager_parts.as_list(markets)]
+        markets = manager_parts.as_list(markets)
         with self._lock:
-            for cache in found:
+            # Found under the lock: what another thread stops and creates anew meanwhile is not what was found before.
+            for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.feed.symbol, None) is not None:
                     self._stopped[cache.feed.symbol] = cache.market
                     cache.group.remove(cache.feed)

@@ -1,5 +1,6 @@
 """Many markets, many managers, many starts and stops: within the limits of the exchange, in time, without a leak."""
 
+import contextlib
 import gc
 import os
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ldc.errors import DepthCacheAlreadyStopped
+from ldc.feed import FeedGroup
 from ldc.manager import BinanceLocalDepthCacheManager
 from live_kit import (  # noqa: F401
     assert_exact,
@@ -157,6 +160,40 @@ def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
         for market in MARKETS[:20]:
             reach(exchange, manager, market)
             assert_exact(exchange, manager, market)
+
+
+def test_threads_that_start_and_stop_the_same_market_at_once_leave_no_feed_that_nobody_knows(monkeypatch):
+    """What one thread has found, another one stops and creates anew before the first one stops it."""
+    interval_s = sys.getswitchinterval()
+    failures: list[KeyError] = []
+    with live(markets_per_connection=1) as (_, manager):
+        groups: list[FeedGroup] = []
+        start = FeedGroup.start
+        monkeypatch.setattr(FeedGroup, "start", lambda group: (groups.append(group), start(group)))
+        manager.create_depth_cache("BTCUSDT")
+
+        def start_and_stop() -> None:
+            try:
+                for _ in range(100):
+                    with contextlib.suppress(DepthCacheAlreadyStopped):
+                        manager.stop_depth_cache("BTCUSDT")
+                    manager.create_depth_cache("BTCUSDT")
+            except KeyError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=start_and_stop) for _ in range(4)]
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+        finally:
+            sys.setswitchinterval(interval_s)
+        assert failures == []
+        kept = manager.get_depth_cache("BTCUSDT").group
+        for group in groups:
+            assert group is kept or group.join(PATIENCE_S), f"{group.name} goes on, and nobody can stop its market"
 
 
 # ------------------------------------------------------------------------------------------------ stopping in a second
