@@ -166,10 +166,12 @@ class FeedConnections:
                 self.lose(connection, f"the machine slept for {just_slept_s:.0f} s", now, is_wanted=is_wanted)
 
     def renew(self, now: float, announced_on: FeedConnection | None = None) -> None:
-        """Open a successor to every connection, or to that one, unless one is under way."""
+        """Open a successor to every connection, unless one is under way; or to that one, which is going to end."""
         for line in self._lines:
-            if announced_on is None or announced_on in line:
+            if announced_on is None:
                 line.renew(now)
+            elif announced_on in line:
+                line.end_announced(announced_on, now)
 
     def lose(self, connection: FeedConnection, why: str, now: float, *, is_wanted: bool) -> None:
         """A connection ended by itself."""

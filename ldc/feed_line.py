@@ -138,6 +138,11 @@ class FeedLine:
         if self.may_renew:
             self._connect_due = now
 
+    def end_announced(self, connection: FeedConnection, now: float) -> None:
+        """The exchange is going to end one: `tick` opens a successor; to a successor as soon as it has taken over."""
+        if connection is self._connections[-1]:
+            self._renew_due = now
+
     def lose(self, connection: FeedConnection, now: float, *, is_wanted: bool) -> None:
         """A connection of this line ended by itself. If no newer one is there already, plan the next one."""
         if connection.state is ConnectionState.OPEN and now - connection.opened_at >= STABLE_S:

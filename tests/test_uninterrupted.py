@@ -222,6 +222,27 @@ def test_a_successor_of_one_of_two_connections_leaves_the_other_one_alone():
         assert manager.get_status("BTCUSDT").resyncs == {}
 
 
+def test_a_successor_that_is_to_be_shut_down_as_well_gets_one_of_its_own():
+    """The exchange restarts its servers one after the other, and may say so before the first handover is over."""
+    announcement = '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}'
+    with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):
+        synchronize(exchange, manager)
+        first = exchange.connection(1)
+        first.send(announcement)
+        second = exchange.subscribed("ETHUSDT", number=2)
+        second.send(announcement)
+        reach(exchange, manager)  # one of two markets has moved
+        assert not first.ended.is_set()
+        eventually(lambda: reach(exchange, manager, "ETHUSDT") and first.ended.is_set(), "the first handover")
+        eventually(
+            lambda: [reach(exchange, manager, each) for each in exchange.markets] and second.ended.is_set(),
+            "the second handover",
+        )
+        assert len(exchange.connections) == 3
+        for market in exchange.markets:
+            assert manager.get_status(market).resyncs == {}
+
+
 @pytest.mark.parametrize("redundancy", [0, 5, 1.0, True, "2"])
 def test_a_redundancy_that_makes_no_sense_is_refused(redundancy):
     with pytest.raises(ValueError, match="redundancy is an int from 1 to 4"), live(redundancy=redundancy):
