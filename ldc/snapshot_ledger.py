@@ -15,6 +15,7 @@ the monotonic clock, which is the same for all processes of a machine from one s
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -165,11 +166,11 @@ class SharedLedger:
         """Return what still counts. What nobody can have written counts as everything, for a window."""
         try:
             ledger = json.loads(self._path.read_text(encoding="utf-8"))
-            spent = {str(key): [int(weight), float(until)] for key, (weight, until) in ledger["spent"].items()}
-            paused_until = float(ledger["paused_until"])
+            spent = {str(key): _entry(int(weight), float(until)) for key, (weight, until) in ledger["spent"].items()}
+            paused_until = _time(float(ledger["paused_until"]))
         except FileNotFoundError:
             spent, paused_until = {}, 0.0
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             spent, paused_until = {"unreadable": [self._limit, now + self._window_s]}, 0.0
         # Later than can be: of before the machine was started anew, when the clock began at 0 again.
         latest = now + self._in_flight_s + self._window_s
@@ -180,6 +181,18 @@ class SharedLedger:
 def shared_connects(folder: Path, name: tuple[str, str], limit: int, window_s: float) -> SharedLedger:
     """Return the connects of one address, in a folder: at most `limit` in any `window_s`. Nothing of it is settled."""
     return SharedLedger(folder, name, limit, kind="connects", window_s=window_s, in_flight_s=0.0)
+
+
+def _entry(weight: int, until: float) -> list[Any]:
+    if weight < 0:
+        raise ValueError(f"nobody spends a weight of {weight}")
+    return [weight, _time(until)]
+
+
+def _time(seconds: float) -> float:
+    if math.isnan(seconds):
+        raise ValueError("a time is a number")
+    return seconds
 
 
 def _earliest(spent: dict[str, list[Any]], room: int, now: float, window_s: float) -> float:
