@@ -59,6 +59,8 @@ class Lane:
     ledger: Ledger | None = None
     """The same budget, as other processes draw on it."""
     ledger_not_before: float = -math.inf
+    """Until then the ledger has refused whoever may draw on no more of the weight than `ledger_allowed`."""
+    ledger_allowed: int = 0
     is_asking_ledger: bool = False
     """Somebody is reading that file, which takes a while: until it is answered nobody else begins anything here."""
 
@@ -74,10 +76,16 @@ class Lane:
 
     def earliest(self, weight: int, purpose: Purpose | None, share: float, now: float) -> float:
         """Return when that may be sent, as far as is known here; see `WeightBudget.earliest`."""
-        earliest = max(self.ledger_not_before, self.budget.earliest(weight, now, share * part_for(purpose)))
+        earliest = self.budget.earliest(weight, now, share * part_for(purpose))
+        earliest = max(earliest, self.refused_until(purpose, share))
         if purpose is None:
             earliest = max(earliest, self.probe_budget.earliest(weight, now, share * PROBE_PART))
         return earliest
+
+    def refused_until(self, purpose: Purpose | None, share: float) -> float:
+        """Return until when the ledger has refused this purpose: what it keeps for a more urgent one is not refused."""
+        is_refused = self.budget.allowed(share * part_for(purpose)) <= self.ledger_allowed
+        return self.ledger_not_before if is_refused else -math.inf
 
     def spend(self, weight: int, purpose: Purpose | None, now: float) -> None:
         """Count what is sent now."""

@@ -327,7 +327,8 @@ class SnapshotQueue:
         """
         lane, requester = ticket.lane, ticket.requester
         lane.is_asking_ledger = False
-        lane.ledger_not_before = not_before
+        if not key:
+            lane.ledger_not_before, lane.ledger_allowed = not_before, ticket.allowed
         head = requester._head(now) if key and requester in self._requesters else None
         if head is None or head.request is not ticket.request or _earliest(lane, head, requester, now) > now:
             return False
@@ -367,7 +368,8 @@ class SnapshotQueue:
         )
         unasked = max(0, count - len(waiting[requester]) - under_way)
         weight = sum(map(sum, waiting.values())) + unasked * requester.venue.snapshot_weight(limit)
-        wait_s = max(lane.budget.wait_s(weight, now, requester.weight_share), lane.ledger_not_before - now)
+        refused_until = lane.refused_until(Purpose.SYNCHRONIZE, requester.weight_share)
+        wait_s = max(lane.budget.wait_s(weight, now, requester.weight_share), refused_until - now)
         downloads = sum(map(len, waiting.values())) + unasked + under_way
         spent_s = downloads * requester.download_s / done / workers
         return max(wait_s + spent_s, (requester.init_interval_s or 0.0) * (count - under_way))

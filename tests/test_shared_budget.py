@@ -14,6 +14,9 @@ from ldc.limits import CONNECT_WINDOW_S, WEIGHT_WINDOW_S
 from ldc.manager import BinanceLocalDepthCacheManager
 from ldc.snapshot import shared_downloader
 from ldc.snapshot_ledger import IN_FLIGHT_S_MAX, LEDGER_PAUSE_S, SharedLedger, shared_connects
+from ldc.snapshot_queue import SnapshotQueue, SnapshotRequest
+from ldc.synchronizer_parts import Purpose
+from ldc.venue import venue_named
 from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F401 - used by their names
 
 pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
@@ -71,12 +74,53 @@ def test_a_pause_is_everybodys(tmp_path):
     assert 219.0 < when <= 220.0
 
 
+def test_what_the_ledger_refuses_to_the_less_urgent_the_urgent_may_still_have(tmp_path):
+    """Others have spent what deepening may use, and not what is kept for books that cannot be read."""
+    queue = SnapshotQueue(lambda: 0.0)
+    requester = queue.join(
+        venue_named("binance.com"), 100.0, make_ledger=lambda name, weight: SharedLedger(tmp_path, name, weight)
+    )
+    others = SharedLedger(tmp_path, requester.lane_name, 6000)
+    assert others.take(3590, 4800, 100.0)[1]
+    queue.put(requester, SnapshotRequest("BTCUSDT", 1, Purpose.DEEPEN, 1000))
+    assert ask(queue) is None  # 50 more than the 3,600 that it may use
+    assert queue.next_time(100.0) > 130.0
+    queue.put(requester, SnapshotRequest("ETHUSDT", 1, Purpose.SYNCHRONIZE, 100))
+    ticket = ask(queue)
+    assert ticket is not None
+    assert ticket.request.market == "ETHUSDT"
+    assert ask(queue) is None
+    assert queue.next_time(100.0) > 130.0
+
+
+def ask(queue):
+    """Return the ticket that begins now, as the downloader asks for it."""
+    ticket = queue.take(100.0)
+    if ticket is None:
+        return None
+    return ticket if queue.confirm(ticket, *ticket.ledger.take(ticket.weight, ticket.allowed, 100.0), 100.0) else None
+
+
 def test_of_another_budget_nothing_is_taken(tmp_path):
     ledger_in(tmp_path).take(1000, 1000, 100.0)
     assert SharedLedger(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"spent": {"a": 1}, "paused_until": 0}', '{"spent": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"spent": {"a": 1}, "paused_until": 0}',
+        '{"spent": {}}',
+        '{"spent": {"a": [Infinity, 160]}, "paused_until": 0}',
+        '{"spent": {"a": [-1000, 160]}, "paused_until": 0}',
+        '{"spent": {"a": [1000, NaN]}, "paused_until": 0}',
+        '{"spent": {}, "paused_until": NaN}',
+        "[" * 100_000,
+    ],
+)
 def test_a_file_that_cannot_be_read_counts_as_a_minute_that_is_used_up(tmp_path, text):
     one = ledger_in(tmp_path)
     one.take(5, 1000, 100.0)
