@@ -204,7 +204,26 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         return True
 
     def stop_manager(self) -> bool:
-        """Stop everything, within a second, from whatever state. Idempotent; may be called from a callback."""
+        """Stop everything, within a second, from whatever state. Idempotent.
+
+        May be called from a callback, and from a signal handler: what cannot be stopped before the handler returns,
+        because it interrupted a call that starts something, is stopped as soon as that call is over.
+        """
+        self._is_stopped = True
+        if threading.current_thread() is not threading.main_thread():
+            self._stop_all()
+            return True
+        # A signal handler may have interrupted this very thread while it held a lock: it must not wait for that here.
+        stopper = threading.Thread(target=self._stop_all, name="ldc-stop", daemon=True)
+        try:
+            stopper.start()
+        except RuntimeError:  # no more threads to be had
+            self._stop_all()
+        else:
+            stopper.join(STOP_S_MAX)
+        return True
+
+    def _stop_all(self) -> None:
         with self._lock:
             groups, self._group_sizes = [*self._group_sizes, *self._ending_groups], {}
             self._ending_groups = []
@@ -212,7 +231,6 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._caches.clear()
-            self._is_stopped = True
         give_up_at = time.monotonic() + STOP_S_MAX
         for group in groups:
             group.stop()
@@ -225,7 +243,6 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
         self._callbacks.join(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
-        return True
 
     def _end_in_child(self) -> None:
         """End in a forked child, which has none of our threads: what looks alive there would silently stand still."""

@@ -342,3 +342,29 @@ def test_a_process_that_stops_nothing_ends_all_the_same():
             [sys.executable, "-P", "-c", program], timeout=PATIENCE_S, capture_output=True, env=os.environ, check=False
         )
         assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_signal_handler_may_stop_a_manager_that_is_starting_a_market():
+    """The handler runs in the thread that holds the manager's lock. Once, it waited for that for ever."""
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        program = (
+            "import signal, threading\n"
+            "from ldc.feed import FeedGroup\n"
+            "from ldc.manager import BinanceLocalDepthCacheManager\n"
+            f"manager = BinanceLocalDepthCacheManager(**{exchange.uris!r})\n"
+            "signal.signal(signal.SIGINT, lambda *_: manager.stop_manager())\n"
+            "start = FeedGroup.start\n"
+            "FeedGroup.start = lambda group: (start(group), signal.raise_signal(signal.SIGINT))\n"
+            "manager.create_depth_cache('BTCUSDT')\n"
+            "assert manager.is_stop_request()\n"
+            "for thread in threading.enumerate():\n"
+            "    if thread.name.startswith('ldc-'):\n"
+            "        thread.join(10)\n"
+            "assert manager.get_list_of_depth_caches() == []\n"
+            "assert not [each.name for each in threading.enumerate() if each.name.startswith('ldc-')]\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program], timeout=PATIENCE_S, capture_output=True, env=os.environ, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
