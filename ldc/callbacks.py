@@ -69,6 +69,6 @@ class CallbackThread:
                 callback, arguments = self._waiting.popleft()
             try:
                 callback(*arguments)
-            except Exception:
+            except (Exception, SystemExit):  # sys.exit() would end this thread alone, and with it all later calls
                 self.raised += 1
                 logger.exception("The callback %r raised; the depth caches go on", callback)

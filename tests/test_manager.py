@@ -581,9 +581,10 @@ def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
         assert asked["AUSDT"] > 50 > asked["BUSDT"] > 0
 
 
-def test_a_callback_that_raises_hurts_nobody(caplog):
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_callback_that_raises_hurts_nobody(caplog, kind):
     def on_restart(market, unix_time):
-        raise RuntimeError(f"the callback of {market}")
+        raise kind(f"the callback of {market}")
 
     with live(on_restart=on_restart) as (exchange, manager):
         synchronize(exchange, manager)
