@@ -160,7 +160,7 @@ class DepthCache:
     def raise_if_older(self, max_age_s: float) -> None:
         """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
         age_s = self.proof_age_s
-        if age_s > max_age_s:
+        if not age_s <= max_age_s:  # so written, a limit that is NaN allows nothing
             raise DepthCacheOutOfSync(
                 self.market,
                 Cause.TOO_OLD,

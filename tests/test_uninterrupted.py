@@ -3,6 +3,7 @@
 A thread reads all markets in turn, and looks each view up in the exchange's own history. It must never be refused.
 """
 
+import math
 import threading
 import time
 from decimal import Decimal
@@ -326,6 +327,8 @@ def test_a_read_with_max_age_refuses_a_book_that_nothing_proves(no_jitter):  # n
                 each()
             assert caught.value.cause == "TOO_OLD"
         assert not manager.is_depth_cache_synchronized("BTCUSDT", max_age=0.2)
+        with pytest.raises(DepthCacheOutOfSync):
+            manager.get_book("BTCUSDT", max_age=math.nan)
         assert manager.is_depth_cache_synchronized("BTCUSDT")
         assert manager.get_bids("BTCUSDT", 1, max_age=3600) == manager.get_bids("BTCUSDT", 1)
         reach(exchange, manager)
