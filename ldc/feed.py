@@ -147,6 +147,10 @@ class FeedGroup(GroupMarkets):
         self._stop_requested.set()
         self.post(lambda _now: None)  # wakes it
 
+    def discard(self) -> None:
+        """Give back what a group holds whose thread could not be started."""
+        self._release()
+
     def join(self, timeout_s: float) -> bool:
         """Wait until the thread has ended; return whether it has. True at once for the thread itself."""
         if self._thread.ident is None or self.is_own_thread:

@@ -415,7 +415,12 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             random=random.random,
         )
         self._group_sizes[group] = 0
-        group.start()
+        try:
+            group.start()
+        except RuntimeError:  # no more threads to be had: nobody would ever do what is asked of it
+            del self._group_sizes[group]
+            group.discard()
+            raise
         return group
 
     # From the groups' threads.

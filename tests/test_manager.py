@@ -581,6 +581,24 @@ def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
         assert asked["AUSDT"] > 50 > asked["BUSDT"] > 0
 
 
+def test_a_market_whose_thread_could_not_be_started_starts_when_it_is_created_again(monkeypatch):
+    """Once, it was put into the group that had no thread, and was never synchronized."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("ldc-feed"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with live() as (exchange, manager):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                manager.create_depth_cache("BTCUSDT")
+        assert manager.get_list_of_depth_caches() == []
+        synchronize(exchange, manager)
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
 def test_a_callback_that_raises_hurts_nobody(caplog, kind):
     def on_restart(market, unix_time):
