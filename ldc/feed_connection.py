@@ -152,7 +152,10 @@ class FeedConnection:
     def connect(self) -> None:
         """Begin to connect, in a thread of its own."""
         name = f"ldc-connect-{self.feed}"
-        threading.Thread(target=self._connect, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._connect, name=name, daemon=True).start()
+        except RuntimeError as error:  # no more threads to be had: the trouble of this connection, and of no other one
+            self._problem = f"cannot connect to {self.url}: {error}"
 
     def _connect(self) -> None:
         """Open the websocket and hand it over. Runs in the connector; blocking, within per-step time-outs."""

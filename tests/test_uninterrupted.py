@@ -244,6 +244,27 @@ def test_a_successor_that_is_to_be_shut_down_as_well_gets_one_of_its_own():
             assert manager.get_status(market).resyncs == {}
 
 
+def test_a_successor_for_which_there_is_no_thread_costs_no_book_a_moment(monkeypatch):
+    start, refused = threading.Thread.start, []
+
+    def refuse(thread):
+        if thread.name.startswith("ldc-connect") and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with live() as (exchange, manager):
+        synchronize(exchange, manager)
+        first = exchange.connection(1)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        manager.renew_connections()
+        eventually(lambda: reach(exchange, manager) and first.ended.is_set(), "the handover to the next successor")
+        assert refused
+        status = manager.get_status("BTCUSDT")
+        assert (status.resyncs, status.restart_count, status.counters.snapshots_loaded) == ({}, 0, 1)
+        assert "can't start new thread" in status.last_error
+
+
 @pytest.mark.parametrize("redundancy", [0, 5, 1.0, True, "2"])
 def test_a_redundancy_that_makes_no_sense_is_refused(redundancy):
     with pytest.raises(ValueError, match="redundancy is an int from 1 to 4"), live(redundancy=redundancy):
