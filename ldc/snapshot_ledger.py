@@ -9,7 +9,9 @@ A request counts from when it is sent until a minute after it was answered, as i
 proves that no minute of the server's exceeds the limit; as the requests of a process that was killed are never
 answered, they count as if they had taken `IN_FLIGHT_S_MAX`. A connect counts from when it is begun. Times are those of
 the monotonic clock, which is the same for all processes of a machine from one start of it to the next. Pauses (429,
-418) are shared too, by the clock on the wall, because a ban may outlast a start of the machine.
+418) are shared too. They last until both that clock and the one on the wall say so: a ban may outlast a start of the
+machine, and the clock on the wall may be set. Where one of them says more than a pause was long, it was set back, and
+the pause begins anew.
 """
 
 import hashlib
@@ -112,7 +114,7 @@ class SharedLedger:
         key = f"{os.getpid()}-{self._owner}-{next(self._next_key)}"  # a forked child has the same owner
 
         def spend(ledger: dict[str, Any]) -> tuple[float, str]:
-            paused_until = now + min(ledger["paused_until"] - time.time(), BAN_PAUSE_S_MAX)
+            paused_until = max(now + ledger["paused_until"] - time.time(), ledger["paused_until_monotonic"])
             earliest = max(paused_until, _earliest(ledger["spent"], allowed - weight, now, self._window_s))
             if earliest > now:
                 return earliest, ""
@@ -127,8 +129,10 @@ class SharedLedger:
         def shorten(ledger: dict[str, Any]) -> tuple[float, str]:
             if key in ledger["spent"]:
                 ledger["spent"][key][1] = now + self._window_s
-            if paused_until > now:
+            if paused_until > max(now, ledger["paused_until_monotonic"]):
+                ledger["pause_s"] = paused_until - now
                 ledger["paused_until"] = max(ledger["paused_until"], time.time() + paused_until - now)
+                ledger["paused_until_monotonic"] = paused_until
             return now, key
 
         self._change(shorten, now)
@@ -167,15 +171,22 @@ class SharedLedger:
         try:
             ledger = json.loads(self._path.read_text(encoding="utf-8"))
             spent = {str(key): _entry(int(weight), float(until)) for key, (weight, until) in ledger["spent"].items()}
-            paused_until = _time(float(ledger["paused_until"]))
+            pause_s = min(_time(float(ledger.get("pause_s", BAN_PAUSE_S_MAX))), BAN_PAUSE_S_MAX)
+            paused_until = min(_time(float(ledger["paused_until"])), time.time() + pause_s)
+            paused_until_monotonic = min(_time(float(ledger.get("paused_until_monotonic", 0.0))), now + pause_s)
         except FileNotFoundError:
-            spent, paused_until = {}, 0.0
+            spent, pause_s, paused_until, paused_until_monotonic = {}, 0.0, 0.0, 0.0
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            spent, paused_until = {"unreadable": [self._limit, now + self._window_s]}, 0.0
+            spent = {"unreadable": [self._limit, now + self._window_s]}
+            pause_s, paused_until, paused_until_monotonic = 0.0, 0.0, 0.0
         # Later than can be: of before the machine was started anew, when the clock began at 0 again.
         latest = now + self._in_flight_s + self._window_s
-        spent = {key: [weight, min(until, latest)] for key, (weight, until) in spent.items() if until > now}
-        return {"spent": spent, "paused_until": paused_until}
+        return {
+            "spent": {key: [weight, min(until, latest)] for key, (weight, until) in spent.items() if until > now},
+            "pause_s": pause_s,
+            "paused_until": paused_until,
+            "paused_until_monotonic": paused_until_monotonic,
+        }
 
 
 def shared_connects(folder: Path, name: tuple[str, str], limit: int, window_s: float) -> SharedLedger:

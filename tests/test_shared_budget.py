@@ -101,6 +101,32 @@ def ask(queue):
     return ticket if queue.confirm(ticket, *ticket.ledger.take(ticket.weight, ticket.allowed, 100.0), 100.0) else None
 
 
+@pytest.mark.parametrize("step_s", [-86_400.0, 86_400.0])
+def test_a_pause_is_neither_stretched_nor_forgotten_when_the_clock_on_the_wall_is_set(tmp_path, monkeypatch, step_s):
+    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    wall_s = 1_700_000_000.0
+    monkeypatch.setattr("ldc.snapshot_ledger.time.time", lambda: wall_s)
+    _, key = one.take(5, 1000, 100.0)
+    one.settle(key, 110.0, 100.0)
+    wall_s += step_s + 1.0
+    assert other.take(5, 1000, 101.0)[1] == ""
+    wall_s += 8.0
+    assert other.take(5, 1000, 109.0)[1] == ""
+    wall_s += 3.0
+    assert other.take(5, 1000, 112.0)[1]
+
+
+def test_a_pause_outlasts_a_start_of_the_machine(tmp_path, monkeypatch):
+    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    wall_s = 1_700_000_000.0
+    monkeypatch.setattr("ldc.snapshot_ledger.time.time", lambda: wall_s)
+    _, key = one.take(5, 1000, 5_000_000.0)
+    one.settle(key, 5_000_600.0, 5_000_000.0)
+    wall_s += 500.0
+    when, key = other.take(5, 1000, 20.0)
+    assert (when > 119.0, key) == (True, "")
+
+
 def test_of_another_budget_nothing_is_taken(tmp_path):
     ledger_in(tmp_path).take(1000, 1000, 100.0)
     assert SharedLedger(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
