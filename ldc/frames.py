@@ -63,6 +63,10 @@ STREAM_PREFIX = b'{"stream":"'
 """How a message of a combined stream begins. One that is spelt otherwise is handed out without a binding."""
 
 
+STREAM_BYTES_LIMIT = 256
+"""A name that does not end within so many bytes is looked at by the owner, not here."""
+
+
 class Opcode(enum.IntEnum):
     """What a frame is."""
 
@@ -251,7 +255,8 @@ class FrameReader:
 
     def _take_text(self, payload: bytes, now: float, received_time_ns: int) -> FrameEvent | None:
         """Apply an update to its book, if it is bound and direct; return None, or what there is to decide about it."""
-        tally = self._tallies.get(payload[11 : payload.find(b'"', 11)]) if payload[:11] == STREAM_PREFIX else None
+        name_end = payload.find(b'"', 11, 11 + STREAM_BYTES_LIMIT) if payload[:11] == STREAM_PREFIX else -1
+        tally = self._tallies.get(payload[11:name_end]) if name_end >= 0 else None
         if tally is None:
             return FrameEvent(Opcode.TEXT, payload)
         binding = tally.binding

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import order_book_module
-from ldc import frames
+from ldc import frames, pybook
 from ldc.frames import FrameError, FrameEvent
 from ldc.values import Verdict
 from loopback_exchange import BINARY, CLOSE, PING, PONG, TEXT, frame
@@ -77,6 +77,18 @@ def test_fragments_are_joined_and_control_frames_between_them_come_out_first(rea
 
 def test_a_text_that_is_no_utf_8_is_left_to_whoever_reads_it(readers):
     assert feed(readers.FrameReader(), frame(b"\xff\xfe")) == [(TEXT, b"\xff\xfe")]
+
+
+@pytest.mark.parametrize("rest", [b"?", b'x","data":{}}', b"x" * 300 + b'","data":{}}'])
+def test_a_name_that_is_cut_off_or_too_long_belongs_to_no_binding(readers, rest):
+    """To the market it would prove that its stream is alive."""
+    book = (pybook if readers is frames else readers).OrderBook("spot")
+    binding = readers.StreamBinding(book, None)
+    reader = readers.FrameReader()
+    reader.bind("btcusdt@depth", binding)
+    payload = b'{"stream":"btcusdt@depth' + rest
+    assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
+    assert binding.heard_at == 0.0
 
 
 @pytest.mark.parametrize(
