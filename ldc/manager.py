@@ -252,7 +252,10 @@ class BinanceLocalDepthCacheManager(ManagerReads, manager_former.FormerNames):
             cache.feed.is_removed = True
             cache.feed.book.suspend(Cause.STOPPED)
             self._stopped[symbol] = cache.market
+        feeds = [cache.feed for cache in self._caches.values()]
         self._caches, self._group_sizes, self._ending_groups, self._is_stopped = {}, {}, [], True
+        for feed in feeds:  # last, for its thread may have been in the middle of something
+            feed.synchronizer.stop(time.monotonic())
 
     def renew_connections(self) -> None:
         """Replace every websocket by a new one while both run, so that no book is out of sync for it."""

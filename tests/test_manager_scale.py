@@ -294,7 +294,8 @@ from ldc.manager import BinanceLocalDepthCacheManager
 with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
     manager.create_depth_cache("BTCUSDT")
     assert manager.wait_until_synchronized("BTCUSDT", 20)
-    reader = manager.get_depth_cache("BTCUSDT").reader
+    cache = manager.get_depth_cache("BTCUSDT")
+    reader = cache.reader
     child = os.fork()
     if child == 0:
         code = 7
@@ -308,6 +309,11 @@ with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
             code = 2
         except DepthCacheAlreadyStopped:
             pass
+        try:
+            cache.wait_for_update(timeout_s=5)
+            code = 3
+        except DepthCacheAlreadyStopped:
+            code += 20 * (cache.status().state != "STOPPED")
         manager.stop_manager()
         os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
