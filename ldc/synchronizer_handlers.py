@@ -184,7 +184,7 @@ class Handlers(Transitions):
         why_not = self._load(now, body, limit, received_time_ns)
         if why_not is not None:
             self.requests.dropped[why_not] += 1
-            self._refetch(now)
+            self._ask_for_another(now)
             return
         self.requests.used += 1
         self._publish(now)
@@ -216,7 +216,7 @@ class Handlers(Transitions):
         snapshot_id = candidate.last_update_id
         assert snapshot_id is not None
         reached_id = max(snapshot_id, self._buffer.newest.last_update_id) if self._buffer.newest else snapshot_id
-        if self._published_id is not None and reached_id < self._published_id:
+        if self._published_id is not None and reached_id < self._published_id and not self._is_stream_later():
             return SnapshotDrop.LAGGING
         if self._abandoned_id is not None and snapshot_id >= self._abandoned_id:
             return SnapshotDrop.LAGGING  # of the numbering that is over
@@ -225,6 +225,17 @@ class Handlers(Transitions):
         if self._published_price is None and is_far_from_updates(candidate, self._buffer, self._make_book()):
             return SnapshotDrop.WRONG_PRICES
         return None
+
+    def _is_stream_later(self) -> bool:
+        """Whether an update that is buffered was sent after the last one that the book has applied.
+
+        If even so it does not reach the id that was readable, then the stream says what the snapshot says: the exchange
+        counts anew. Two witnesses are enough; a single one, a node that is behind, is not.
+        """
+        newest, book_time_ms = self._buffer.newest, self.book.event_time_ms
+        if newest is None or newest.event_time_ms is None or book_time_ms is None:
+            return False
+        return newest.event_time_ms > book_time_ms
 
     def _catch_up(self) -> SnapshotDrop | None:
         """Apply what is buffered to the snapshot just loaded, or say why that failed."""

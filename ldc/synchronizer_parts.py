@@ -113,7 +113,7 @@ class FrameDrop(enum.StrEnum):
 
 
 class SnapshotDrop(enum.StrEnum):
-    """Why a snapshot was discarded. All but LATE and ABANDONED lead to a new request, after a back-off."""
+    """Why a snapshot was discarded. All but LATE and ABANDONED lead to a new request, the first at once."""
 
     LATE = "LATE"
     """It belongs to an epoch that is over."""

@@ -326,17 +326,33 @@ def test_a_snapshot_older_than_the_first_buffered_update_is_refetched_with_back_
         assert market.state is BUFFERING
         assert market.synchronizer.buffered_count == 1
         market.wait(20.0)
-    assert [request.due for request in market.requests] == [1000.0, 1000.5, 1021.0, 1042.0]
+    assert [request.due for request in market.requests] == [1000.0, 1000.0, 1020.5, 1041.0]  # the second at once
     assert market.snapshots_dropped() == {"TOO_OLD": 3}
     assert market.snapshot(100).state is SYNCHRONIZED
     assert market.book.last_update_id == 110
 
 
 def test_the_back_off_starts_anew_after_success(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING).update(100, 110).snapshot(50).snapshot(50).snapshot(100).wait(STABLE_S)
+    market = market_at(BUFFERING).update(100, 110).snapshot(50).snapshot(50).snapshot(50).snapshot(100).wait(STABLE_S)
     market.update(115, 120).snapshot(100)
     assert market.request is not None
+    assert market.request.due == market.now
+    market.snapshot(100)
     assert market.request.due == market.now + 0.5
+
+
+def test_a_download_that_failed_waits_although_no_snapshot_was_of_no_use_yet(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(100, 110).fail()
+    assert market.request is not None
+    assert market.request.due == market.now + 0.5
+    market.snapshot(50)
+    assert market.request.due == market.now + 0.5  # asked for at once, but not before what was said of this one
+
+
+def test_the_first_snapshot_of_no_use_does_not_hurry_past_a_retry_after(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(100, 110).fail(retry_at=1_007.0).snapshot(50)
+    assert market.request is not None
+    assert market.request.due == 1_007.0
 
 
 def test_a_snapshot_newer_than_all_that_is_buffered_is_readable_at_once(market_at: MarketIn) -> None:
@@ -370,6 +386,24 @@ def test_an_id_that_was_readable_does_not_come_back_lower_from_a_lagging_node(ma
         assert market.state is BUFFERING
     assert market.snapshots_dropped() == {"LAGGING": DOUBTS_MAX}
     assert market.snapshot(100).state is SYNCHRONIZED
+
+
+def test_a_low_id_that_the_stream_has_as_well_is_believed_at_once(market_at: MarketIn) -> None:
+    """The exchange counts anew while the market has no book: nothing is stale, for there is nothing to be stale to."""
+    market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
+    epoch = market.synchronizer.epoch
+    market.update(10, 12, event_time_ms=5_100).snapshot(11)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 12)
+    assert market.snapshots_dropped() == {}
+    assert market.synchronizer.epoch == epoch
+
+
+@pytest.mark.parametrize("event_time_ms", [4_900, 5_000])
+def test_a_low_id_of_an_old_update_proves_nothing(market_at: MarketIn, event_time_ms: int) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000).resync()
+    market.update(95, 105, event_time_ms=event_time_ms).snapshot(100)
+    assert market.state is BUFFERING
+    assert market.snapshots_dropped() == {"LAGGING": 1}
 
 
 def test_a_lagging_snapshot_is_used_if_the_buffer_brings_it_past_what_was_readable(market_at: MarketIn) -> None:
@@ -449,6 +483,8 @@ def test_a_snapshot_that_cannot_be_right_is_refetched(market_at: MarketIn, sides
     assert market.state is BUFFERING
     assert market.snapshots_dropped() == {"MALFORMED": 1}
     assert market.request is not None
+    assert market.request.due == market.now
+    market.snapshot(95, **sides)
     assert market.request.due > market.now
     assert market.snapshot(95).state is SYNCHRONIZED
 
