@@ -15,8 +15,8 @@ them, or `SNAPSHOT_WAIT_S` after the acknowledgement: so a quiet market is ready
 lies before a hole in the buffer is of no use, and forgotten. If the first update left does not continue the snapshot,
 the snapshot is too old: the buffer stays, and another one is asked for. Otherwise it is loaded, what the buffer has
 past it is applied, and the book can be read. Nothing needs to have arrived: a market may be quiet. A snapshot is read
-into a second book first; the market's own is touched when the decision has been made. After the first snapshot of no
-use the next one is asked for at once; after the others, and after a failed download, with a back-off.
+into a second book first; the market's own is touched when the decision has been made. After a first snapshot of no use,
+or a first failed download, the next one is asked for at once; then with a back-off.
 
 By resuming. When the last live feed closes, the book keeps its levels, aside. If the first update of the next stream
 continues them, nothing was missed. If not, or if there is none within `SNAPSHOT_WAIT_S`, a snapshot is asked for.

@@ -108,6 +108,10 @@ class Handlers(Transitions):
         elif self._is_stale_for_long(now, feed, header):
             self._count_ids_anew()
             self._keep(now, feed, header, payload, received_time_ns)
+        elif self.requests.awaited is not None and _is_later(header.event_time_ms, self.book.event_time_ms):
+            # It may be of a new numbering. If so the snapshot is as well, and needs it.
+            update = Update.of(self.book.rule, header, payload, received_time_ns)
+            self._drop(FrameDrop.BUFFER_FULL, self._buffer.add(update))
         else:
             # This stream stands before the book's id. It will come past it, or `tick` ends the waiting.
             self._drop(FrameDrop.STALE)
@@ -149,6 +153,7 @@ class Handlers(Transitions):
             self._request(now)
             return
         self.resumes += 1
+        self._drop(FrameDrop.STALE, self._buffer.clear())
         self.requests.cancel()
         self._publish(now, header)
         self.refresher.resume(now)
@@ -184,7 +189,7 @@ class Handlers(Transitions):
         why_not = self._load(now, body, limit, received_time_ns)
         if why_not is not None:
             self.requests.dropped[why_not] += 1
-            self._ask_for_another(now)
+            self._refetch(now)
             return
         self.requests.used += 1
         self._publish(now)
@@ -232,10 +237,8 @@ class Handlers(Transitions):
         If even so it does not reach the id that was readable, then the stream says what the snapshot says: the exchange
         counts anew. Two witnesses are enough; a single one, a node that is behind, is not.
         """
-        newest, book_time_ms = self._buffer.newest, self.book.event_time_ms
-        if newest is None or newest.event_time_ms is None or book_time_ms is None:
-            return False
-        return newest.event_time_ms > book_time_ms
+        newest = self._buffer.newest
+        return newest is not None and _is_later(newest.event_time_ms, self.book.event_time_ms)
 
     def _catch_up(self) -> SnapshotDrop | None:
         """Apply what is buffered to the snapshot just loaded, or say why that failed."""
@@ -423,3 +426,8 @@ class Handlers(Transitions):
 
     def _end_stopped(self, now: float) -> None:
         self._end(now, SyncState.STOPPED, Cause.STOPPED)
+
+
+def _is_later(event_time_ms: int | None, other_ms: int | None) -> bool:
+    """Whether both event times are known, and the first is the later one."""
+    return event_time_ms is not None and other_ms is not None and event_time_ms > other_ms

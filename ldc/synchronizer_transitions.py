@@ -121,7 +121,7 @@ class Transitions:
         self._request_due: float | None = None  # when the first update is waited for no longer
         self._not_before = now  # no snapshot before this time: the back-off, or the exchange's Retry-After
         self._backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of snapshots that are of no use
-        self._has_asked_at_once = False  # after a snapshot of no use, without a back-off
+        self._has_asked_at_once = False  # for another snapshot, since the market could be read last
         self._resyncs_in_a_row = 0
         self._resync_backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of those that do not last
         self._doubts = 0
@@ -230,18 +230,13 @@ class Transitions:
         if self.requests.awaited is None:
             self.requests.issue(Purpose.SYNCHRONIZE, self._first_limit, max(now, self._not_before))
 
-    def _ask_for_another(self, now: float) -> None:
-        """A snapshot came and is of no use: ask for another, the first time at once, then after a back-off.
-
-        An answer shows that the exchange serves. The next one is mostly good: another node's, or a little newer.
-        """
-        if self._has_asked_at_once:
-            self._refetch(now)
-        else:
-            self._has_asked_at_once = True
-            self._request(now)
-
     def _refetch(self, now: float, retry_at: float | None = None) -> None:
-        """Ask for another snapshot, after a back-off. The tries are limited in their rate, not in their number."""
-        self._not_before = max(now + self._backoff.next_delay_s(), retry_at or now)
+        """Ask for another snapshot: after the first trouble at once, then after a back-off, never before `retry_at`.
+
+        The tries are limited in their rate, not in their number. One more at once costs little, and mostly ends the
+        trouble; where a host fails for everybody, the queue of the snapshots pauses.
+        """
+        delay_s = self._backoff.next_delay_s() if self._has_asked_at_once else 0.0
+        self._has_asked_at_once = True
+        self._not_before = max(now + delay_s, retry_at or now)
         self._request(now)

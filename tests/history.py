@@ -25,7 +25,7 @@ from ldc.limits import Backoff, ConnectBudget, MessagePacer
 from ldc.snapshot_queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshot_reply import SnapshotBody
 from ldc.synchronizer_handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.synchronizer_parts import RETRY_S_MAX, FrameDrop, Purpose, RefreshResult, RequestSnapshot
+from ldc.synchronizer_parts import RETRY_S_FIRST, RETRY_S_MAX, FrameDrop, Purpose, RefreshResult, RequestSnapshot
 from ldc.synchronizer_refresh import AHEAD_S_MAX
 from ldc.values import Cause, SyncState
 from ldc.venue import VENUES, WeightStep
@@ -78,8 +78,10 @@ class Outcome(NamedTuple):
     """Audits that found and cured a book that a snapshot had falsified."""
     recovery_s: float
     """From when the last fault was over until the last market had come back; 0 if none was away."""
+    held_up_s: float
+    """What of that the library answers for: without the waits for weight, and for a stream that said nothing yet."""
     hash: int
-    """Of how it ended; equal on both books, on every machine, for one commit."""
+    """Of every action, and of how it ended; equal on both books, on every machine and Python, for one commit."""
 
 
 class Connection:
@@ -159,6 +161,8 @@ class History:
         self.calm_at: float | None = None
         self.deadlines: dict[str, float] = {}
         self.back_at: dict[str, float] = {}
+        self.held_up_s = dict.fromkeys((market.engine.symbol for market in self.markets), 0.0)
+        self.held_up_s_max: dict[str, float] = {}
         self.updates_when_back: dict[str, int] = {}
         self.is_over = False
         self.asked_for_audit = False
@@ -174,6 +178,8 @@ class History:
             self.at(1.5, lambda: self.fault_lie(self.markets[0]))
         timeline, markets = self._timeline, self.markets
         while not self.is_over:
+            before = self.now
+            held_up = [] if self.calm_at is None else [market for market in markets if self.is_held_up(market)]
             coming = timeline[0][0]
             due, who = coming, None
             for market in markets:
@@ -190,7 +196,19 @@ class History:
                 time, _, happen = heapq.heappop(timeline)
                 self.now = max(self.now, time)
                 happen()
+            for market in held_up:
+                self.held_up_s[market.engine.symbol] += self.now - before
         return self.judge_the_end()
+
+    def is_held_up(self, market: SimulatedMarket) -> bool:
+        """Whether a market that is away waits for what the library does or has decided: a download, or a back-off.
+
+        It does not while its stream has said nothing since it was opened, nor while there is no weight for a request.
+        """
+        synchronizer, request = market.synchronizer, market.request
+        if synchronizer.state is not SyncState.BUFFERING or request is None:
+            return False
+        return synchronizer.requests.has_begun or request.due > self.now
 
     def at(self, time: float, happen: Callable[[], None]) -> None:
         """Let something happen then."""
@@ -593,6 +611,7 @@ class History:
             self.activity = 0.1  # or the stream would heal the book before an audit can
         for market in self.markets:
             self.deadlines[market.engine.symbol] = self.now + self.recovery_s_max(market)
+            self.held_up_s_max[market.engine.symbol] = self.three_rounds_s(market)
 
     @property
     def queue_paused_until(self) -> float:
@@ -618,6 +637,14 @@ class History:
         if market.engine.restarts:
             bound_s += 2 * STALE_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
+
+    def three_rounds_s(self, market: SimulatedMarket) -> float:
+        """Return what the library may use of that: three times a snapshot's round trip and the step of its back-off."""
+        synchronizer = market.synchronizer
+        step_s = max(
+            min(RETRY_S_MAX, RETRY_S_FIRST * 2.0**synchronizer._backoff.failures), synchronizer._not_before - self.now
+        )
+        return 3 * (LATENCY_S_MAX + step_s)
 
     def see_whether_it_is_over(self) -> None:
         """Every market has to come back before its deadline, and to follow the exchange for some updates."""
@@ -655,19 +682,21 @@ class History:
         recovery_s, summary = 0.0, []
         assert self.calm_at is not None
         for market in self.markets:
-            synchronizer = market.synchronizer
+            synchronizer, symbol = market.synchronizer, market.engine.symbol
             market.judge_accounts()
+            held_up_s = self.held_up_s[symbol]
+            assert held_up_s <= self.held_up_s_max[symbol], f"{symbol} was held up for {held_up_s} s"
             if synchronizer.state is SyncState.SYNCHRONIZED:
                 market.book.check()
                 truth = market.engine.truth(market.book.last_update_id)
                 assert truth is not None
                 market.judge_levels(truth, is_thorough=True)
-                recovery_s = max(recovery_s, self.back_at[market.engine.symbol] - self.calm_at)
+                recovery_s = max(recovery_s, self.back_at[symbol] - self.calm_at)
             if self.is_clean:
                 assert self.redundancy > 1 or synchronizer.frames_dropped[FrameDrop.HOLE] == 0
                 market.judge_clean(self.now, is_starved=self.is_starved)
             counters = tuple(market.book.counters)
-            summary.append((market.book.last_update_id, market.frames, counters, synchronizer.epoch))
+            summary.append((market.book.last_update_id, market.frames, counters, synchronizer.epoch, market.digest))
         return Outcome(
             self.seed,
             sum(market.engine.updates for market in self.markets),
@@ -675,6 +704,7 @@ class History:
             sum(sum(market.synchronizer.resyncs.values()) for market in self.markets),
             sum(market.synchronizer.refresher.ended[RefreshResult.AUDIT_CURED] for market in self.markets),
             recovery_s,
+            max(self.held_up_s.values()),
             zlib.crc32(repr((summary, round(self.now, 6))).encode()),
         )
 

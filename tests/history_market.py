@@ -5,6 +5,7 @@ Rule 2: after every step the oracles look. What can be read is what the engine h
 """
 
 import random
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable
 from types import ModuleType
@@ -72,6 +73,8 @@ class SimulatedMarket:
         self.request: RequestSnapshot | None = None
         self.due: float | None = None
         self.log: list[object] | None = None
+        self.digest = 0
+        """A hash of all that this market was told to do, and when, and of where its book stood after each input."""
         self._request = request
         self._cancel = cancel
 
@@ -124,6 +127,7 @@ class SimulatedMarket:
         for action in self.synchronizer.drain():
             if self.log is not None:
                 self.log.append(action)
+            self.digest = zlib.crc32(repr((now, action)).encode(), self.digest)
             match action:
                 case CancelSnapshot():
                     assert self.request is not None, "a request was cancelled that nobody has"
@@ -139,6 +143,7 @@ class SimulatedMarket:
                     self._note_change(action, now)
                 case Refreshed():
                     self._refreshed[action.result] = self._refreshed.get(action.result, 0) + 1
+        self.digest = zlib.crc32(b"%d" % (self.book.last_update_id or 0), self.digest)
         check(self.synchronizer, self.request)
         self.due = self.synchronizer.next_due()
         self.look()

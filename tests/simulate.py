@@ -1,8 +1,10 @@
 """Live through simulated histories by the thousand: `make simulate SEEDS=0..99999`, on all cores, resumable.
 
-What is done is remembered in build/simulate, by commit, so that an interrupted run goes on where it was; not while
-there are changes that were not committed. With ``--record`` the result becomes a row of docs/reliability.md. Ends with
-1 if an oracle objected to any seed.
+What is done is remembered in build/simulate, by commit, Python and book, so that an interrupted run goes on where it
+was; not while there are changes that were not committed. With ``--record`` the result becomes a row of
+docs/reliability.md. Ends with 1 if an oracle objected to any seed.
+
+The hash is of every action of every history: the same on every Python, and with LDC_PURE_PYTHON=1.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import concurrent.futures
 import datetime
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -22,6 +25,7 @@ sys.path.insert(0, str(PROJECT / "tests"))
 import ldc.book  # noqa: E402
 import ldc.pybook  # noqa: E402
 from history import live_through  # noqa: E402
+from history_server import LATENCY_S_MAX  # noqa: E402
 
 BLOCK = 500
 TWIN_EVERY = 20
@@ -32,8 +36,8 @@ FAILURES_SHOWN_MAX = 20
 
 def live_through_block(first: int, end: int) -> dict[str, object]:
     """Run the seeds from first up to but not including end; return what came of them, as JSON can hold it."""
-    sums = dict.fromkeys(("histories", "twins", "updates", "faults", "resyncs", "cured", "late", "hash"), 0)
-    recovery_s_max, failures = 0.0, []
+    sums = dict.fromkeys(("histories", "twins", "updates", "faults", "resyncs", "cured", "late", "held_up", "hash"), 0)
+    recovery_s_max, held_up_s_max, failures = 0.0, 0.0, []
     for seed in range(first, end):
         has_twin = seed % TWIN_EVERY == 0 and ldc.book.IMPLEMENTATION != "python"
         sums["histories"] += 1
@@ -46,8 +50,11 @@ def live_through_block(first: int, end: int) -> dict[str, object]:
         for name in ("updates", "faults", "resyncs", "cured", "hash"):
             sums[name] += getattr(outcome, name)
         sums["late"] += outcome.recovery_s > 1.0
+        sums["held_up"] += outcome.held_up_s > LATENCY_S_MAX + 1e-6
         recovery_s_max = max(recovery_s_max, outcome.recovery_s)
-    return {"first": first, "end": end, "recovery_s_max": recovery_s_max, "failures": failures, **sums}
+        held_up_s_max = max(held_up_s_max, outcome.held_up_s)
+    longest = {"recovery_s_max": recovery_s_max, "held_up_s_max": held_up_s_max}
+    return {"first": first, "end": end, **longest, "failures": failures, **sums}
 
 
 def commit() -> str:
@@ -102,7 +109,8 @@ def main() -> int:
     arguments = parser.parse_args()
     first, _, last = (int(part) if part.isdigit() else part for part in arguments.seeds.partition(".."))
     revision = commit()
-    state_file = PROJECT / "build" / "simulate" / f"{revision}.jsonl"
+    python = f"{platform.python_implementation().lower()}-{platform.python_version()}"
+    state_file = PROJECT / "build" / "simulate" / f"{revision}-{python}-{ldc.book.IMPLEMENTATION}.jsonl"
     if revision.endswith(("-dirty", "unknown")):
         state_file.unlink(missing_ok=True)  # it may be of other sources
     started = time.monotonic()
@@ -110,15 +118,20 @@ def main() -> int:
     total = {
         name: sum(block[name] for block in blocks) for name in ("histories", "twins", "updates", "faults", "cured")
     }
-    late = sum(block["late"] for block in blocks)
+    late, held_up = (sum(block[name] for block in blocks) for name in ("late", "held_up"))
     failed = [seed for block in blocks for seed, _ in block["failures"]]
-    recovery_s_max = max(block["recovery_s_max"] for block in blocks)
+    recovery_s_max, held_up_s_max = (
+        max(block[name] for block in blocks) for name in ("recovery_s_max", "held_up_s_max")
+    )
     digest = f"{sum(block['hash'] for block in blocks) % 2**64:016x}"
     result = "all oracles agree" if not failed else f"{len(failed)} FAILED, the first is {failed[0]}"
+    histories = total["histories"]
     print(
-        f"seeds {arguments.seeds} at {revision}: {total['histories']} histories ({total['twins']} on both books), "
-        f"{total['updates']} updates, {total['faults']} faults, {total['cured']} cured by audits; back within 1 s of "
-        f"the last fault: {100 * (1 - late / total['histories']):.2f} %, the latest after {recovery_s_max:.1f} s; "
+        f"seeds {arguments.seeds} at {revision}, {python}, {ldc.book.IMPLEMENTATION} book: {histories} histories "
+        f"({total['twins']} on both books), {total['updates']} updates, {total['faults']} faults, {total['cured']} "
+        f"cured by audits; back within 1 s of the last fault: {100 * (1 - late / histories):.2f} %, the latest after "
+        f"{recovery_s_max:.1f} s; held up by the library for at most one round trip: "
+        f"{100 * (1 - held_up / histories):.2f} %, at most for {held_up_s_max:.1f} s; "
         f"hash {digest}; {time.monotonic() - started:.0f} s; {result}"
     )
     if arguments.record:

@@ -9,16 +9,21 @@ A failure names its seed and the command that shows it again. ``LDC_SEED=<seed>`
 ``LDC_HISTORIES=<count>`` fewer or more of them than 1,000.
 """
 
+import ast
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from history import History, Outcome, live_through
 from history_engine import EngineMarket, Line, Style
 from history_market import SimulatedMarket
-from history_server import RestServer
+from history_server import Answer, Lie, RestServer
 from ldc.synchronizer_parts import RequestSnapshot
 from synchronizer_kit import BOOKS
 
@@ -54,6 +59,25 @@ def test_more_histories_are_survived(block: int) -> None:
 def test_a_seed_is_a_history() -> None:
     assert live_through(7, COMPILED) == live_through(7, COMPILED)
     assert live_through(7, COMPILED) != live_through(8, COMPILED)
+
+
+def digest_in_another_process(**environment: str) -> str:
+    """Return the hash of some histories, as a Python that was started for it finds it."""
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import simulate; print(simulate.live_through_block(0, 16))"
+    command = [sys.executable, "-P", "-c", script, str(Path(__file__).parent)]
+    told = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    sums = ast.literal_eval(told)
+    assert (sums["histories"], sums["failures"]) == (16, [])
+    return str(sums["hash"])
+
+
+def test_a_seed_is_the_same_history_under_any_order_of_hashes_and_on_either_book() -> None:
+    """Between Pythons and machines: `make simulate` prints the hash of its run."""
+    digest = digest_in_another_process(PYTHONHASHSEED="1")
+    assert digest == digest_in_another_process(PYTHONHASHSEED="2")
+    assert digest == digest_in_another_process(PYTHONHASHSEED="3", LDC_PURE_PYTHON="1")
 
 
 def test_what_the_histories_are_made_of() -> None:
@@ -110,6 +134,19 @@ def test_a_loss_that_nobody_notices_is_found() -> None:
             )
 
     assert_found(ignore_ids, "the exchange never had the id")
+
+
+def test_dawdling_is_found() -> None:
+    def dawdle(history: History) -> None:
+        ask = history.server.ask
+
+        def answer_late(*arguments: Any, lie: Lie | None) -> Answer:
+            answer = ask(*arguments, lie=lie)
+            return answer if history.calm_at is None else answer._replace(latency_s=answer.latency_s + 15.0)
+
+        history.server.ask = answer_late  # type: ignore[method-assign]
+
+    assert_found(dawdle, "was held up", seeds=range(60, 160))
 
 
 def test_a_needless_snapshot_is_found() -> None:

@@ -418,7 +418,7 @@ def a_snapshot_refreshes() -> Market:
 @case(Input.SNAPSHOT_FAILED, BUFFERING, BUFFERING)
 def a_failed_snapshot_is_tried_again() -> Market:
     market = market_in(BUFFERING).update(90, 100).fail().fail()
-    assert [request.due - market.now for request in market.requests] == [0.0, 0.5, 1.0]
+    assert [request.due - market.now for request in market.requests] == [0.0, 0.0, 0.5]
     assert [request.epoch for request in market.requests] == [1, 2, 3]
     return market
 

@@ -341,16 +341,17 @@ def test_the_back_off_starts_anew_after_success(market_at: MarketIn) -> None:
     assert market.request.due == market.now + 0.5
 
 
-def test_a_download_that_failed_waits_although_no_snapshot_was_of_no_use_yet(market_at: MarketIn) -> None:
+def test_a_first_failed_download_is_tried_again_at_once_then_after_a_back_off(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(100, 110).fail()
     assert market.request is not None
+    assert market.request.due == market.now
+    market.fail()
     assert market.request.due == market.now + 0.5
-    market.snapshot(50)
-    assert market.request.due == market.now + 0.5  # asked for at once, but not before what was said of this one
+    assert market.snapshot(50).request.due == market.now + 1.0
 
 
-def test_the_first_snapshot_of_no_use_does_not_hurry_past_a_retry_after(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING).update(100, 110).fail(retry_at=1_007.0).snapshot(50)
+def test_the_first_try_at_once_does_not_hurry_past_a_retry_after(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(100, 110).fail(retry_at=1_007.0)
     assert market.request is not None
     assert market.request.due == 1_007.0
 
@@ -396,6 +397,26 @@ def test_a_low_id_that_the_stream_has_as_well_is_believed_at_once(market_at: Mar
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 12)
     assert market.snapshots_dropped() == {}
     assert market.synchronizer.epoch == epoch
+
+
+def test_a_low_id_is_believed_at_once_while_the_levels_are_kept_aside(market_at: MarketIn) -> None:
+    """The exchange counts anew while there is no connection."""
+    market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).close().open(1).acknowledge(1).wait(1.0)
+    market.update(10, 12, feed=1, event_time_ms=5_100)
+    assert market.synchronizer.buffered_count == 1
+    assert market.snapshot(11).state is SYNCHRONIZED
+    assert market.book.last_update_id == 12
+    assert market.snapshots_dropped() == {}
+
+
+def test_what_was_kept_for_a_new_numbering_is_dropped_when_the_stream_continues_the_old_one(
+    market_at: MarketIn,
+) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000).close().open(1).acknowledge(1).wait(1.0)
+    market.update(90, 100, feed=1, event_time_ms=5_100).update(100, 120, feed=1, event_time_ms=5_200)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 120)
+    assert market.request is None
+    assert market.dropped() == {"STALE": 1}
 
 
 @pytest.mark.parametrize("event_time_ms", [4_900, 5_000])
