@@ -1,6 +1,6 @@
 """How long each fault of the embedded exchange takes to be noticed, and to be over, with the usual time-outs.
 
-    make detect                                   every fault, once each, spot and USD-M
+    make detect                                   every fault, once each, spot and USD-M; minutes
     make detect ARGS="--venue binance.com --faults stall,half_open --rounds 5"
 
 A fault is noticed when the depth cache says anything at all of it: it is suspended, a frame or a snapshot is dropped
@@ -39,6 +39,10 @@ NOTHING_TO_NOTICE = {
     "snapshot_regressed",
 }
 """The right reaction is none, or to count it where it matters: these are timed as far as they are noticed."""
+
+LASTS_S = {"silent_for_long": ("silent", 100.0)}
+"""Faults that last longer than the exchange's own. Nothing but a look-up by REST notices a connection that answers
+pings and says nothing of a market, for a quiet market looks the same; and that is made after a minute of silence."""
 
 
 @dataclass
@@ -116,6 +120,7 @@ def provoke(exchange: SimulatedExchange, manager: BinanceLocalDepthCacheManager,
 
 def measure(venue: str, name: str, seed: int) -> tuple[float | None, float | None, list[str], int]:
     """Return the seconds until it was noticed and until it was over, what was wrong, and how many views were read."""
+    name, lasts_s = LASTS_S.get(name, (name, None))
     market, place = MARKETS[venue], kind_of(name).place
     with ExitStack() as stack:
         exchange = stack.enter_context(SimulatedExchange([market, "ETHUSDT"], venue=venue, seed=seed))
@@ -134,7 +139,7 @@ def measure(venue: str, name: str, seed: int) -> tuple[float | None, float | Non
         manager.wait_for_update(market, first_id, PATIENCE_S)
         watch = stack.enter_context(Watch(exchange, manager, market))
         before = signs(manager, market)
-        exchange.inject(name)
+        exchange.inject(name, duration_s=lasts_s)
         provoke(exchange, manager, market, place)
         if not wait(lambda: exchange.statistics()["faults"].get(name)):
             raise TimeoutError(f"{name} did not strike")
@@ -142,7 +147,7 @@ def measure(venue: str, name: str, seed: int) -> tuple[float | None, float | Non
         if place is Place.HANDSHAKE:  # what led to the handshake was noticed, too
             before = signs(manager, market)
         noticed_after = None
-        lasts_s = kind_of(name).duration_s or 0.0
+        lasts_s = lasts_s or kind_of(name).duration_s or 0.0
         if wait(
             lambda: watch.wrong or signs(manager, market) != before, 5.0 if name in NOTHING_TO_NOTICE else PATIENCE_S
         ):
@@ -172,7 +177,7 @@ def main() -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description="measure how soon each fault is noticed, and how soon it is over")
     parser.add_argument("--venue", choices=list(MARKETS), action="append")
-    parser.add_argument("--faults", default=",".join(FAULTS), help="names, with commas between them")
+    parser.add_argument("--faults", default=",".join((*FAULTS, *LASTS_S)), help="names, with commas between them")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
