@@ -190,6 +190,7 @@ def test_every_request_has_an_epoch_of_its_own_and_only_its_answer_answers_it() 
 
 def test_a_download_begins_for_the_awaited_request_only() -> None:
     requests = SnapshotRequests([])
+    assert not requests.has_begun
     assert not requests.begin(1)
     requests.issue(Purpose.DEEPEN, 100, 0.0)
     assert not requests.begin(2)

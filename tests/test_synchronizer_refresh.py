@@ -646,3 +646,9 @@ def test_there_is_no_extended_book_that_would_be_crossed(name: str) -> None:
     candidate = loaded(name, 4, {"96.50": "1"}, {"107.00": "1"})
     candidate.apply('{"U":101,"u":101,"b":[],"a":[]}')
     assert extended(live, candidate, BOOKS_MAKE[name]) is None
+
+
+def test_the_back_off_of_refreshes_begins_anew_when_the_market_was_synchronized_anew(market_at: MarketIn) -> None:
+    market = market_at().refresh().fail().fail().fail().resync().snapshot(100).refresh().fail()
+    assert market.request is not None
+    assert market.request.due == market.now + 0.5
