@@ -214,6 +214,8 @@ class Handlers(Transitions):
         self._snapshot_id = candidate.last_update_id
         self._snapshot_at = now
         self._stale_after_snapshot = 0
+        newest = self._buffer.newest
+        self._stream_reached = (0, None) if newest is None else (newest.last_update_id, newest.event_time_ms)
         return self._catch_up()
 
     def _doubt(self, candidate: "OrderBook") -> SnapshotDrop | None:
@@ -315,7 +317,14 @@ class Handlers(Transitions):
         if reached_id == self._snapshot_id:  # no update has been applied since the snapshot
             self._stale_after_snapshot += 1
             is_late = now - self._snapshot_at >= STALE_AFTER_SNAPSHOT_S
-            return is_late and self._stale_after_snapshot >= RESYNC_AFTER_STALE
+            if is_late and self._stale_after_snapshot >= RESYNC_AFTER_STALE:
+                return True
+            # The snapshot may be far ahead of the stream; but the stream itself does not go back, unless its ids do.
+            reached_id, reached_time_ms = self._stream_reached
+            assert header.last_update_id is not None
+            return header.last_update_id <= reached_id and self._feeds.note_stale(
+                feed, header, reached_id, reached_time_ms
+            )
         return self._feeds.note_stale(feed, header, reached_id, self.book.event_time_ms)
 
     def _look_after_book(self, now: float, header: Header, payload: Payload | None) -> None:

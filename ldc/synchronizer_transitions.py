@@ -136,6 +136,7 @@ class Transitions:
         self._snapshot_at = now
         self._unsynchronized_since = now
         self._stale_after_snapshot = 0
+        self._stream_reached: tuple[int, int | None] = (0, None)  # when that was loaded: the id, and its event time
         self._gap_deadline: float | None = None
         self._gap_header: Header | None = None
 

@@ -290,6 +290,25 @@ def test_stale_updates_after_a_snapshot_are_counted_for_each_snapshot(market_at:
         market.resync()
 
 
+def test_ids_that_begin_anew_under_the_first_snapshot_are_noticed_although_it_is_young(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(90, 100, event_time_ms=5_000).snapshot(150)
+    for number in range(RESYNC_AFTER_STALE):
+        assert market.state is SYNCHRONIZED
+        market.update(10 + number, 11 + number, event_time_ms=5_100 + number)
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+    assert market.snapshot(150).snapshots_dropped() == {"LAGGING": 1}
+    assert market.snapshot(13).book.last_update_id == 13
+
+
+def test_a_stream_that_comes_up_to_its_snapshot_does_not_go_back(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(90, 100, event_time_ms=5_000).snapshot(150)
+    for start in range(100, 150, 5):
+        assert market.update(start, start + 5, event_time_ms=5_000 + start).state is SYNCHRONIZED
+    for _ in range(RESYNC_AFTER_STALE):
+        assert market.update(80, 90, event_time_ms=4_900).state is SYNCHRONIZED
+    assert market.update(150, 160, event_time_ms=6_000).book.last_update_id == 160
+
+
 def test_a_single_stale_update_long_after_a_snapshot_is_a_repetition(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).wait(1.0).snapshot(100).wait(100.0)
     for _ in range(RESYNC_AFTER_STALE - 1):
