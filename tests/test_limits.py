@@ -479,6 +479,18 @@ def test_the_jitter_is_full():
         assert [backoff.next_delay_s() for _ in range(3)] == [2.0 * drawn, 4.0 * drawn, 8.0 * drawn]
 
 
+def test_a_wait_may_begin_at_its_longest():
+    backoff = Backoff(lambda: 0.5, first_s=4.0, max_s=4.0)
+    assert [backoff.next_delay_s() for _ in range(3)] == [2.0, 2.0, 2.0]
+
+
+def test_what_fits_into_this_minute_waits_only_for_a_pause_to_end():
+    budget = WeightBudget(100)
+    assert budget.wait_s(50, 1_000.0) == 0.0
+    budget.pause_until(1_010.0)
+    assert budget.wait_s(50, 1_000.0) == 10.0
+
+
 def test_a_success_makes_the_next_failure_a_first_one():
     backoff = Backoff(lambda: 1.0, first_s=1.0, max_s=5.0)
     delays_s = [backoff.next_delay_s() for _ in range(4)]

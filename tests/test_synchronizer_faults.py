@@ -449,6 +449,8 @@ def test_a_low_id_of_an_old_update_proves_nothing(market_at: MarketIn, event_tim
 def test_a_lagging_snapshot_is_used_if_the_buffer_brings_it_past_what_was_readable(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync().update(95, 110).snapshot(96)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 110)
+    market.update(110, 120, event_time_ms=5_000).resync().update(115, 125, event_time_ms=5_000).snapshot(116)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 125)  # the times say nothing, the ids suffice
 
 
 def test_the_same_lower_id_over_and_over_is_believed_under_a_new_epoch(market_at: MarketIn) -> None:

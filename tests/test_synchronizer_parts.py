@@ -68,6 +68,14 @@ def test_updates_are_kept_in_the_order_of_their_starts() -> None:
     assert windows(buffer_of((20, 30), (0, 10), (10, 20), (5, 15))) == [(0, 10), (5, 15), (10, 20), (20, 30)]
 
 
+def test_of_two_updates_that_reach_equally_far_the_newest_came_last() -> None:
+    buffer = UpdateBuffer()
+    first, second = update(0, 10), update(5, 10)
+    buffer.add(first)
+    buffer.add(second)
+    assert buffer.newest is second
+
+
 def test_the_newest_update_is_the_one_that_reaches_furthest() -> None:
     buffer = buffer_of((0, 10), (5, 40), (10, 20))
     assert buffer.newest is not None

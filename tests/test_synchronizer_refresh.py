@@ -652,3 +652,17 @@ def test_the_back_off_of_refreshes_begins_anew_when_the_market_was_synchronized_
     market = market_at().refresh().fail().fail().fail().resync().snapshot(100).refresh().fail()
     assert market.request is not None
     assert market.request.due == market.now + 0.5
+
+
+@pytest.mark.parametrize(
+    ("sides", "is_deepened"),
+    [
+        ({}, True),
+        ({"bids": {"100.00": "1.000"}}, True),  # the bids are complete, the asks are not
+        ({"asks": {"101.00": "1.000"}}, True),
+        ({"bids": {"100.00": "1.000"}, "asks": {"101.00": "1.000"}}, False),
+    ],
+)
+def test_a_market_is_deepened_unless_both_its_sides_are_complete(market_at: MarketIn, sides, is_deepened) -> None:
+    market = market_at(BUFFERING, limits=(4, 6)).update(90, 100).snapshot(100, 4, **sides)
+    assert (market.request is not None) is is_deepened
