@@ -335,8 +335,8 @@ class Synchronizer(Handlers):
 
     @property
     def gap_since(self) -> float | None:
-        """Since when a gap waits for another feed, the book standing at its old id; None if none does."""
-        return None if self._gap_deadline is None else self._gap_deadline - self._gap_wait_s
+        """Since when gaps wait for another feed, the book standing at an old id; None if none does."""
+        return None if self._gap_deadline is None else self._gap_since
 
     def is_live(self, feed: int) -> bool:
         """Whether this feed is open, and was acknowledged or has brought an update."""

@@ -348,11 +348,19 @@ class Handlers(Transitions):
         if self._feeds.have_all_skipped:
             self._give_up_gap(now)
         elif self._gap_deadline is None:
-            self.gap_waits += 1
-            self._gap_deadline = now + self._gap_wait_s
+            self._wait_for_gap(now, since=now)
+
+    def _wait_for_gap(self, now: float, since: float) -> None:
+        self.gap_waits += 1
+        self._gap_since = since
+        self._gap_deadline = now + self._gap_wait_s
 
     def _fill_gap(self, now: float, feed: int) -> None:
-        """Apply the updates that waited, as far as nothing is missing any more."""
+        """Apply the updates that waited, as far as nothing is missing any more.
+
+        Behind a gap that is filled there may be another one, which has the whole time and any feed to fill it: who has
+        skipped it is seen by what each feed brings next. How old the book is counts from the first one still.
+        """
         if len(self._buffer) == 0:
             return
         done = 0
@@ -369,12 +377,17 @@ class Handlers(Transitions):
                 else:
                     self.refresher.note_applied(now, update.payload, update.received_time_ns)
             done += 1
+        if done == 0:
+            return
         self._buffer.forget_first(done)
-        if len(self._buffer) == 0:
-            self.gaps_filled += 1
-            if feed in self._feeds:
-                self._feeds.note_filled(feed)
-            self._end_gap()
+        self.gaps_filled += 1
+        if feed in self._feeds:
+            self._feeds.note_filled(feed)
+        since = None if self._gap_deadline is None else self._gap_since
+        self._end_gap()
+        if len(self._buffer) > 0:
+            self._gap_header = self.book.last_header
+            self._wait_for_gap(now, since=now if since is None else since)
 
     def _give_up_gap(self, now: float) -> None:
         """Nobody will fill the gap. What waited behind it now waits for a snapshot."""

@@ -122,9 +122,8 @@ class Transitions:
         self._not_before = now  # no snapshot before this time: the back-off, or the exchange's Retry-After
         self._backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of snapshots that are of no use
         self._has_asked_at_once = False  # for another snapshot, since the market could be read last
-        self._resyncs_in_a_row = 0
+        self._resyncs_in_a_row = self._doubts = 0
         self._resync_backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of those that do not last
-        self._doubts = 0
         self._has_levels_aside = False  # the book is right as of its id, and the next stream may continue it
         self._published_id: int | None = None  # the book's id when it was last readable, while it is not
         self._published_price: float | None = None
@@ -133,8 +132,7 @@ class Transitions:
         self._left_id: int | None = None  # the highest id at which the book was lost, in the numbering that it has now
         self._abandoned_id: int | None = None  # where the book stood when the ids went back
         self._snapshot_id: int | None = None  # of the snapshot that was loaded last
-        self._snapshot_at = now
-        self._unsynchronized_since = now
+        self._snapshot_at = self._unsynchronized_since = self._gap_since = now
         self._stale_after_snapshot = 0
         self._stream_reached: tuple[int, int | None] = (0, None)  # when that was loaded: the id, and its event time
         self._gap_deadline: float | None = None
@@ -165,7 +163,6 @@ class Transitions:
         self._request_due = None
         self._backoff.reset()
         self._has_asked_at_once = False
-        self._doubts = 0
         self._has_levels_aside = False
         self._published_id = self._abandoned_id = None
         self._note_where_it_is_back()

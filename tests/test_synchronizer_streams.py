@@ -268,6 +268,28 @@ def test_a_second_gap_waits_anew(market_at: MarketIn) -> None:
     assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (2, 2)
 
 
+def test_a_gap_behind_a_filled_one_has_the_whole_time(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1).update(110, 120).update(130, 140)
+    since = market.synchronizer.gap_since
+    market.wait(0.4).update(100, 110, feed=1)
+    assert market.book.last_update_id == 120
+    assert market.wait(0.4).state is SYNCHRONIZED
+    assert market.synchronizer.gap_since == since  # the book is no newer for having waited twice
+    market.update(120, 130, feed=1)
+    assert market.book.last_update_id == 140
+    assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (2, 2)
+    assert market.synchronizer.gap_since is None
+
+
+def test_a_gap_behind_a_filled_one_may_be_filled_by_whoever_skipped_that(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1).open(2).acknowledge(2)
+    market.update(110, 120, feed=0).update(150, 160, feed=0).update(110, 115, feed=1).update(100, 110, feed=2)
+    assert market.book.last_update_id == 120
+    assert market.update(150, 155, feed=2).state is SYNCHRONIZED
+    market.update(120, 150, feed=1)
+    assert market.book.last_update_id == 160
+
+
 def test_a_gap_of_the_other_feed_waits_as_well(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).open(1).acknowledge(1).update(110, 120).update(100, 120, feed=1)
     market.update(130, 140, feed=1)
