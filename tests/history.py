@@ -380,7 +380,11 @@ class History:
             self.at(self.now + self.backoffs[connection.slot].next_delay_s(), lambda: self.connect(connection.slot))
 
     def hand_over(self, connection: Connection) -> None:
-        """Close a connection when every market has heard from its successor, or after a while."""
+        """Close a connection when every market has moved to its successor, or after a while.
+
+        As in `ldc.feed_handover`: a synchronized one has heard from it; of another one it is enough that it will. What
+        that one lacks in between, where the older connection lags, it makes good by the snapshot that it needs anyway.
+        """
         successor = connection.successor
         assert successor is not None
         if successor not in self.connections:
@@ -388,10 +392,13 @@ class History:
             return
         is_taken_over = successor.is_open and all(
             market.synchronizer.has_spoken(successor.feed)
+            or market.synchronizer.state is SyncState.FAILED
+            or (market.synchronizer.state is not SyncState.SYNCHRONIZED and market.synchronizer.is_live(successor.feed))
             for market in self.markets
-            if market.synchronizer.state is SyncState.SYNCHRONIZED
         )
         if is_taken_over or self.now >= connection.successor_until:
+            for market in self.markets:
+                market.resyncs_allowed += not market.synchronizer.has_spoken(successor.feed)
             self.disconnect(connection, is_lost=False)
 
     # -- the snapshots, as the downloader serves them
