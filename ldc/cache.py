@@ -4,6 +4,8 @@ Rule 1: reading goes straight to the book: nothing here stands between a user an
 Rule 2: everything here may be called from any thread. What changes the market is handed to its feed group.
 """
 
+import math
+import threading
 import time
 from collections.abc import Callable
 
@@ -13,7 +15,14 @@ from ldc.feed import FeedGroup
 from ldc.feed_market import MarketFeed
 from ldc.values import Cause, DepthCacheStatus, SyncState
 
-__all__ = ["DepthCache"]
+__all__ = ["DepthCache", "patience"]
+
+
+def patience(timeout: float | None) -> float | None:
+    """Return how long a timeout lets a lock wait: at most as long as one can, which is centuries. NaN is refused."""
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
 
 
 class DepthCache:
@@ -141,11 +150,12 @@ class DepthCache:
         return reached if former_id is not None and reached < after <= former_id else None
 
     def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
+        patience_s = patience(timeout)
         if is_decided():
             return True
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
-        return self._feed.signal.wait_for(is_decided, timeout)
+        return self._feed.signal.wait_for(is_decided, patience_s)
 
     def _why_not_readable(self) -> str | None:
         if self._feed.synchronizer.state is SyncState.FAILED:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from ldc import manager_parts
-from ldc.cache import DepthCache
+from ldc.cache import DepthCache, patience
 from ldc.errors import DepthCacheOutOfSync
 from ldc.values import BookView, DepthCacheStatus, Progress
 
@@ -108,7 +108,8 @@ class ManagerReads(ABC):
         """
         wanted = self.get_list_of_depth_caches() if markets is None else manager_parts.as_list(markets)
         caches = [self._found(market) for market in wanted]
-        give_up_at = None if timeout is None else time.monotonic() + timeout
+        patience_s = patience(timeout)
+        give_up_at = None if patience_s is None else time.monotonic() + patience_s
         while True:
             for cache in caches:
                 left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())

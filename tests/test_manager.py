@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 
@@ -249,6 +250,25 @@ def test_wait_until_synchronized_is_false_at_the_timeout_and_waits_for_all():
         assert not manager.wait_until_synchronized(timeout=0.05)
         hold.set()
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+
+
+def test_a_timeout_is_a_number_and_may_be_beyond_what_a_lock_can_wait():
+    with live() as (exchange, manager):
+        synchronize(exchange, manager)
+        cache = manager.get_depth_cache("BTCUSDT")
+        for wait in (
+            lambda timeout: manager.wait_until_synchronized(timeout=timeout),
+            lambda timeout: manager.wait_for_update("BTCUSDT", timeout=timeout),
+            lambda timeout: cache.wait_until_synchronized(timeout),
+            lambda timeout: cache.wait_for_update(timeout=timeout),
+        ):
+            with pytest.raises(ValueError, match="NaN"):
+                wait(math.nan)
+        waiter, results = in_thread(lambda: cache.wait_for_update(1003, timeout=2.0**70))
+        eventually(lambda: cache.feed.binding.waiting, "the waiting thread")
+        exchange.update()
+        waiter.join(PATIENCE_S)
+        assert results == [1006]
 
 
 @pytest.mark.parametrize("wait", ["wait_until_synchronized", "wait_for_update"])
