@@ -20,9 +20,8 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check bench bench-blocks coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale
-.PHONY: help test lint check bench coverage matrix fuzz torn clean simulate mutants demo detect soak bench-peers docs bench-scale \
-	bench-peers-recordings bench-peers-loopback
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-scale \
+	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:

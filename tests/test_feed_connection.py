@@ -205,23 +205,22 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
     driver.pass_time(2.0)
 
 
-class CountingSocket:
-    """A socket that counts what it is asked to receive, and waits until there is enough to fill the room if told so."""
+class CountingSocket(socket.socket):
+    """Counts what it is asked to receive, and waits until there is enough to fill the room if told so."""
 
     def __init__(self, actual: socket.socket) -> None:
-        self._actual = actual
+        timeout_s = actual.gettimeout()
+        super().__init__(fileno=actual.detach())
+        self.settimeout(timeout_s)
         self.receives = 0
         self.fills_room = False
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._actual, name)
-
     def recv_into(self, room: memoryview) -> int:
         self.receives += 1
-        count = self._actual.recv_into(room)
+        count = super().recv_into(room)
         while self.fills_room and count < len(room):
-            assert select.select([self._actual], [], [], PATIENCE_S)[0]
-            count += self._actual.recv_into(room[count:])
+            assert select.select([self], [], [], PATIENCE_S)[0]
+            count += super().recv_into(room[count:])
         self.fills_room = False
         return count
 
