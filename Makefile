@@ -39,7 +39,7 @@ help:
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
-	@echo "make matrix    make test on every Python from 3.11 that is installed"
+	@echo "make matrix    make test on every Python from 3.11; those that are not installed come from Debian's packages"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
 	@echo "make torn      one writer, eight readers, every read checked; SECONDS=60"
 	@echo "make clean     remove everything that make has made"
@@ -142,7 +142,19 @@ bench-peers-loopback: $(PEERS_VENV)/.installed
 # Names are looked up in the installed package, whose compiled part a look at the sources would not show.
 docs: $(VENV)/.installed $(VENV)/.docs-tools
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --quiet --strict
+	@$(call site_program,mermaid@11,package/dist/mermaid.min.js,mermaid.min.js)
+	@$(call site_program,iframe-worker@1,package/shim/index.js,iframe-worker.js)
 	@echo "open build/site/index.html"
+
+# Programs that the pages run, from packages of npm, so that the site needs no network. They are fetched once.
+# site_program: the package, the file in it, and the file's name in the site.
+define site_program
+	mkdir -p build/npm build/site/assets/external; \
+	test -s build/npm/$(3) || { archive=$$(cd build/npm && npm pack --silent $(1)) && \
+		tar -xzOf build/npm/$$archive $(2) > build/npm/$(3); }; \
+	if test -s build/npm/$(3); then cp build/npm/$(3) build/site/assets/external/; else \
+		echo "$(1) cannot be fetched with npm: diagrams, or the search without a server, need the network" >&2; fi
+endef
 
 # Add --record to ARGS to make a row of docs/reliability.md out of the result.
 SEEDS ?= 0..9999
