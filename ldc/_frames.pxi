@@ -45,11 +45,22 @@ cdef class StreamBinding:
     cdef public bint is_redundant
     cdef public int64_t duplicates
     cdef public double heard_at
-    cdef public int waiting
+    cdef int _waiting
 
     def __cinit__(self, OrderBook book not None, owner):
         self.book = book
         self.owner = owner
+
+    # Who waits counts itself in, then looks at what was published; who publishes does so, then looks here. Without the
+    # GIL one of the two sees the other only if both are steps that no thread sees out of order.
+
+    @property
+    def waiting(self):
+        return look_in_order(&self._waiting)
+
+    @waiting.setter
+    def waiting(self, int count):
+        exchange(&self._waiting, count)
 
 
 @cython.final
@@ -384,7 +395,8 @@ cdef object take_update(
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place):
             return None
-    if verdict == APPLIED and not book._needs_attention and binding.waiting == 0:
+    # A mere look: the book's lock, which the update was committed under and a waiter reads under, gives the order.
+    if verdict == APPLIED and not book._needs_attention and look(&binding._waiting) == 0:
         return None
     binding.is_direct = False
     return text_event(payload, length, binding, VERDICTS[verdict], None)

@@ -152,6 +152,27 @@ cdef extern from *:
     #endif
     }
 
+    /* Look at a number that another thread changes with ldc_exchange: the number alone, ... */
+    static inline int ldc_look(const int *number) {
+    #if !defined(Py_GIL_DISABLED) || defined(_MSC_VER)
+        return *(const volatile int *)number;
+    #else
+        return __atomic_load_n(number, __ATOMIC_RELAXED);
+    #endif
+    }
+
+    /* ... or in one order for all threads: what was written before this look is seen by whoever exchanges after it. A
+       mere look would not do: a processor may read ahead of its own writes. */
+    static inline int ldc_look_in_order(int *number) {
+    #if !defined(Py_GIL_DISABLED)
+        return *number;
+    #elif defined(_MSC_VER)
+        return (int)_InterlockedOr((volatile long *)number, 0);
+    #else
+        return __atomic_fetch_or(number, 0, __ATOMIC_ACQ_REL);
+    #endif
+    }
+
     /* Memory. The builds that check can be told to run out of it, so that tests see what happens then. */
     #if defined(LDC_CHECKED)
     static long ldc_allocations_left = -1;  /* -1: no end */
@@ -281,6 +302,8 @@ cdef extern from *:
     uint64_t quotes48 "ldc_quotes48"(const char* p) noexcept nogil
     bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
     int exchange "ldc_exchange"(int* flag, int value) noexcept nogil
+    int look "ldc_look"(const int* number) noexcept nogil
+    int look_in_order "ldc_look_in_order"(int* number) noexcept nogil
     void* malloc "ldc_malloc"(size_t size) noexcept nogil
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
     bint limit_allocations "ldc_limit_allocations"(long left) noexcept nogil
