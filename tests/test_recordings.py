@@ -10,13 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import orjson
 import pytest
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.values import Verdict
 from messages import everything, outcome
 from recordings import RECORDINGS, SNAPSHOT_LIMIT, messages_of
+
+try:
+    from orjson import loads
+except ModuleNotFoundError:  # it has no wheels for Pythons without the GIL
+    from json import loads
 
 COMPARE_ALL_EVERY = 1000
 
@@ -44,7 +48,7 @@ class Replay:
     def load(self, body: bytes) -> None:
         for book in self.books:
             book.load_snapshot(body, SNAPSHOT_LIMIT)
-        snapshot = orjson.loads(body)
+        snapshot = loads(body)
         self.sides = {"b": dict(snapshot["bids"]), "a": dict(snapshot["asks"])}
         self.compare_all()
         for payload in self.held:
@@ -62,7 +66,7 @@ class Replay:
             return  # older than the snapshot
         assert verdicts == {Verdict.APPLIED}
         self.counts["applied"] += 1
-        update = orjson.loads(payload)["data"]
+        update = loads(payload)["data"]
         for side, levels in self.sides.items():
             for price, quantity in update[side]:
                 if quantity.strip("0."):
@@ -121,7 +125,7 @@ def book_tickers(messages: list[Any]) -> dict[str, dict[int, Any]]:
     tickers: dict[str, dict[int, Any]] = collections.defaultdict(dict)
     for message in messages:
         if message.kind == "bookTicker":
-            ticker = orjson.loads(message.payload)["data"]
+            ticker = loads(message.payload)["data"]
             tickers[message.market][ticker["u"]] = [ticker[key] for key in "bBaA"]
     return tickers
 
