@@ -1,6 +1,9 @@
 """One thread writes, many read: each read is of one update id, and is what the book was then."""
 
+import os
+import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from types import ModuleType
@@ -157,3 +160,14 @@ def test_a_second_writer_is_told_and_the_first_goes_on(compiled_books: ModuleTyp
     assert len(second) == 3
     assert (book.last_update_id, book.bid_count) == (2, 0)
     assert book.apply(make_update(3)) is Verdict.APPLIED
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has the GIL")
+def test_importing_ldc_leaves_the_gil_off() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    program = "import sys, ldc; print(ldc.IMPLEMENTATION, sys._is_gil_enabled())"
+    said = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", program],
+        env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert said.stdout.split()[1:] == ["False"], said.stderr
