@@ -163,6 +163,7 @@ class Transitions:
         self._request_due = None
         self._backoff.reset()
         self._has_asked_at_once = False
+        self._doubts = 0
         self._has_levels_aside = False
         self._published_id = self._abandoned_id = None
         self._note_where_it_is_back()
