@@ -269,8 +269,9 @@ def test_a_second_gap_waits_anew(market_at: MarketIn) -> None:
 
 
 def test_a_gap_behind_a_filled_one_has_the_whole_time(market_at: MarketIn) -> None:
-    market = market_at(SYNCHRONIZED).open(1).acknowledge(1).update(110, 120).update(130, 140)
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1).wait(1.0).update(110, 120).update(130, 140)
     since = market.synchronizer.gap_since
+    assert since == market.now
     market.wait(0.4).update(100, 110, feed=1)
     assert market.book.last_update_id == 120
     assert market.wait(0.4).state is SYNCHRONIZED
