@@ -672,6 +672,17 @@ def test_the_pair_of_epoch_and_id_never_goes_back(market_at: MarketIn) -> None:
     assert seen == sorted(set(seen))
 
 
+def test_who_waits_for_an_id_of_long_ago_is_still_told_after_a_second_start(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).resync().snapshot(200)
+    assert market.synchronizer.former_id is None
+    for update_id in (60, 60, 60, 30, 30, 30):
+        if market.state is SYNCHRONIZED:
+            market.resync()
+        market.snapshot(update_id)
+    assert market.book.last_update_id == 30
+    assert market.synchronizer.former_id == 200
+
+
 def test_retry_after_is_obeyed_also_by_the_next_stream(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(90, 100).fail(retry_at=1_060.0)
     assert market.request is not None
