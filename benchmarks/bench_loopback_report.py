@@ -4,15 +4,12 @@ python benchmarks/bench_loopback_report.py benchmarks/results/peers-loopback.jso
     docs/images/peers-loopback.svg README.md
 """
 
-import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from bench_peers_report import BARS, HEAD, LEFT, OURS, ROW, STYLE, WIDTH, as_markdown, insert, said
+from bench_peers_report import BARS, HEAD, LEFT, OURS, ROW, STYLE, WIDTH, as_markdown, said, write_report
 
 YARDSTICK = "websocket-client"
 """Makes no book."""
@@ -204,19 +201,5 @@ def _panel(title: str, bars: dict[str, Run], top: int, lowest: float, highest: f
     return "\n".join(parts), HEAD + ROW * len(order) + 16
 
 
-def main() -> None:
-    """Write the tables into the document, the plot beside it, and the headline into the README if one is named."""
-    results_file, document, picture = map(Path, sys.argv[1:4])
-    results = json.loads(results_file.read_text(encoding="utf-8"))
-    document.write_text(insert(document.read_text(encoding="utf-8"), markdown(results), MARKS), encoding="utf-8")
-    picture.write_text(plot(results), encoding="utf-8")
-    if len(sys.argv) > 4:
-        readme = Path(sys.argv[4])
-        before = readme.read_text(encoding="utf-8")
-        text = insert(before, headline(results), README_MARKS, around="")
-        if text != before:  # a newer file would have the package built again
-            readme.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_report(markdown, plot, headline, MARKS, README_MARKS)

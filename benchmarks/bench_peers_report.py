@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -214,19 +214,25 @@ def _panel(recording: Results, names: list[str], top: int, lowest: float, highes
     return "\n".join(parts), HEAD + ROW * len(rows_of_panel) + 16
 
 
-def main() -> None:
-    """Write the table into the document, and the plot beside it."""
+def write_report(
+    markdown: Callable[[Any], str],
+    plot: Callable[[Any], str],
+    headline: Callable[[Any], str],
+    marks: tuple[str, str],
+    readme_marks: tuple[str, str],
+) -> None:
+    """Write the tables into the document, the plot beside it, and the headline into the README if one is named."""
     results_file, document, picture = map(Path, sys.argv[1:4])
     results = json.loads(results_file.read_text(encoding="utf-8"))
-    document.write_text(insert(document.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
+    document.write_text(insert(document.read_text(encoding="utf-8"), markdown(results), marks), encoding="utf-8")
     picture.write_text(plot(results), encoding="utf-8")
     if len(sys.argv) > 4:
         readme = Path(sys.argv[4])
         before = readme.read_text(encoding="utf-8")
-        text = insert(before, headline(results), README_MARKS, around="")
+        text = insert(before, headline(results), readme_marks, around="")
         if text != before:  # a newer file would have the package built again
             readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write_report(markdown, plot, headline, (BEGIN, END), README_MARKS)
