@@ -5,6 +5,8 @@ Helpers that are plain functions are imported (``import messages``); pyproject.t
 
 import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -67,3 +69,11 @@ def captures() -> Path:
     path = Path(folder)
     assert any(path.iterdir()), f"LDC_CAPTURES={folder!r} is set, but there is nothing in it"
     return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered_of_addresses() -> Iterator[None]:
+    """What a test spent, and the ban that it was given, are not held against the next test that gets the same port."""
+    yield
+    if snapshot := sys.modules.get("ldc.snapshot"):
+        snapshot._shared.clear()

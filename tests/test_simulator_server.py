@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 import pytest
 import requests
 import websocket
+from aiohttp import web
 
 from ldc.simulator import SimulatedExchange
 from ldc.simulator.listing import DEFAULT_MARKETS
@@ -484,6 +485,30 @@ def test_a_port_that_is_taken_is_an_error_at_the_start():
         port = int(exchange.restful_base_uri.rpartition(":")[2])
         with pytest.raises(OSError, match="address"):
             SimulatedExchange(["BTCUSDT"], port=port).start()
+
+
+def test_two_exchanges_of_a_process_never_have_the_same_port(monkeypatch):
+    """A client that one of them has banned must find the next one open: bans are remembered per address."""
+    with simulated() as exchange:
+        had = exchange.restful_base_uri
+    port = int(had.rsplit(":", 1)[1])
+    given = iter([port])
+
+    class Site(web.TCPSite):
+        """The system gives the port that has just become free, which it does now and then."""
+
+        def __init__(self, runner, host, port, **settings):
+            super().__init__(runner, host, next(given, 0) if port == 0 else port, **settings)
+
+    monkeypatch.setattr("ldc.simulator.server.web.TCPSite", Site)
+    with simulated() as exchange:
+        assert list(given) == []  # it was given
+        assert exchange.restful_base_uri != had
+        assert get(exchange, "/api/v3/time").ok
+        with pytest.raises(requests.ConnectionError):
+            requests.get(had, timeout=1)
+    with simulated(port=port) as exchange:  # but whoever asks for it gets it
+        assert exchange.restful_base_uri == had
 
 
 @pytest.mark.parametrize("updates", [0, -1, 1001])

@@ -27,7 +27,7 @@ from ldc.simulator.streams import StreamName, parse_stream
 from ldc.simulator.wire import Family
 from ldc.venue import Venue
 
-__all__ = ["Server"]
+__all__ = ["PORTS_REFUSED_MAX", "Server"]
 
 Result = TypeVar("Result")
 
@@ -45,6 +45,13 @@ STOP_S = 5.0
 
 CALL_S_MAX = 60.0
 """How long other threads wait for what they want done; ``TimeoutError`` after that: the exchange is being stopped."""
+
+PORTS_REFUSED_MAX = 100
+"""The system is asked so often for a port that no exchange of this process has had; then one of them must do."""
+
+# Clients remember an address: what it was asked for, and how long it is to be left alone after a ban. All that would be
+# held against the next exchange, if it came to the same port.
+_ports_had: set[int] = set()
 
 
 class Server:
@@ -125,8 +132,7 @@ class Server:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, backlog=512).start()
-            self.port = runner.addresses[0][1]
+            self.port = await _listen(runner, host, port)
             ticking = self._loop.create_task(self._tick_markets())
             self._started.set()
             stopping = self._loop.create_task(self._stopping.wait())
@@ -305,3 +311,20 @@ class Server:
     def connection_count(self) -> int:
         """How many websockets are open."""
         return len(self._connections)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
+    """Open the port, or for port 0 a free one that is new, and return its number."""
+    refused: list[web.TCPSite] = []
+    while True:
+        before = len(runner.addresses)
+        site = web.TCPSite(runner, host, port, backlog=512)
+        await site.start()
+        opened: int = runner.addresses[before][1]
+        if port or opened not in _ports_had or len(refused) == PORTS_REFUSED_MAX:
+            break
+        refused.append(site)  # open until there is another, or the system would give it again
+    for old in refused:
+        await old.stop()
+    _ports_had.add(opened)
+    return opened
