@@ -142,8 +142,25 @@ class Handlers(Transitions):
             elif self._buffer.holds(update):
                 self._drop(FrameDrop.REPEATED)
                 return
+            else:
+                self._give_up_former_numbering(update)
         self._drop(FrameDrop.BUFFER_FULL, self._buffer.add(update))
         self._request(now)
+
+    def _give_up_former_numbering(self, update: Update) -> None:
+        """What is buffered may be of a numbering that is over: no snapshot would ever reach it.
+
+        A market that is quiet brings one update in a minute, so this one has to do. It is one witness only, so the ids
+        that were published still count (`_doubt`). A snapshot from where the book stood is of the old numbering.
+        """
+        former = self._buffer.forget_former_numbering(update)
+        if not former:
+            return
+        self._drop(FrameDrop.IDS_WENT_BACK, len(former))
+        left_id = min(other.start for other in former)
+        if self.book.last_update_id is not None and self.book.last_update_id > update.last_update_id:
+            left_id = min(left_id, self.book.last_update_id)
+        self._abandoned_id = left_id
 
     def _resume_or_give_up(self, now: float, header: Header) -> None:
         """The next stream has continued the levels that were kept aside."""

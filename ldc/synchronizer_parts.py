@@ -23,6 +23,7 @@ __all__ = [
     "ACTIONS_MAX",
     "BUFFER_BYTES_MAX",
     "BUFFER_UPDATES_MAX",
+    "FORMER_NUMBERING_MS",
     "PRICE_FACTOR_MAX",
     "RETRY_S_FIRST",
     "RETRY_S_MAX",
@@ -54,6 +55,10 @@ stays: a snapshot is as new as its answer, so the updates that it needs are the 
 BUFFER_BYTES_MAX = 4 * 1024 * 1024
 """As above, in bytes of payload (a recorded update has 1.6 kB on average and 35 kB at most). The newest update is kept
 whatever its size, so a buffer holds at most this plus one message."""
+
+FORMER_NUMBERING_MS = 1_000
+"""An update that reaches further than one sent so much later is of a numbering that is over. Nodes that send are
+less than this apart. One that lags by more costs two snapshots, no more: what is given up for it, it will bring."""
 
 ACTIONS_MAX = 1_000
 """Actions that nobody drained. One more input is then refused with a ``RuntimeError``: a caller who does not drain
@@ -284,6 +289,19 @@ class UpdateBuffer:
             reach = update.last_update_id if reach is None else max(reach, update.last_update_id)
         return self.forget_first(after_hole)
 
+    def forget_former_numbering(self, update: Update) -> list[Update]:
+        """Give up what reaches further than an update that was sent `FORMER_NUMBERING_MS` later; return it.
+
+        Within one numbering ids never go back. O(1) for an update that reaches furthest, else O(n).
+        """
+        if self.newest is None or not _is_of_former_numbering(self.newest, update):
+            return []
+        former = [other for other in self._updates if _is_of_former_numbering(other, update)]
+        self._updates = [other for other in self._updates if not _is_of_former_numbering(other, update)]
+        self._bytes -= sum(len(other.payload) for other in former)
+        self.newest = max(self._updates, key=attrgetter("last_update_id"), default=None)
+        return former
+
     def clear(self) -> int:
         """Give up everything; return how many that were."""
         return self.forget_first(len(self._updates))
@@ -301,6 +319,15 @@ class UpdateBuffer:
         del self._updates[:count]
         if any(update is self.newest for update in gone):
             self.newest = max(self._updates, key=attrgetter("last_update_id"), default=None)
+
+
+def _is_of_former_numbering(update: Update, later: Update) -> bool:
+    return (
+        update.last_update_id > later.last_update_id
+        and update.event_time_ms is not None
+        and later.event_time_ms is not None
+        and update.event_time_ms + FORMER_NUMBERING_MS < later.event_time_ms
+    )
 
 
 class SnapshotRequests:

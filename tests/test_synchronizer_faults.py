@@ -10,7 +10,7 @@ import pytest
 
 from ldc.synchronizer_feeds import RESYNC_AFTER_STALE
 from ldc.synchronizer_handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.synchronizer_parts import BUFFER_UPDATES_MAX, StateChanged
+from ldc.synchronizer_parts import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
 from ldc.synchronizer_transitions import STABLE_S
 from ldc.values import Cause, SyncState
 from synchronizer_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
@@ -325,14 +325,59 @@ def test_what_was_readable_does_not_bind_a_numbering_that_began_while_buffering(
 
 
 def test_ids_that_go_back_while_buffering_empty_the_buffer_but_leave_the_request(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING).update(9_990, 10_000).update(10_000, 10_010)
+    market = market_at(BUFFERING).update(9_990, 10_000, event_time_ms=5_000).update(10_000, 10_010, event_time_ms=5_100)
     request = market.request
     for number in range(RESYNC_AFTER_STALE):
-        market.update(10 + number, 11 + number, event_time_ms=200_000 + number)
+        market.update(10 + number, 11 + number, event_time_ms=5_200 + number)
     assert market.dropped() == {"IDS_WENT_BACK": 4}
     assert market.request == request
     assert market.snapshot(12).state is SYNCHRONIZED
     assert market.book.last_update_id == 13
+
+
+def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at: MarketIn) -> None:
+    """A quiet market brings no second one for long, and no snapshot would ever reach what is buffered."""
+    market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
+    market.update(1_050, 1_060, event_time_ms=5_100).snapshot(20)  # what lies between was lost with the old numbering
+    assert market.snapshots_dropped() == {"TOO_OLD": 1}
+    market.update(20, 22, event_time_ms=5_100 + FORMER_NUMBERING_MS + 1)
+    assert market.dropped() == {"IDS_WENT_BACK": 1}
+    assert market.snapshot(21).state is SYNCHRONIZED
+    assert market.book.last_update_id == 22
+    assert market.snapshots_dropped() == {"TOO_OLD": 1}
+
+
+@pytest.mark.parametrize("book_id", [1_010, None])
+def test_a_snapshot_of_the_numbering_that_was_given_up_is_doubted(market_at: MarketIn, book_id: int | None) -> None:
+    market = market_at(BUFFERING)
+    if book_id is not None:
+        market = market_at(SYNCHRONIZED).update(100, book_id, event_time_ms=5_000).resync()
+    market.update(1_050, 1_060, event_time_ms=5_100).update(20, 22, event_time_ms=7_000)
+    market.snapshot(book_id or 1_050)
+    assert market.state is BUFFERING
+    assert market.snapshots_dropped() == {"LAGGING": 1}
+    assert market.snapshot(21).state is SYNCHRONIZED
+
+
+def test_an_update_of_the_old_numbering_that_comes_late_casts_no_doubt_on_the_new_one(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=9_000).resync()
+    market.update(1_050, 1_060, event_time_ms=5_100).update(110, 120, event_time_ms=9_100)
+    assert market.dropped() == {"IDS_WENT_BACK": 1}
+    assert market.snapshot(115).book.last_update_id == 120
+    assert market.snapshots_dropped() == {}
+
+
+def test_a_feed_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> None:
+    """Its node stamps with the time of now what the other one sent long ago: one numbering, which was taken for two."""
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1).resync()
+    market.update(100, 110, event_time_ms=5_000).update(110, 120, event_time_ms=5_100)
+    market.update(90, 105, feed=1, event_time_ms=9_000)
+    assert market.dropped() == {"IDS_WENT_BACK": 2}
+    for _ in range(DOUBTS_MAX):
+        assert market.snapshot(118).state is BUFFERING
+    assert market.snapshot(118).state is SYNCHRONIZED
+    market.update(105, 115, feed=1, event_time_ms=9_100).update(115, 125, feed=1, event_time_ms=9_200)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 125)
 
 
 # ---------------------------------------------------------------------------------------------- 22 to 26: bad snapshots

@@ -8,6 +8,7 @@ from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.synchronizer_feeds import RESYNC_AFTER_STALE, Feeds
 from ldc.synchronizer_parts import (
     BUFFER_BYTES_MAX,
+    FORMER_NUMBERING_MS,
     Action,
     CancelSnapshot,
     Purpose,
@@ -21,8 +22,10 @@ from ldc.synchronizer_parts import (
 from ldc.values import Header
 
 
-def update(start: int, last: int, *, payload: bytes = b"x", first: int | None = None) -> Update:
-    return Update(start, start + 1 if first is None else first, last, None, payload, None)
+def update(
+    start: int, last: int, *, payload: bytes = b"x", first: int | None = None, time_ms: int | None = None
+) -> Update:
+    return Update(start, start + 1 if first is None else first, last, time_ms, payload, None)
 
 
 def buffer_of(*windows: tuple[int, int]) -> UpdateBuffer:
@@ -222,6 +225,43 @@ def test_two_requests_at_a_time_are_a_mistake_of_ours() -> None:
 
 def stale(event_time_ms: int | None) -> Header:
     return Header(None, None, None, 1, 2, 0, event_time_ms)
+
+
+def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering() -> None:
+    buffer = UpdateBuffer(bytes_max=9)
+    held = [update(9, 10, time_ms=9_000), update(89, 90, time_ms=5_000), update(99, 100, time_ms=5_100)]
+    for one in held:
+        buffer.add(one)
+    later = update(19, 20, time_ms=5_100 + FORMER_NUMBERING_MS)
+    assert buffer.forget_former_numbering(later) == []  # the one that reaches furthest may have been sent at that time
+    assert buffer.forget_former_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == held[1:]
+    assert list(buffer) == held[:1]
+    assert buffer.newest is held[0]
+    for place in range(8):
+        assert buffer.add(update(10 + place, 11 + place)) == 0  # their bytes are free again
+    assert buffer.add(update(18, 19)) == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        update(99, 100, time_ms=100_000),  # the same id again
+        update(100, 110, time_ms=100_000),
+        update(19, 20),
+    ],
+)
+def test_an_update_that_reaches_as_far_or_has_no_time_ends_no_numbering(later: Update) -> None:
+    buffer = UpdateBuffer()
+    assert buffer.forget_former_numbering(later) == []
+    buffer.add(update(99, 100, time_ms=5_000))
+    assert buffer.forget_former_numbering(later) == []
+    assert len(buffer) == 1
+
+
+def test_an_update_without_a_time_is_of_no_former_numbering() -> None:
+    buffer = buffer_of((98, 99), (99, 100))
+    assert buffer.forget_former_numbering(update(19, 20, time_ms=100_000)) == []
+    assert len(buffer) == 2
 
 
 def test_a_feed_is_live_once_it_was_acknowledged_or_has_brought_an_update() -> None:
