@@ -36,6 +36,7 @@ SEEDS = (
     [int(os.environ["LDC_SEED"])] if "LDC_SEED" in os.environ else range(int(os.environ.get("LDC_HISTORIES", "1000")))
 )
 MORE_SEEDS = range(1_000, 10_000)
+ONCE_FAILED = (247_427, 421_772)
 
 
 def live_through_all(seeds: "range | list[int]") -> list[Outcome]:
@@ -54,6 +55,12 @@ def test_a_history_is_survived(block: int) -> None:
 @pytest.mark.parametrize("block", range(0, len(MORE_SEEDS), 10 * BLOCK))
 def test_more_histories_are_survived(block: int) -> None:
     live_through_all(MORE_SEEDS[block : block + 10 * BLOCK])
+
+
+@pytest.mark.parametrize("seed", ONCE_FAILED)
+def test_a_history_that_once_failed_is_survived(seed: int) -> None:
+    """What was found by hundreds of thousands of seeds is tried again in every run."""
+    live_through_all([seed])
 
 
 def test_a_seed_is_a_history() -> None:
