@@ -3,8 +3,9 @@
     python benchmarks/bench_readers.py [--rounds 9]           (LDC_CAPTURES names the recordings)
 
 The feed takes a recording from a socket as fast as it can, as in `bench_socket`; with readers and without, by turns.
-Each reader looks at the best prices and at the view of the best 20 levels, of one market after the other. A ratio is
-that of two runs one after the other, the median of the rounds is reported: of the elapsed time, and of the process's
+Each reader looks at the best prices and at the view of the best 20 levels, of one market after the other. A third run
+has threads that wake as often and read nothing: what the interpreter and the system take, whatever is read. A ratio is
+that of runs one after the other, the median of the rounds is reported: of the elapsed time, and of the process's
 processor time, which includes the readers' own and does not grow when others use the machine.
 """
 
@@ -22,6 +23,9 @@ from bench_socket import Group, sending, timed, wire
 from ldc.book import OrderBook, read_header
 
 READERS = 4
+OTHERS = {"nobody": 0, "wakers": READERS, "readers": READERS}
+"""Who is there beside the writer, and how many threads that is."""
+
 READS_PER_SECOND = 1000
 BEHIND_S_MAX = 0.05
 RATE_HELD = 0.98
@@ -35,7 +39,8 @@ UPDATES_MIN = 20_000
 class Reader(threading.Thread):
     """Reads at its pace. A read that comes late does not put off the next one, so that the rate is held.
 
-    What is late by more than BEHIND_S_MAX is left out: the machine does not give what is asked for.
+    What is late by more than BEHIND_S_MAX is left out: the machine does not give what is asked for. Without books it
+    only wakes, as often.
     """
 
     def __init__(self, books: list[OrderBook]) -> None:
@@ -47,10 +52,11 @@ class Reader(threading.Thread):
     def run(self) -> None:
         due, number = time.monotonic(), 0
         while not self._end.is_set():
-            book = self._books[number % len(self._books)]
+            if self._books:
+                book = self._books[number % len(self._books)]
+                assert book.best_bid is not None
+                assert len(book.view(20).bids) == 20
             number += 1
-            assert book.best_bid is not None
-            assert len(book.view(20).bids) == 20
             self.reads += 1
             now = time.monotonic()
             due = max(due + 1 / READS_PER_SECOND, now - BEHIND_S_MAX)
@@ -73,14 +79,14 @@ class Run(NamedTuple):
     is_correct: bool
 
 
-def run(recording: Recording, url: str, pipe: object, readers: int) -> Run:
-    """Receive everything into books, while so many threads read them."""
+def run(recording: Recording, url: str, pipe: object, others: str) -> Run:
+    """Receive everything into books, while others (a key of OTHERS) do what they do."""
     last = [read_header(market.frames[-1]).last_update_id for market in recording.markets]
     group = Group(recording, url)
     try:
         group.wait_for(group.are_synchronized)
         books = [feed.book for feed in group.feeds]
-        threads = [Reader(books) for _ in range(readers)]
+        threads = [Reader(books if others == "readers" else []) for _ in range(OTHERS[others])]
         for thread in threads:
             thread.start()
         reads = sum(thread.reads for thread in threads)
@@ -89,39 +95,41 @@ def run(recording: Recording, url: str, pipe: object, readers: int) -> Run:
         reads = sum(thread.reads for thread in threads) - reads
         for thread in threads:
             thread.stop()
-        return Run(elapsed, computed, reads / elapsed / max(1, readers), group.are_correct())
+        return Run(elapsed, computed, reads / elapsed / max(1, len(threads)), group.are_correct())
     finally:
         group.stop()
 
 
-def measure(recording: Recording, rounds: int) -> list[tuple[Run, Run]]:
-    """Return pairs of runs, without readers and with them."""
-    pairs = []
+def measure(recording: Recording, rounds: int) -> list[dict[str, Run]]:
+    """Return a run for each key of OTHERS, for each round; their order changes."""
+    measured = []
     with sending(wire(recording), None) as (url, pipe):
         for number in range(rounds):
-            order = (0, READERS) if number % 2 else (READERS, 0)
-            runs = {readers: run(recording, url, pipe, readers) for readers in order}
-            pairs.append((runs[0], runs[READERS]))
-    return pairs
+            order = list(OTHERS) if number % 2 else list(reversed(OTHERS))
+            measured.append({others: run(recording, url, pipe, others) for others in order})
+    return measured
 
 
-def print_pairs(recording: Recording, pairs: list[tuple[Run, Run]]) -> bool:
+def print_runs(recording: Recording, measured: list[dict[str, Run]]) -> bool:
     """Print what was measured; return whether all books were right."""
-    if not all(each.is_correct for pair in pairs for each in pair):
+    if not all(each.is_correct for runs in measured for each in runs.values()):
         print(f"{recording.name}: wrong at the end: no number", flush=True)
         return False
-    elapsed = statistics.median(both.elapsed_s / alone.elapsed_s for alone, both in pairs)
-    computed = statistics.median(both.computed_s / alone.computed_s for alone, both in pairs)
-    reads = statistics.median(both.reads_per_second for _, both in pairs)
-    rate = statistics.median(recording.updates / alone.elapsed_s for alone, _ in pairs)
-    print(f"{recording.name}: {rate:,.0f} updates/s without readers")
-    verdict = "kept" if elapsed < SLOW_DOWN_MUST else "MISSED"
-    held = "" if reads >= RATE_HELD * READS_PER_SECOND else f" of {READS_PER_SECOND:,}: the rate was NOT HELD"
-    print(
-        f"    {READERS} readers, {reads:,.0f} reads/s each{held}: elapsed x {elapsed:.3f}, processor x {computed:.3f} "
-        f"(must {SLOW_DOWN_MUST} elapsed: {verdict})",
-        flush=True,
-    )
+    rate = statistics.median(recording.updates / runs["nobody"].elapsed_s for runs in measured)
+    print(f"{recording.name}: {rate:,.0f} updates/s alone")
+    for others, threads in OTHERS.items():
+        if not threads:
+            continue
+        elapsed = statistics.median(runs[others].elapsed_s / runs["nobody"].elapsed_s for runs in measured)
+        computed = statistics.median(runs[others].computed_s / runs["nobody"].computed_s for runs in measured)
+        times = statistics.median(runs[others].reads_per_second for runs in measured)
+        held = "" if times >= RATE_HELD * READS_PER_SECOND else f" of {READS_PER_SECOND:,}: the rate was NOT HELD"
+        verdict = "" if others != "readers" else "kept" if elapsed < SLOW_DOWN_MUST else "MISSED"
+        print(
+            f"    {threads} {others}, {times:,.0f} times/s each{held}: elapsed x {elapsed:.3f}, "
+            f"processor x {computed:.3f}{verdict and f' (must {SLOW_DOWN_MUST} elapsed: {verdict})'}",
+            flush=True,
+        )
     return True
 
 
@@ -135,7 +143,7 @@ def main() -> int:
     made_up = [synthetic_recording(5, 200_000), synthetic_recording(40, 60_000)]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     print(f"{os.cpu_count()} cores, load {load}", flush=True)
-    correct = [print_pairs(each, measure(each, rounds)) for each in [*recordings, *made_up]]
+    correct = [print_runs(each, measure(each, rounds)) for each in [*recordings, *made_up]]
     return 0 if all(correct) else 1
 
 
