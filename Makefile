@@ -88,7 +88,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
 
-check: check-warnings check-long check-foreign check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
+check: check-warnings check-long check-foreign check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -209,19 +209,22 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-alone check-checked check-sanitize check-pure check-fuzz check-mutants
+.PHONY: check-warnings check-long check-foreign check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
-# Install the variant $(1), built with $(2), into a folder that goes in front of the path; make sure that it is what is
-# imported under the environment $(3), and run the tests on it.
+# build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
+# try_variant: make sure that it is what is imported under the environment $(2), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
 BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_frames.py tests/test_hostile.py \
 	tests/test_recordings.py tests/test_sequence.py tests/test_histories.py
 VARIANT = $(abspath build/check)/$(1)
-define check_variant
+define build_variant
 	rm -rf $(VARIANT)
 	$(2) $(PIP) install --no-deps --no-build-isolation --target $(VARIANT) .
-	$(3) PYTHONPATH=$(VARIANT) $(BIN)/python -P -c 'from ldc._build import BUILD; assert BUILD == "$(1)", BUILD'
-	$(3) LDC_HISTORIES=200 PYTHONPATH=$(VARIANT) $(PYTEST) -m "not check" $(4) $(BOOK_TESTS) $(ARGS)
+endef
+define try_variant
+	$(2) PYTHONPATH=$(VARIANT) $(BIN)/python -P -c 'from ldc._build import BUILD; assert BUILD == "$(1)", BUILD'
+	$(2) LDC_HISTORIES=200 PYTHONPATH=$(VARIANT) $(PYTEST) -m "not check" $(3) $(BOOK_TESTS) $(ARGS)
 endef
 
 # The C compiler has nothing to warn of.
@@ -242,25 +245,43 @@ check-foreign: $(VENV)/.installed
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
 	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/test_manager*.py)
+
 # A part of `make mutants`, always the same.
 # A lot of 60 says less than one of 200 (make mutants, of which 95 % must die), so it is asked for less.
 check-mutants: $(VENV)/.installed
 	$(BIN)/python -P tests/mutate.py --count 60 --at-least 0.85
 
-check-checked: $(VENV)/.installed
-	$(call check_variant,checked,LDC_BUILD=checked)
+# The builds first, because two at once would write into the same folder. Their tests need nothing but a processor, so they
+# go side by side on two of them; what the others say is shown when these are done.
+check-variants: build-checked build-sanitize build-pure-python
+	$(MAKE) try-sanitize check-fuzz > build/check/sanitize.log 2>&1 & others=$$!; \
+		$(MAKE) try-checked try-pure-python; failed=$$?; \
+		wait $$others; others_failed=$$?; cat build/check/sanitize.log; exit $$((failed + others_failed))
+
+check-checked: build-checked try-checked
+check-sanitize: build-sanitize try-sanitize
+check-pure: build-pure-python try-pure-python
+
+build-checked: $(VENV)/.installed
+	$(call build_variant,checked,LDC_BUILD=checked)
+try-checked:
+	$(call try_variant,checked,)
 
 # Python itself is not sanitized, so the runtimes are loaded before it. Python's own allocator would hide overruns from
 # them, and it leaks on purpose. pytest's capture would swallow the last words of an abort, hence -s.
 SANITIZER_RUNTIMES = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
-check-sanitize: $(VENV)/.installed
+build-sanitize: $(VENV)/.installed
 	@for file in $(subst :, ,$(SANITIZER_RUNTIMES)); do \
 		test -e $$file || { echo "there is no $$file: make check-sanitize needs gcc with its sanitizers" >&2; exit 1; }; done
-	$(call check_variant,sanitize,LDC_BUILD=sanitize,LD_PRELOAD=$(SANITIZER_RUNTIMES) PYTHONMALLOC=malloc \
+	$(call build_variant,sanitize,LDC_BUILD=sanitize)
+try-sanitize:
+	$(call try_variant,sanitize,LD_PRELOAD=$(SANITIZER_RUNTIMES) PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1,-s)
 
-check-pure: $(VENV)/.installed
-	$(call check_variant,pure-python,LDC_PURE_PYTHON=1)
+build-pure-python: $(VENV)/.installed
+	$(call build_variant,pure-python,LDC_PURE_PYTHON=1)
+try-pure-python:
+	$(call try_variant,pure-python,)
 
 # Each target for some seconds under the sanitizers: without coverage, so that it needs no more than check-sanitize does.
 # What json and Decimal judge is in tests/test_fuzz.py.
