@@ -246,6 +246,7 @@ class SnapshotDownloader:
     def _cancel(self, client: SnapshotClient, market: str, epoch: int | None) -> None:
         with self._lock:
             self._queue.cancel(client.requester, market, epoch)
+            self._work.notify()  # what waited behind it need not wait as long
 
     def _close(self, client: SnapshotClient) -> None:
         crew = None
@@ -254,6 +255,7 @@ class SnapshotDownloader:
             for ticket in cut_off:
                 self._cut_off(ticket)
             self._clients.pop(client.requester, None)
+            self._work.notify()  # as in `_cancel`, for what others have asked for
             if not self._clients and self._crew is not None:
                 crew, self._crew = self._crew, None
                 crew.is_dismissed = True
@@ -320,6 +322,7 @@ class SnapshotDownloader:
             with self._lock:
                 if self._queue.confirm(ticket, not_before, key, self._clock()):
                     return self._begin(ticket, worker)
+                self._work.notify()  # others may go on in its lane; they may be of the next crew, and this one not
             if key:
                 ticket.ledger.give_back(key, self._clock())
 

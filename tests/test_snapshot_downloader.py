@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from ldc.snapshot import SnapshotBegins, SnapshotBody, SnapshotDownloader, SnapshotRequest, shared_downloader
+from ldc.snapshot import WORKERS, SnapshotBegins, SnapshotBody, SnapshotDownloader, SnapshotRequest, shared_downloader
+from ldc.snapshot_ledger import SharedLedger
 from ldc.snapshot_reply import FailureKind
 from ldc.synchronizer_parts import Purpose
+from live_kit import eventually
 from scripted_server import ScriptedServer, Talk, always, in_turn, once, reply
 from snapshot_kit import (
     LONG_S,
@@ -117,6 +119,57 @@ def test_a_cancelled_request_that_waits_is_never_sent(kit):
     clock.now = 2000.0
     client.ask("BNBUSDT")
     assert {client.hear()[0].market for _ in range(4)} == {"ETHUSDT", "BNBUSDT"}
+    assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_what_waits_behind_a_request_goes_on_at_once_when_that_is_given_up(kit, end):
+    """Once, it waited until the one before it could have been paid: up to a minute."""
+    clock = Clock()
+    server = kit.serve(always(reply()))
+    poor = replace(SPOT, weight_per_minute=50)
+    gives_up = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, clock=clock)
+    stays = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, downloader=gives_up.downloader)
+    assert isinstance(stays.get(), SnapshotBody)
+    gives_up.ask("ETHUSDT", limit=1000)  # all that a minute has
+    stays.ask("BNBUSDT", purpose=Purpose.DEEPEN)
+    elsewhere = kit.client_of(kit.serve(always(reply())).base_uri, downloader=stays.downloader)
+    for _ in range(4):  # so the workers have looked, and wait
+        assert isinstance(elsewhere.get(), SnapshotBody)
+    assert len(server.heads) == 1
+    if end == "cancel":
+        gives_up.client.cancel("ETHUSDT")
+    else:
+        gives_up.client.close()
+    assert isinstance(stays.result(), SnapshotBody)
+    assert "symbol=BNBUSDT" in server.heads[1]
+
+
+def test_an_end_while_the_shared_budget_is_asked_does_not_keep_the_next_client_waiting(kit, monkeypatch, tmp_path):
+    """The worker that asked is dismissed. Once, it ended without a word to those who waited for its answer."""
+    pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
+    take, asked, go_on = SharedLedger.take, threading.Event(), threading.Event()
+
+    def slow_take(ledger: SharedLedger, weight: int, allowed: int, now: float) -> tuple[float, str]:
+        asked.set()
+        assert go_on.wait(LONG_S)
+        return take(ledger, weight, allowed, now)
+
+    server = kit.serve(always(reply()))
+    first = kit.client_of(server.base_uri, shared_folder=tmp_path)
+    assert isinstance(first.get(), SnapshotBody)  # what it has spent is not forgotten with it
+    monkeypatch.setattr(SharedLedger, "take", slow_take)
+    first.ask()
+    assert asked.wait(LONG_S)
+    dismissed = downloader_threads()
+    first.client.close()
+    then = kit.client_of(server.base_uri, shared_folder=tmp_path, downloader=first.downloader)
+    then.ask("ETHUSDT")
+    others = [thread for thread in downloader_threads() if thread not in dismissed]
+    assert len(others) == WORKERS + 1
+    eventually(lambda: len(first.downloader._work._waiters) == WORKERS, "that all look, and wait")
+    go_on.set()
+    assert isinstance(then.result(), SnapshotBody)
     assert len(server.heads) == 2
 
 
