@@ -184,10 +184,13 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
         assert issued.pop("SYNCHRONIZE") == 1
         assert issued.pop("DEEPEN", 0) <= 1
         assert set(issued) <= {"HORIZON"}
-        # The last update may have asked for one that has not arrived yet.
+        # The last update may have asked for one that has not arrived yet. One that a more urgent one has replaced may
+        # never have been sent: on a slow machine the deeper one still waits when the horizon comes to its end.
+        asked = synchronizer.requests
         eventually(
-            lambda: len(exchange.rest_requests) == sum(synchronizer.requests.issued.values()), "what was asked for"
+            lambda: len(exchange.rest_requests) >= sum(asked.issued.values()) - asked.cancelled, "what was asked for"
         )
+        assert len(exchange.rest_requests) <= sum(asked.issued.values())
         assert len(exchange.connections) == 1
         assert not any(manager.get_depth_cache(recording.symbol).group.frames_dropped.values())
     assert len(views) > 100
