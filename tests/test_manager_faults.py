@@ -23,8 +23,11 @@ from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.manager import BinanceLocalDepthCacheManager
 from ldc.values import SyncState
 from live_kit import (  # noqa: F401
+    NOTICED_S,
     SHORT_PING,
+    SLOW_S,
     assert_exact,
+    assert_polite,
     connection_count,
     eventually,
     live,
@@ -32,6 +35,7 @@ from live_kit import (  # noqa: F401
     no_jitter,
     no_thread_is_left,
     reach,
+    sent_at,
     synchronize,
 )
 from loopback_exchange import (
@@ -259,7 +263,7 @@ def test_a_broken_protocol_ends_the_connection_at_once_with_its_code(data, close
         began = time.monotonic()
         bad.send_raw(data)
         assert bad.ended.wait(PATIENCE_S)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4.0  # by its own deadlines it would be after 8 s
         assert [message.payload for message in bad.opcodes(CLOSE)] == [close_code.to_bytes(2, "big")]
         exchange.resubscribed(bad)
         assert_all_well(exchange, manager)
@@ -349,7 +353,7 @@ def test_pings_are_answered_with_their_payload():
             assert connection.opcodes(PONG)[-1].payload == payload
 
 
-def test_a_flood_of_pings_neither_starves_requests_nor_floods_the_exchange():
+def test_a_flood_of_pings_neither_starves_requests_nor_floods_the_exchange(sent_at):  # noqa: F811 - the fixture
     with both() as (exchange, manager):
         exchange.add_market("XRPUSDT")
         connection = exchange.connection_of("BTCUSDT")
@@ -360,14 +364,7 @@ def test_a_flood_of_pings_neither_starves_requests_nor_floods_the_exchange():
             lambda: connection.opcodes(PONG)[-1:] and connection.opcodes(PONG)[-1].payload == b"19999", "the last pong"
         )
         assert len(connection.opcodes(PONG)) < 20
-        assert_polite(connection)
-
-
-def assert_polite(connection: Connection) -> None:
-    """No second in which more than three frames came. The network may push together what was sent apart, so 0.9 s."""
-    times = [message.time for message in connection.received if message.opcode != CLOSE]
-    for place, began in enumerate(times):
-        assert sum(began <= later < began + 0.9 for later in times[place:]) <= 3, times
+        assert_polite(exchange, sent_at)
 
 
 # ----------------------------------------------------------------------------------------------- links that die quietly
@@ -400,7 +397,7 @@ def test_a_dead_link_is_noticed_within_ping_interval_and_timeout_and_a_second(fa
         fault(bad)
         began = time.monotonic()
         eventually(lambda: len(exchange.connections) > CONNECTIONS, "the next connection")
-        assert time.monotonic() - began < 0.4 + 0.4 + 1.0
+        assert time.monotonic() - began < NOTICED_S + SLOW_S
         exchange.resubscribed(bad)
         assert_all_well(exchange, manager)
         assert "no pong" in manager.get_status("BTCUSDT").last_error
@@ -433,7 +430,7 @@ def test_a_handshake_that_fails_or_stalls_is_tried_again(how):
         manager.create_depth_cache(BOTH)
         began = time.monotonic()
         eventually(lambda: len(exchange.connections) > CONNECTIONS, "the next connection")
-        assert time.monotonic() - began < 0.4 + 0.4 + 1.0
+        assert time.monotonic() - began < NOTICED_S + SLOW_S
         for market in BOTH:
             exchange.connection_of(market)
         assert_all_well(exchange, manager)
@@ -619,7 +616,7 @@ def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it(brisk_handove
 
 
 def test_a_successor_that_never_brings_a_market_is_given_up(brisk_handover, monkeypatch):
-    monkeypatch.setattr("ldc.feed_handover.HANDOVER_S_MAX", 1.0)
+    monkeypatch.setattr("ldc.feed_handover.HANDOVER_S_MAX", 3.0)
     monkeypatch.setattr("ldc.feed_line.Backoff.next_delay_s", lambda _self: 3600.0)
     with both() as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
@@ -689,7 +686,7 @@ def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interrup
         manager.renew_connections()
         exchange.wait_for(lambda: len(exchange.connections) == 2 * CONNECTIONS, "the successors")
         firsts = exchange.connections[:CONNECTIONS]
-        for first in firsts:  # all of them at once: a successor that stalls is given up after a second
+        for first in firsts:  # all of them at once: a successor that stalls is given up soon
             first.reset()
         for first in firsts:
             exchange.resubscribed(first)
@@ -921,7 +918,7 @@ def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():
         group = manager.get_depth_cache("BTCUSDT").group
         connection = exchange.connection_of("BTCUSDT")
         exchange.wait_for(lambda: connection.opcodes(PING), "a ping")
-        group.post(lambda now: threading.Event().wait(1.5))  # longer than interval and timeout
+        group.post(lambda now: threading.Event().wait(sum(SHORT_PING.values()) + 0.5))
         for _ in range(200):
             exchange.update("BTCUSDT", bids=[("99.97", "5")])
         assert_all_well(exchange, manager)
