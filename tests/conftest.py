@@ -77,3 +77,5 @@ def nothing_is_remembered_of_addresses() -> Iterator[None]:
     yield
     if snapshot := sys.modules.get("ldc.snapshot"):
         snapshot._shared.clear()
+    if manager_parts := sys.modules.get("ldc.manager_parts"):
+        manager_parts._connect_budgets.clear()
