@@ -100,9 +100,9 @@ def test_a_taken_port_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_seconds_end_it_and_the_lines_are_one_a_second_and_market_and_need_no_rich() -> None:
-    with Program("demo", "--markets", "2", "--seconds", "1.2", code=WITHOUT_RICH + cli_kit.RUN) as program:
+    with Program("demo", "--markets", "2", "--seconds", "3.2", code=WITHOUT_RICH + cli_kit.RUN) as program:
         assert program.end() == ExitStatus.SYNCHRONIZED
-        assert [line["market"] for line in program.lines] == ["BTCUSDT", "ETHUSDT"] * 2
+        assert [line["market"] for line in program.lines] == ["BTCUSDT", "ETHUSDT"] * 4
         assert all(list(line) == list(FIELDS) for line in program.lines)
         for line in program.lines[-2:]:
             assert line["state"] == "SYNCHRONIZED"
@@ -165,7 +165,7 @@ def test_a_simulated_exchange_can_be_watched_from_another_process() -> None:
     with Program("simulate", "--port", "0", "--venue", "binance.com-futures") as exchange:
         said = exchange.read_until(lambda written: b"curl" in written).decode()
         [watch] = [line.split() for line in said.splitlines() if line.strip().startswith("ldc watch")]
-        with Program(*watch[1:], "--seconds", "1") as program:
+        with Program(*watch[1:], "--seconds", "3") as program:
             assert program.end() == ExitStatus.SYNCHRONIZED
             assert program.lines[-1]["market"] == "BTCUSDT"
         exchange.interrupt()
@@ -227,7 +227,7 @@ def test_a_view_fills_the_terminal_follows_its_size_and_is_put_away_by_ctrl_c() 
 def test_the_first_line_says_how_long_the_others_will_take_until_all_can_be_read() -> None:
     simulator = pytest.importorskip("ldc.simulator")
     with simulator.SimulatedExchange(["BTCUSDT", "ETHUSDT"], seed=1) as exchange:
-        exchange.inject("snapshot_slow", market="ETHUSDT", duration_s=1.5)
+        exchange.inject("snapshot_slow", market="ETHUSDT", duration_s=4.0)
         uris = ("--restful-base-uri", exchange.restful_base_uri, "--websocket-base-uri", exchange.websocket_base_uri)
         with Program("watch", "BTCUSDT", "ETHUSDT", *uris, terminal=(100, 24)) as program:
             program.read_until(lambda written: any("1 of 2" in frame[0] for frame in frames(written)))
@@ -238,12 +238,24 @@ def test_the_first_line_says_how_long_the_others_will_take_until_all_can_be_read
             assert program.end() == ExitStatus.SYNCHRONIZED
 
 
+def fresh_terminal() -> list[object]:
+    import pty
+    import termios
+
+    outside, inside = pty.openpty()
+    try:
+        return termios.tcgetattr(outside)
+    finally:
+        os.close(inside)
+        os.close(outside)
+
+
 @on_terminals
 def test_the_key_q_ends_the_view_and_the_terminal_is_left_as_it_was() -> None:
     import termios
 
+    before = fresh_terminal()  # not of that very terminal: who knows when the program begins to change it
     with Program("demo", terminal=(80, 24)) as program:
-        before = termios.tcgetattr(program.output)
         program.read_until(lambda written: any("in sync" in frame[0] for frame in frames(written)))
         assert not termios.tcgetattr(program.output)[3] & termios.ECHO
         program.press(b"x\nq")
@@ -256,7 +268,7 @@ def test_the_key_q_ends_the_view_and_the_terminal_is_left_as_it_was() -> None:
 @pytest.mark.check
 @on_terminals
 def test_the_view_shows_a_resync_happening() -> None:
-    faults = ["--fault", "drop", "--fault", "snapshot_slow~1.5"]
+    faults = ["--fault", "drop", "--fault", "snapshot_slow~4"]
     with Program("demo", *faults, terminal=(80, 24)) as program:
 
         def is_lost(written: bytes) -> bool:
@@ -282,7 +294,7 @@ def test_lines_are_to_be_had_on_a_terminal_as_well(
     arguments: list[str], term: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM_OF_TEST", term)
-    with Program("demo", "--seconds", "0.5", *arguments, terminal=(80, 24)) as program:
+    with Program("demo", "--seconds", "3", *arguments, terminal=(80, 24)) as program:
         assert program.end() == ExitStatus.SYNCHRONIZED
         assert b"\x1b[" not in program.written
         assert program.written.startswith(b"time=")

@@ -63,7 +63,7 @@ def test_many_markets(printed):
 
 
 def test_many_markets_names_what_does_not_exist(printed):
-    lines = printed("many_markets", "NOSUCHMARKET", "--rounds", 5, "--interval", 0.3)
+    lines = printed("many_markets", "NOSUCHMARKET", "--rounds", 12, "--interval", 0.3)
     assert any("NOSUCHMARKET: " in line and "-1121" in line for line in lines)
 
 

@@ -531,7 +531,7 @@ def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested, monkey
             reach(exchange, manager, market)
         assert len(exchange.connections) == connection_count((*BOTH, "BADUSDT", "XRPUSDT"))
         assert not manager.is_depth_cache_synchronized("BADUSDT")
-        exchange.wait_for(lambda: manager.get_status("BADUSDT").last_error, "the refusal")
+        eventually(lambda: manager.get_status("BADUSDT").last_error, "the refusal")
         assert "Invalid request: BADUSDT" in manager.get_status("BADUSDT").last_error
         assert_undisturbed(manager, "XRPUSDT")
 

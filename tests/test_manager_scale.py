@@ -157,7 +157,7 @@ def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
         for _ in range(50):
             cycle()
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
-        # Each of four downloaders may have opened its connection only now: three descriptors, as both ends are here, and
+        # Four downloaders may have opened their connections only now: three descriptors each, as both ends are here, and
         # a thread of the exchange.
         eventually(lambda: open_descriptors() <= descriptors + 12, "the same descriptors")
         eventually(lambda: threading.active_count() <= threads + 4, "the same threads")

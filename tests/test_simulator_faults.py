@@ -222,10 +222,10 @@ def test_a_dead_link_stays_open(fault):
         exchange.inject(fault)
         exchange.advance("BTCUSDT", 2)
         client.socket.ping("x")
-        client.socket.settimeout(0.3)
         if fault == "no_pong":
             assert {client.frame()[0] for _ in range(20)} == {websocket.ABNF.OPCODE_TEXT}
             return
+        client.socket.settimeout(0.3)
         frames, end = client.until_end()
         assert {opcode for opcode, _ in frames} <= {websocket.ABNF.OPCODE_TEXT}
         assert isinstance(end, websocket.WebSocketTimeoutException)
@@ -361,7 +361,7 @@ def test_a_lagging_snapshot_stands_still_for_a_while():
     with simulated() as exchange:
         exchange.pause("BTCUSDT")
         exchange.advance("BTCUSDT", 5)
-        exchange.inject("snapshot_lagging", duration_s=0.5)
+        exchange.inject("snapshot_lagging", duration_s=1.5)
         first = depth(exchange).json()
         newest = exchange.advance("BTCUSDT", 5)
         assert depth(exchange).json() == first
@@ -396,9 +396,9 @@ def test_a_snapshot_is_cut_or_slow():
 
 def test_a_ban_is_for_every_request():
     with simulated() as exchange:
-        exchange.inject("ban", duration_s=1)
+        exchange.inject("ban", duration_s=3600)
         reply = depth(exchange)
-        assert (reply.status_code, reply.headers["Retry-After"]) == (418, "1")
+        assert (reply.status_code, reply.headers["Retry-After"]) == (418, "3600")
         refused = get(exchange, "/api/v3/ping")
         assert refused.status_code == 418
         assert int(refused.headers["Retry-After"]) >= 1
