@@ -157,8 +157,8 @@ def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
         for _ in range(50):
             cycle()
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
-        # Four downloaders may have opened their connections only now: three descriptors each, as both ends are here, and
-        # a thread of the exchange.
+        # Four downloaders may have opened their connections only now: three descriptors each, as both ends are here,
+        # and a thread of the exchange.
         eventually(lambda: open_descriptors() <= descriptors + 12, "the same descriptors")
         eventually(lambda: threading.active_count() <= threads + 4, "the same threads")
         assert len(manager.get_depth_cache(MARKETS[0]).group._timers) < 200
