@@ -121,14 +121,15 @@ def test_a_market_that_does_not_exist_ends_it_at_once_with_status_1_and_words() 
 
 
 def test_an_exchange_that_is_not_there_is_status_1_and_no_number_is_shown() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    uris = ["--restful-base-uri", f"http://127.0.0.1:{port}", "--websocket-base-uri", f"ws://127.0.0.1:{port}"]
-    with Program("watch", "BTCUSDT", "--seconds", "0.2", *uris) as program:
-        assert program.end() == ExitStatus.OUT_OF_SYNC
-        [line] = program.lines
-        assert (line["state"], line["cause"], line["bid"]) == ("IDLE", "NOT_LOADED", "-")
-        assert "Traceback" not in program.errors()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # so that it is nobody else's, and nobody listens
+        port = bound.getsockname()[1]
+        uris = ["--restful-base-uri", f"http://127.0.0.1:{port}", "--websocket-base-uri", f"ws://127.0.0.1:{port}"]
+        with Program("watch", "BTCUSDT", "--seconds", "0.2", *uris) as program:
+            assert program.end() == ExitStatus.OUT_OF_SYNC
+            [line] = program.lines
+            assert (line["state"], line["cause"], line["bid"]) == ("IDLE", "NOT_LOADED", "-")
+            assert "Traceback" not in program.errors()
 
 
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.check)])

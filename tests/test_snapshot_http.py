@@ -3,7 +3,8 @@
 import gzip
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ldc.snapshot_reply import FailureKind
 from ldc.snapshot_worker import Worker, told_without_secrets
 from ldc.synchronizer_parts import Purpose
 from ldc.values import Cause
-from scripted_server import SNAPSHOT, Talk, always, once, reply
+from scripted_server import SNAPSHOT, ScriptedServer, Talk, always, once, reply
 from snapshot_kit import LONG_S, STALLS, Clock, Kit, downloader_threads, every_stall, made_kit, wait_for_the_end_of
 
 
@@ -122,10 +123,12 @@ def test_four_downloads_run_at_a_time(kit):
 # -- what goes wrong
 
 
-def refused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+@pytest.fixture
+def refused_port() -> Iterator[int]:
+    """A port that nobody listens at, and nobody else is given."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 BIG = b'{"lastUpdateId":1,"bids":[' + b'["4.00000000","431.00000000"],' * 700_000 + b'["1","1"]],"asks":[]}'
@@ -199,8 +202,8 @@ def test_cookies_are_not_kept(kit):
     assert "Cookie" not in "".join(server.heads)
 
 
-def test_a_refused_connection_and_a_host_without_an_address_are_unreachable(kit, monkeypatch):
-    assert kit.client_of(f"http://127.0.0.1:{refused_port()}").failure().kind is FailureKind.UNREACHABLE
+def test_a_refused_connection_and_a_host_without_an_address_are_unreachable(kit, monkeypatch, refused_port):
+    assert kit.client_of(f"http://127.0.0.1:{refused_port}").failure().kind is FailureKind.UNREACHABLE
 
     def no_address(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -214,10 +217,16 @@ def test_a_refused_connection_and_a_host_without_an_address_are_unreachable(kit,
 # -- deadlines
 
 
+def clock_that_waits_for(server: ScriptedServer) -> Callable[[], float]:
+    """Return a clock by which no time passes until the server stalls: however busy the machine, that comes first."""
+    began = time.monotonic()
+    return lambda: time.monotonic() if server.is_held.is_set() else began
+
+
 @every_stall
 def test_a_download_ends_at_its_deadline_however_the_server_stalls(kit, script):
     server = kit.serve(script)
-    client = kit.client_of(server.base_uri, download_s_max=0.3)
+    client = kit.client_of(server.base_uri, download_s_max=0.3, clock=clock_that_waits_for(server))
     failed = client.failure()
     assert failed.kind is FailureKind.TIMED_OUT
     assert "BTCUSDT" in failed.text
@@ -228,13 +237,15 @@ def test_a_download_ends_at_its_deadline_however_the_server_stalls(kit, script):
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_stalled_handshake_ends_at_the_deadline(kit, scheme):
     server = kit.serve(Talk.hold, scheme)
-    assert kit.client_of(server.base_uri, download_s_max=0.3).failure().kind is FailureKind.TIMED_OUT
+    client = kit.client_of(server.base_uri, download_s_max=0.3, clock=clock_that_waits_for(server))
+    assert client.failure().kind is FailureKind.TIMED_OUT
     assert server.was_hung_up.wait(LONG_S)
 
 
 def test_a_stalled_proxy_tunnel_ends_at_the_deadline(kit):
     proxy = kit.serve(once(b"HTTP/1.1 200 Connection established\r\n\r\n", Talk.hold))
-    client = kit.client_of("https://exchange.invalid", proxy=proxy.base_uri, download_s_max=0.3)
+    clock = clock_that_waits_for(proxy)
+    client = kit.client_of("https://exchange.invalid", proxy=proxy.base_uri, download_s_max=0.3, clock=clock)
     assert client.failure().kind is FailureKind.TIMED_OUT
     assert proxy.was_hung_up.wait(LONG_S)
 
@@ -351,8 +362,8 @@ def test_a_proxy_that_refuses_is_named_as_the_culprit_and_the_password_is_not(ki
 
 
 @pytest.mark.parametrize("base_uri", ["http://exchange.invalid", "https://exchange.invalid"])
-def test_a_proxy_that_is_not_there_is_named_as_the_culprit(kit, base_uri):
-    failed = kit.client_of(base_uri, proxy=f"http://me:secret@127.0.0.1:{refused_port()}").failure()
+def test_a_proxy_that_is_not_there_is_named_as_the_culprit(kit, base_uri, refused_port):
+    failed = kit.client_of(base_uri, proxy=f"http://me:secret@127.0.0.1:{refused_port}").failure()
     assert failed.kind is FailureKind.PROXY
     assert "secret" not in failed.text
 
