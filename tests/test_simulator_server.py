@@ -394,11 +394,11 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
 ])  # fmt: skip
 def test_pings_carry_a_payload_and_on_spot_only_its_copy_keeps_a_connection(venue, answer, is_kept):
     path = stream_path(venue).replace("stream", "ws")
-    with simulated(venue, ping_interval_s=0.25, pong_timeout_s=1.5) as exchange, Client(exchange, path) as client:
+    with simulated(venue, ping_interval_s=0.4, pong_timeout_s=1.5) as exchange, Client(exchange, path) as client:
         pong = client.socket.pong  # this client answers pings by itself, with a copy
         client.socket.pong = lambda payload: pong(answer or payload)
         if is_kept:
-            for _ in range(8):
+            for _ in range(5):  # which takes longer than the time-out
                 opcode, payload = client.frame()
                 assert opcode == websocket.ABNF.OPCODE_PING
                 assert payload.isdigit()
