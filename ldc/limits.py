@@ -98,7 +98,6 @@ class WeightBudget:
         "_bans_in_a_row",
         "_in_flight",
         "_paused_until_s",
-        "_server_minute",
         "_server_minute_ends_s",
         "_server_said",
         "_server_used",
@@ -114,9 +113,9 @@ class WeightBudget:
         self._in_flight = 0  # weight sent and not yet answered
         self._settled: deque[tuple[float, int]] = deque()  # (counts until, weight), oldest first
         self._settled_weight = 0
-        self._server_said = 0  # the last X-MBX-USED-WEIGHT-1M taken
-        self._server_used = 0  # that, plus what it cannot have counted yet
-        self._server_minute: int | None = None
+        # Of the answer taken last: the server's minute, and the X-MBX-USED-WEIGHT-1M; None if it had no time.
+        self._server_said: tuple[int, int] | None = None
+        self._server_used = 0  # what it said, plus what it cannot have counted yet
         self._server_minute_ends_s = -math.inf
         self._paused_until_s = -math.inf
         self._bans_in_a_row = 0
@@ -192,18 +191,17 @@ class WeightBudget:
         `server_time_s`: the server's own clock in that answer, in seconds since 1970 (its ``Date``), rounded down.
         Without it the server's minute is taken to have just begun.
         """
-        minute = None if server_time_s is None else int(server_time_s // WEIGHT_WINDOW_S)
+        said = None if server_time_s is None else (int(server_time_s // WEIGHT_WINDOW_S), used_weight)
         if (
-            minute is not None
-            and self._server_minute is not None
-            and (minute, used_weight) < (self._server_minute, self._server_said)
+            said is not None
+            and self._server_said is not None
+            and said < self._server_said
             and now < self._server_minute_ends_s
         ):
             return  # Within a minute the count only grows: this is an older answer that came late.
-        self._server_minute = minute
         left_s = WEIGHT_WINDOW_S if server_time_s is None else WEIGHT_WINDOW_S - server_time_s % WEIGHT_WINDOW_S
         self._server_minute_ends_s = now + left_s
-        self._server_said = used_weight
+        self._server_said = said
         self._server_used = used_weight + self._in_flight
 
     def pause_until(self, time_s: float) -> None:

@@ -464,7 +464,6 @@ def _limit_that_tells(bids: _Side, asks: _Side) -> int | None:
     One number cannot say it of a longer complete side beside a shorter incomplete one. Then neither is called complete,
     which claims less than is known and is never wrong.
     """
-    complete_counts = [len(side.levels) for side in (bids, asks) if side.is_complete]
-    incomplete_counts = [len(side.levels) for side in (bids, asks) if not side.is_complete]
-    limit = max(complete_counts, default=0) + 1
-    return limit if all(limit <= count for count in incomplete_counts) else None
+    sides = bids, asks
+    limit = 1 + max(side.is_complete * len(side.levels) for side in sides)
+    return limit if all(side.is_complete or limit <= len(side.levels) for side in sides) else None

@@ -356,12 +356,33 @@ def test_what_is_in_flight_at_an_answer_is_added_to_what_it_said():
     assert budget.used(1.0) == 70
 
 
+def test_an_answer_that_says_the_same_again_had_counted_what_was_in_flight():
+    budget = WeightBudget(100)
+    budget.spend(30, 0.0)
+    budget.spend(20, 0.0)
+    budget.settle(30, 1.0)
+    budget.observe(50, 1.0, server_time_s=1.0)
+    assert budget.used(1.0) == 70
+    budget.settle(20, 1.25)
+    budget.observe(50, 1.25, server_time_s=1.0)
+    assert budget.used(1.25) == 50
+
+
 def test_an_older_answer_that_comes_late_does_not_lower_the_count():
     budget = WeightBudget(100)
     budget.observe(90, 10.0, server_time_s=9.0)
     budget.observe(50, 10.5, server_time_s=8.0)
     budget.observe(20, 10.75, server_time_s=-2.0)
     assert budget.used(11.0) == 90
+
+
+def test_an_answer_without_a_time_is_no_measure_of_which_one_is_older():
+    budget = WeightBudget(100)
+    budget.observe(90, 10.0, server_time_s=9.0)
+    budget.observe(70, 10.5)
+    assert budget.used(10.5) == 70
+    budget.observe(50, 11.0, server_time_s=10.0)
+    assert budget.used(11.0) == 50
 
 
 def test_an_answer_of_the_next_minute_replaces_the_count():

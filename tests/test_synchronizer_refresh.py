@@ -250,6 +250,15 @@ def test_a_difference_is_not_adopted_but_asked_about_once_more(market_at: Market
     assert market.book.is_readable
 
 
+def test_updates_take_the_fast_way_until_the_second_snapshot_is_downloaded(market_at: MarketIn) -> None:
+    """It is late on purpose: half a minute in which nothing needs to be kept."""
+    market = market_at().refresh().begin().update(100, 110).snapshot(105, bids=WRONG_BIDS)
+    assert not market.synchronizer.wants_every_update
+    market.update(110, 120).begin().update(120, 130).snapshot(125)
+    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
+    assert market.book.last_update_id == 130
+
+
 def test_a_confirmation_that_fails_is_asked_for_as_one_again(market_at: MarketIn) -> None:
     market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS).fail()
     assert market.request is not None
@@ -377,6 +386,20 @@ def test_a_book_that_cannot_be_read_takes_what_lies_past_its_horizon_from_the_fi
     market.begin().snapshot(110, bids=bids, asks=LONG_ASKS)
     assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
     assert dict(market.book.asks())[105.0] == 1.0
+
+
+def test_of_a_snapshot_that_would_cross_the_book_nothing_is_taken(market_at: MarketIn) -> None:
+    market = long_market(market_at)
+    market.update(100, 110, bids=dict.fromkeys(LONG_BIDS, "0"), asks={"80.50": "1"})
+    assert not market.book.is_readable
+    market.begin().snapshot(110, bids={"80.75": "1"}, asks=LONG_ASKS)  # without the ask at 80.50
+    assert not market.book.is_readable
+    assert market.book.bid_horizon == 81.0
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.CONFIRM, market.now)
+    market.begin().snapshot(110, bids={"80.25": "1"}, asks={"80.50": "1", **LONG_ASKS})
+    assert (market.book.best_bid, market.book.best_ask) == ((80.25, 1.0), (80.5, 1.0))
+    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
 
 
 def test_a_confirmation_becomes_urgent_when_the_book_can_no_longer_be_read(market_at: MarketIn) -> None:
@@ -541,6 +564,11 @@ def test_refusals_count_in_a_row_only(market_at: MarketIn) -> None:
     assert market.fail(permanent=Cause.UNKNOWN_MARKET).state is FAILED
 
 
+def test_a_refusal_before_the_market_was_lost_does_not_count_with_one_after_it_is_back(market_at: MarketIn) -> None:
+    market = market_at().refresh().fail(permanent=Cause.UNKNOWN_MARKET).close().open().update(100, 110)
+    assert market.refresh().fail(permanent=Cause.UNKNOWN_MARKET).state is SYNCHRONIZED
+
+
 # ----------------------------------------------------------------------------------------- the two functions over books
 
 
@@ -652,6 +680,15 @@ def test_the_back_off_of_refreshes_begins_anew_when_the_market_was_synchronized_
     market = market_at().refresh().fail().fail().fail().resync().snapshot(100).refresh().fail()
     assert market.request is not None
     assert market.request.due == market.now + 0.5
+
+
+def test_a_market_that_was_synchronized_anew_is_deepened_without_the_wait_of_the_refresh_before(
+    market_at: MarketIn,
+) -> None:
+    """The exchange has just answered, whatever kept it from answering the refresh that was given up."""
+    market = market_at(limits=(4, 6)).fail(retry_at=1_060.0).resync().snapshot(100)
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.DEEPEN, market.now)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the synchronizer does when streams end, begin again, or come in twos: by both rules, on each book."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -99,6 +100,22 @@ def test_the_time_without_a_book_is_counted(market_at: MarketIn) -> None:
     assert (market.synchronizer.unsynchronized_s, market.synchronizer.state_since) == (3.0, 1_003.0)
     market.close().wait(2.0).open().wait(0.25).update(100, 110).wait(100.0)
     assert (market.synchronizer.unsynchronized_s, market.synchronizer.state_since) == (5.25, 1_105.25)
+
+
+def test_how_old_a_book_is_that_is_back_counts_from_the_last_update_that_came_meanwhile(market_at: MarketIn) -> None:
+    """It proves that the stream was alive then, although it had to wait for the snapshot."""
+    market = market_at(BUFFERING).wait(0.5)
+    assert market.synchronizer.judged_at == -math.inf
+    market.update(90, 100).wait(2.0).update(100, 110).wait(3.0)
+    market.frame(b"<html>").update(110, 120, feed=7)  # these prove nothing
+    assert market.snapshot(95).state is SYNCHRONIZED
+    assert market.synchronizer.judged_at == 1_002.5
+
+
+def test_how_old_a_book_is_that_resumes_counts_from_the_update_that_continued_it(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).close().wait(30.0).open().wait(0.25).update(100, 110).wait(5.0)
+    assert market.state is SYNCHRONIZED
+    assert market.synchronizer.judged_at == 1_030.25
 
 
 def test_levels_of_the_old_numbering_are_not_resumed_after_the_ids_went_back(market_at: MarketIn) -> None:
