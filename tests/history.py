@@ -118,7 +118,11 @@ class History:
         self.market_count = dice.choice((1, 1, 1, 1, 2, 2, 3))
         self.fault_count = 0 if lot() < 0.15 else 1 + int(lot() * 8)
         self.is_clean = self.fault_count == 0
-        self.is_poisonous = not self.is_clean and lot() < 0.05
+        fate = 1.0 if self.is_clean else lot()
+        self.is_poisonous = fate < 0.05
+        self.is_slandered = 0.05 <= fate < 0.15
+        """Until the faults are over, what a market needs to come back has another market's prices: as often as that
+        is to be noticed, each time anew."""
         self.has_tight_budget = lot() < 0.1 and not self.is_poisonous
         self.faults_until = 3.0 + lot() * (7.0 if self.market_count == 1 else 3.0)
         self.activity = dice.choice((0.3, 0.8, 0.95))
@@ -458,6 +462,10 @@ class History:
 
     def lie_for(self, market: SimulatedMarket, purpose: Purpose) -> Lie | None:
         """Return the falsehood that this snapshot is to tell, if it is to tell one."""
+        # Where a falsehood cannot be noticed, none is told; but the prices of another market can.
+        are_prices_noticed = market.synchronizer._published_price is not None and market.doubted < DOUBTS_MAX
+        if self.is_slandered and purpose is Purpose.SYNCHRONIZE and are_prices_noticed and self.now < self.faults_until:
+            return Lie("prices", 0.0)
         if not self.lies_wanted:
             return None
         horizon, kinds = 0.0, ("quantity", "missing")
@@ -468,8 +476,7 @@ class History:
         elif self.has_lied or purpose is Purpose.CONFIRM:
             return None
         elif purpose is Purpose.SYNCHRONIZE:
-            # Where a falsehood cannot be noticed, none is told; but the prices of another market can.
-            if market.synchronizer._published_price is None or market.synchronizer._doubts:
+            if not are_prices_noticed:
                 return None
             kinds = ("prices",)
         else:

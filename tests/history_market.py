@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from history_engine import EngineMarket, Level, Truth
 from ldc.errors import MalformedMessage
 from ldc.synchronizer import Synchronizer
+from ldc.synchronizer_handlers import DOUBTS_MAX
 from ldc.synchronizer_parts import (
     CancelSnapshot,
     FrameDrop,
@@ -90,6 +91,7 @@ class SimulatedMarket:
         self._changes: dict[Cause, int] = {}
         self._resyncs: dict[Cause, int] = {}
         self._refreshed: dict[RefreshResult, int] = {}
+        self._doubted_before = 0
         self._seen: tuple[int | None, int, int] = (None, 0, 0)
         self._last_id = 0
         self._last_epoch = 0
@@ -99,6 +101,16 @@ class SimulatedMarket:
     def may_go_back(self) -> bool:
         """Whether the exchange did what makes ids go back: it counted anew, or had a node that was behind."""
         return self.engine.restarts > 0
+
+    @property
+    def doubted(self) -> int:
+        """Snapshots that were refused as suspicious since the book was last synchronized."""
+        return self._doubted_ever - self._doubted_before
+
+    @property
+    def _doubted_ever(self) -> int:
+        dropped = self.synchronizer.requests.dropped
+        return dropped[SnapshotDrop.LAGGING] + dropped[SnapshotDrop.WRONG_PRICES]
 
     # -- the caller
 
@@ -162,6 +174,7 @@ class SimulatedMarket:
             self._unsynchronized_since = None
         elif change.previous_state is SyncState.SYNCHRONIZED:
             self._unsynchronized_since = now
+            self._doubted_before = self._doubted_ever
             if change.state in (SyncState.BUFFERING, SyncState.IDLE):
                 self._resyncs[change.cause] = self._resyncs.get(change.cause, 0) + 1
 
@@ -171,6 +184,7 @@ class SimulatedMarket:
         """What can be read is what the engine had; and what was readable does not go back."""
         book = self.book
         if book.suspended_by is not None:
+            assert self.doubted <= DOUBTS_MAX, "a snapshot was doubted once too often"
             return
         counters = book.counters
         seen = book.last_update_id, counters.books_adopted, counters.snapshots_loaded

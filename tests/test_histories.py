@@ -185,6 +185,35 @@ def test_impatience_is_found() -> None:
     assert_found(pause_nothing, "although told")
 
 
+def test_doubts_that_outlive_a_success_are_found() -> None:
+    """Then the first wrong snapshot of a later absence would be believed."""
+
+    def remember_doubts(history: History) -> None:
+        for market in history.markets:
+
+            def publish(*arguments: Any, synchronizer: Any = market.synchronizer) -> None:
+                doubts = synchronizer._doubts
+                type(synchronizer)._publish(synchronizer, *arguments)
+                synchronizer._doubts = doubts
+
+            market.synchronizer._publish = publish  # type: ignore[method-assign]
+
+    assert_found(remember_doubts, "a level that is not there", seeds=range(400))
+
+
+def test_doubts_without_an_end_are_found() -> None:
+    def forget_doubts(history: History) -> None:
+        for market in history.markets:
+
+            def load(*arguments: Any, synchronizer: Any = market.synchronizer) -> Any:
+                synchronizer._doubts = 0
+                return type(synchronizer)._load(synchronizer, *arguments)
+
+            market.synchronizer._load = load  # type: ignore[method-assign]
+
+    assert_found(forget_doubts, "doubted once too often", seeds=range(400))
+
+
 # ------------------------------------------------------------------------------------------------------ a virtual year
 
 
