@@ -410,7 +410,7 @@ def is_far_from_updates(book: "OrderBook", updates: "Iterable[Update]", empty: "
             continue
     if not is_loaded or not empty.bid_count or not empty.ask_count:
         return False
-    view = empty.view(1, beyond_horizon=True)
+    view = empty.view(1)
     return all(are_prices_far_apart(middle, float(side[0][0])) for side in (view.bids, view.asks))
 
 

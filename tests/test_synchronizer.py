@@ -376,6 +376,7 @@ for each_state in SyncState:
 def the_download_of_a_first_snapshot_begins_and_nothing_changes() -> Market:
     market = market_in(BUFFERING).update(90, 100).begin().update(100, 110).snapshot(95)
     assert market.book.last_update_id == 110
+    assert not market.synchronizer.wants_every_update
     return market
 
 

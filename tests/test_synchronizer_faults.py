@@ -290,14 +290,18 @@ def test_stale_updates_after_a_snapshot_are_counted_for_each_snapshot(market_at:
         market.resync()
 
 
-def test_ids_that_begin_anew_under_the_first_snapshot_are_noticed_although_it_is_young(market_at: MarketIn) -> None:
+@pytest.mark.parametrize("new_id", [10, 100 - RESYNC_AFTER_STALE])
+def test_ids_that_begin_anew_under_the_first_snapshot_are_noticed_although_it_is_young(
+    market_at: MarketIn, new_id: int
+) -> None:
+    """Also where the last of the updates that show it ends at the very id at which the stream stood before."""
     market = market_at(BUFFERING).update(90, 100, event_time_ms=5_000).snapshot(150)
-    for number in range(RESYNC_AFTER_STALE):
+    for start in range(new_id, new_id + RESYNC_AFTER_STALE):
         assert market.state is SYNCHRONIZED
-        market.update(10 + number, 11 + number, event_time_ms=5_100 + number)
+        market.update(start, start + 1, event_time_ms=5_100 + start)
     assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
     assert market.snapshot(150).snapshots_dropped() == {"LAGGING": 1}
-    assert market.snapshot(13).book.last_update_id == 13
+    assert market.snapshot(start + 1).book.last_update_id == start + 1
 
 
 def test_a_stream_that_comes_up_to_its_snapshot_does_not_go_back(market_at: MarketIn) -> None:
@@ -539,6 +543,11 @@ def test_a_first_snapshot_is_held_to_the_prices_of_the_updates(market_at: Market
         assert market.snapshot(170).state is SYNCHRONIZED
 
 
+def test_a_first_snapshot_is_held_to_the_prices_of_all_updates_that_wait(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(150, 160, bids={"99.00": "2"}).update(160, 170, asks={"100.00": "3"})
+    assert market.snapshot(180, **OTHER_MARKET).snapshots_dropped() == {"WRONG_PRICES": 1}
+
+
 def test_a_first_snapshot_that_insists_is_believed(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(150, 160, bids={"99.00": "2"}, asks={"100.00": "3"})
     for _ in range(DOUBTS_MAX + 1):
@@ -693,6 +702,12 @@ def test_a_snapshot_of_an_epoch_that_is_over_is_ignored(market_at: MarketIn) -> 
     assert market.state is BUFFERING
     assert market.snapshots_dropped() == {"LATE": 2}
     assert market.snapshot(205).state is SYNCHRONIZED
+
+
+def test_a_download_of_an_epoch_that_is_over_begins_for_nothing(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED)
+    market.synchronizer.snapshot_begins(market.synchronizer.epoch, market.now)
+    assert not market._drain().synchronizer.wants_every_update
 
 
 def test_an_answer_that_comes_twice_counts_once(market_at: MarketIn) -> None:
