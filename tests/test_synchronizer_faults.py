@@ -320,6 +320,16 @@ def test_a_single_stale_update_long_after_a_snapshot_is_a_repetition(market_at: 
     assert market.update(80, 95, event_time_ms=10**9).state is BUFFERING
 
 
+def test_a_snapshot_of_the_old_numbering_is_refused_after_a_new_one_began_while_buffering(market_at: MarketIn) -> None:
+    """Nothing that waits is missing after it, for all of that has lower ids; but the stream will never continue it."""
+    market = market_at(SYNCHRONIZED).update(1_000, 1_010).update(1_010, 1_020)
+    for number in range(RESYNC_AFTER_STALE):
+        market.update(10 + number, 11 + number, event_time_ms=50_000 + number)
+    assert market.snapshot(1_020).state is BUFFERING
+    assert market.snapshots_dropped() == {"LAGGING": 1}
+    assert market.snapshot(12).book.last_update_id == 13
+
+
 def test_what_was_readable_does_not_bind_a_numbering_that_began_while_buffering(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).update(1_000, 1_010).update(1_010, 1_020)
     for number in range(RESYNC_AFTER_STALE):
