@@ -6,25 +6,40 @@ Rule 2: this is bookkeeping; what follows from it is decided in `ldc.synchronize
 
 from ldc.values import Header
 
-__all__ = ["FEEDS_MAX", "RESYNC_AFTER_STALE", "Feeds"]
+__all__ = ["FEEDS_MAX", "RESYNC_AFTER_STALE", "STALE_S_MAX", "Feeds"]
 
 RESYNC_AFTER_STALE = 3
 """So many STALE updates in a row, with event times past the book's, show that the exchange counts anew."""
+
+STALE_S_MAX = 10.0
+"""So many STALE updates, and for so long nothing else, show it as well, whatever their event times are. The clock that
+those are of may be set back, and one of them may be of another unit: then what follows is never later."""
 
 FEEDS_MAX = 16
 """Feeds of one market at a time; one more is a ``ValueError``. Redundant feeds and their successors are a few."""
 
 
 class _Feed:
-    __slots__ = ("gaps_filled", "has_skipped", "has_spoken", "is_acknowledged", "stale_at_id", "stale_in_a_row")
+    __slots__ = (
+        "gaps_filled",
+        "has_skipped",
+        "has_spoken",
+        "is_acknowledged",
+        "later_in_a_row",
+        "stale_at_id",
+        "stale_count",
+        "stale_since",
+    )
 
     def __init__(self) -> None:
         self.is_acknowledged = False
         self.has_spoken = False
         self.has_skipped = False
         self.gaps_filled = 0
-        self.stale_in_a_row = 0
         self.stale_at_id: int | None = None
+        self.stale_since = 0.0
+        self.stale_count = 0
+        self.later_in_a_row = 0  # of them, with an event time past that of what was reached
 
     @property
     def is_live(self) -> bool:
@@ -113,24 +128,29 @@ class Feeds:
         """Whether no live feed is left that could fill the gap."""
         return all(feed.has_skipped for feed in self._feeds.values() if feed.is_live)
 
-    def note_stale(self, feed: int, header: Header, reached_id: int, reached_event_time_ms: int | None) -> bool:
+    def note_stale(
+        self, feed: int, header: Header, reached_id: int, reached_event_time_ms: int | None, now: float
+    ) -> bool:
         """The feed has brought an update that ends at or before `reached_id`; return whether the ids went backwards.
 
         They did when each live feed has brought `RESYNC_AFTER_STALE` such updates in a row, each with an event time
         past that of what was reached. In a row: nothing else was reached in between. A repeated or late update has an
         old event time; the window of a second connection may end later with nothing new in it, but not three times.
+        They also did when each live feed has brought so many, the first of them `STALE_S_MAX` ago.
         """
         shown = self._feeds[feed]
         if shown.stale_at_id != reached_id:
-            shown.stale_at_id = reached_id
-            shown.stale_in_a_row = 0
+            shown.stale_at_id, shown.stale_since = reached_id, now
+            shown.stale_count = shown.later_in_a_row = 0
+        shown.stale_count += 1
         event_time_ms = header.event_time_ms
-        if event_time_ms is None or reached_event_time_ms is None or event_time_ms <= reached_event_time_ms:
-            shown.stale_in_a_row = 0
+        is_later = (
+            event_time_ms is not None and reached_event_time_ms is not None and event_time_ms > reached_event_time_ms
+        )
+        shown.later_in_a_row = shown.later_in_a_row + 1 if is_later else 0
+        live = [other for other in self._feeds.values() if other.is_live]
+        if any(other.stale_at_id != reached_id or other.stale_count < RESYNC_AFTER_STALE for other in live):
             return False
-        shown.stale_in_a_row += 1
-        return all(
-            other.stale_at_id == reached_id and other.stale_in_a_row >= RESYNC_AFTER_STALE
-            for other in self._feeds.values()
-            if other.is_live
+        return all(other.later_in_a_row >= RESYNC_AFTER_STALE for other in live) or all(
+            now - other.stale_since >= STALE_S_MAX for other in live
         )

@@ -135,7 +135,7 @@ class Handlers(Transitions):
         update = Update.of(self.book.rule, header, payload, received_time_ns)
         newest = self._buffer.newest
         if newest is not None and update.last_update_id <= newest.last_update_id:
-            if self._feeds.note_stale(feed, header, newest.last_update_id, newest.event_time_ms):
+            if self._feeds.note_stale(feed, header, newest.last_update_id, newest.event_time_ms, now):
                 # What is buffered is of the old numbering. The request under way stays: its answer will be of the new.
                 self._drop(FrameDrop.IDS_WENT_BACK, self._buffer.clear())
                 self._count_ids_anew()
@@ -340,9 +340,9 @@ class Handlers(Transitions):
             reached_id, reached_time_ms = self._stream_reached
             assert header.last_update_id is not None
             return header.last_update_id <= reached_id and self._feeds.note_stale(
-                feed, header, reached_id, reached_time_ms
+                feed, header, reached_id, reached_time_ms, now
             )
-        return self._feeds.note_stale(feed, header, reached_id, self.book.event_time_ms)
+        return self._feeds.note_stale(feed, header, reached_id, self.book.event_time_ms, now)
 
     def _look_after_book(self, now: float, header: Header, payload: Payload | None) -> None:
         """An update has been applied: is the book sane, and is its horizon far enough?"""

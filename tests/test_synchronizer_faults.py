@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ldc.synchronizer_feeds import RESYNC_AFTER_STALE
+from ldc.synchronizer_feeds import RESYNC_AFTER_STALE, STALE_S_MAX
 from ldc.synchronizer_handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
 from ldc.synchronizer_parts import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
 from ldc.synchronizer_transitions import STABLE_S
@@ -268,6 +268,46 @@ def test_with_two_feeds_the_ids_went_back_only_if_both_show_it(market_at: Market
         assert market.state is SYNCHRONIZED
         market.update(10, 20, feed=0, event_time_ms=6_000 + number)
     assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+
+
+@pytest.mark.parametrize("event_time_ms", [None, 10**15, 0, -1])
+def test_ids_that_restart_low_are_noticed_whatever_the_event_times_say(
+    market_at: MarketIn, event_time_ms: int | None
+) -> None:
+    """One update whose time is of another unit, a clock that is set back: nothing that follows is later then."""
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=10**15)
+    for number in range(9):
+        assert market.update(10 + number, 11 + number, event_time_ms=event_time_ms).state is SYNCHRONIZED
+        market.wait(1.0)
+    assert market.wait(STALE_S_MAX - 9.1).update(19, 20, event_time_ms=event_time_ms).state is SYNCHRONIZED
+    market.wait(0.1).update(20, 21, event_time_ms=event_time_ms)
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+    assert market.snapshot(21).book.last_update_id == 21
+
+
+def test_few_stale_updates_however_old_are_repetitions(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED)
+    for _ in range(RESYNC_AFTER_STALE - 1):
+        assert market.update(80, 95).wait(10 * STALE_S_MAX).state is SYNCHRONIZED
+    for start in range(100, 200, 10):
+        assert market.update(start, start + 10).update(80, 95).wait(STALE_S_MAX).update(80, 95).state is SYNCHRONIZED
+
+
+def test_a_feed_that_lags_far_behind_another_one_does_not_show_that_ids_went_back(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).update(100, 110, feed=1)
+    for number in range(30):
+        assert market.update(50 + number, 51 + number, feed=1).wait(1.0).state is SYNCHRONIZED
+    assert market.update(110, 120).state is SYNCHRONIZED
+
+
+def test_an_update_of_high_ids_and_a_time_to_come_does_not_block_the_buffer_for_ever(market_at: MarketIn) -> None:
+    """It would stay the newest one, behind a hole, and no snapshot would ever reach it."""
+    market = market_at(BUFFERING).update(10**9, 10**9 + 1, event_time_ms=10**15)
+    for last in range(101, 120):
+        market.update(last - 1, last).wait(1.0)
+    assert market.dropped() == {"IDS_WENT_BACK": 11}
+    market.snapshot(118)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 119)
 
 
 def test_stale_updates_right_after_a_snapshot_are_normal_for_some_time(market_at: MarketIn) -> None:

@@ -296,14 +296,14 @@ def test_stale_updates_without_a_later_event_time_prove_nothing(book_time_ms: in
     feeds = Feeds()
     feeds.open(1)
     feeds.note_update(1)
-    assert not any(feeds.note_stale(1, stale(time_ms), 100, book_time_ms) for _ in range(3 * RESYNC_AFTER_STALE))
+    assert not any(feeds.note_stale(1, stale(time_ms), 100, book_time_ms, 0.0) for _ in range(3 * RESYNC_AFTER_STALE))
 
 
 def test_stale_updates_count_anew_when_the_book_has_moved() -> None:
     feeds = Feeds()
     feeds.open(1)
     feeds.note_update(1)
-    shown = [feeds.note_stale(1, stale(6), book_id, 5) for book_id in (100, 100, 101, 101, 101)]
+    shown = [feeds.note_stale(1, stale(6), book_id, 5, 0.0) for book_id in (100, 100, 101, 101, 101)]
     assert shown == [False, False, False, False, True]
 
 
