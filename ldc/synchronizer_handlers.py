@@ -228,6 +228,7 @@ class Handlers(Transitions):
             self._doubts += 1
             return doubt
         self.book.load_snapshot(body, limit, received_time_ns=received_time_ns)
+        self._has_levels_aside = False  # if this snapshot proves useless yet, no update may continue it
         self._snapshot_id = candidate.last_update_id
         self._snapshot_at = now
         self._stale_after_snapshot = 0

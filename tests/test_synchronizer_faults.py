@@ -389,6 +389,16 @@ def test_ids_that_go_back_while_buffering_empty_the_buffer_but_leave_the_request
     assert market.book.last_update_id == 13
 
 
+def test_a_snapshot_that_proved_useless_is_not_continued_like_the_levels_kept_aside(market_at: MarketIn) -> None:
+    """It was read into the market's book, where the levels kept aside had been."""
+    market = market_at(SYNCHRONIZED).close().open().acknowledge().wait(1.0)
+    market.update(10, 11, event_time_ms=50_000, bids={"900.00": "5"}).snapshot(10)
+    assert market.snapshots_dropped() == {"CROSSED": 1}
+    market.update(11, 12, event_time_ms=50_001, bids={"900.00": "0"})
+    assert market.state is BUFFERING
+    assert market.snapshot(11).state is SYNCHRONIZED
+
+
 def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at: MarketIn) -> None:
     """A quiet market brings no second one for long, and no snapshot would ever reach what is buffered."""
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
