@@ -165,7 +165,7 @@ class WeightBudget:
         out a minute's worth a minute.
         """
         allowed = max(1, self.allowed(share))
-        excess = weight - (allowed - self.used(now))
+        excess = weight - max(0, allowed - self.used(now))  # what others used past that is over with their minute
         if excess <= 0:
             return max(0.0, self._paused_until_s - now)
         first_s = self._settled[0][0] - now if self._settled else WEIGHT_WINDOW_S

@@ -129,10 +129,15 @@ NO_HEADERS = ReplyHeaders()
 
 def read_headers(headers: Mapping[str, str]) -> ReplyHeaders:
     """Read the headers that concern limits. `headers` finds its keys in any case."""
+    server_time_s = _seconds_of(headers.get("Date", ""))
+    retry_after_s: float | None = _digits(headers.get("Retry-After"))
+    retry_at_s = _seconds_of(headers.get("Retry-After", ""))  # HTTP allows a date as well; it is of the server's clock
+    if retry_at_s is not None and server_time_s is not None:
+        retry_after_s = max(0.0, retry_at_s - server_time_s)
     return ReplyHeaders(
         used_weight=_digits(headers.get("X-MBX-USED-WEIGHT-1M", headers.get("X-MBX-USED-WEIGHT"))),
-        server_time_s=_seconds_of(headers.get("Date", "")),
-        retry_after_s=_digits(headers.get("Retry-After")),
+        server_time_s=server_time_s,
+        retry_after_s=retry_after_s,
     )
 
 

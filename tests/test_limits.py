@@ -538,3 +538,12 @@ def test_how_long_a_weight_takes_is_estimated_by_the_minute():
     assert budget.wait_s(4800 + 1, 130.0, 0.8) == 100.0
     budget.pause_until(230.0)
     assert budget.wait_s(2700, 130.0, 0.8) == 100.0
+
+
+def test_what_others_have_used_past_our_share_is_not_waited_for_twice():
+    budget = WeightBudget(6000)
+    budget.spend(4800, 100.0)
+    budget.settle(4800, 110.0)
+    assert budget.wait_s(600, 130.0, 0.1) == 40.0
+    budget.observe(10**17, 130.0)
+    assert budget.wait_s(601, 130.0, 0.1) == 100.0

@@ -143,6 +143,15 @@ def test_what_is_not_a_number_of_seconds_or_weight_says_nothing(text):
     assert read_headers({"Retry-After": text, "X-MBX-USED-WEIGHT-1M": text}) == NO_HEADERS
 
 
+@pytest.mark.parametrize(
+    ("now", "until", "retry_after_s"),
+    [(1000, 1300, 300.0), (1000, 1000, 0.0), (1000, 900, 0.0), (0, 259_200, 259_200.0)],
+)
+def test_a_retry_after_that_is_a_date_is_read_by_the_servers_clock(now, until, retry_after_s):
+    headers = {"Date": formatdate(now, usegmt=True), "Retry-After": formatdate(until, usegmt=True)}
+    assert read_headers(headers).retry_after_s == retry_after_s
+
+
 @pytest.mark.parametrize("text", ["", "soon", "Thu, 99 Foo 1970 00:16:40 GMT", "Thu, 01 Jan 1970 00:16:40 CET", "0"])
 def test_a_date_that_is_none_says_nothing(text):
     assert read_headers({"Date": text}).server_time_s is None
