@@ -7,7 +7,8 @@ Rule 4: memory is bounded: of a market there wait at most one snapshot and one p
 
 Theory of operation. A *requester* is one manager with its settings. Requesters that draw on the same weight of the
 same address share a *lane*: one budget, one order. In a lane the most urgent request goes first, and nothing overtakes
-it while it waits for the budget; or a heavy request would starve behind light ones. Requests that are not due, or whose
+it while it waits for the budget; or a heavy request would starve behind light ones. (But a book that cannot be read, of
+a requester with a larger share, does not wait for a smaller one to have room.) Requests that are not due, or whose
 requester has to keep an interval, do not count yet. Urgent is, in this order:
 
     the purpose       the synchronizer's order: what cannot be read comes first, the periodic refresh last, then probes
@@ -405,13 +406,26 @@ class SnapshotQueue:
         return result._replace(retry_at=paused_until) if paused_until > now else result
 
     def _heads(self, now: float) -> list[tuple[Lane, _Waiting, Requester]]:
-        """Return the first request of each lane that has one."""
-        heads: dict[int, tuple[Lane, _Waiting, Requester]] = {}
+        """Return the first request of each lane that has one, and those that may overtake it.
+
+        Who waits for a small share to have room shall not hold up a book that cannot be read, of a larger share.
+        """
+        found: list[tuple[Lane, _Waiting, Requester]] = []
         for requester, lane in self._requesters.items():
             head = None if lane.is_asking_ledger else requester._head(now)
-            if head is not None and (id(lane) not in heads or head < heads[id(lane)][1]):
-                heads[id(lane)] = lane, head, requester
-        return list(heads.values())
+            if head is not None:
+                found.append((lane, head, requester))
+        found.sort(key=lambda each: each[1])
+        heads = []
+        shares: dict[int, float] = {}  # of each lane, the largest so far
+        for lane, head, requester in found:
+            may_overtake = head.request.purpose is Purpose.SYNCHRONIZE and requester.weight_share > shares.get(
+                id(lane), 0.0
+            )
+            if may_overtake or id(lane) not in shares:
+                shares[id(lane)] = requester.weight_share
+                heads.append((lane, head, requester))
+        return heads
 
     def _forget_idle_lanes(self, now: float) -> None:
         """Keep what a stopped manager has spent, and a ban, as long as they matter; and no longer."""

@@ -201,6 +201,22 @@ def test_a_requester_with_a_larger_share_may_use_what_another_may_not():
     assert len(markets_taken(queue)) == 240
 
 
+def test_a_book_of_a_larger_share_does_not_wait_for_a_smaller_share_to_have_room():
+    queue = queue_of()
+    modest, high_performance = requester_of(queue, weight_share=0.1), requester_of(queue)
+    for number in range(200):
+        queue.put(modest, wanted(f"M{number}"))
+    assert len(markets_taken(queue)) == 120
+    for number in range(10):
+        queue.put(high_performance, wanted(f"H{number}"))
+        queue.put(high_performance, wanted(f"D{number}", Purpose.DEEPEN, 1000))
+    assert queue.next_time(NOW + 1) == NOW + 1
+    assert markets_taken(queue, NOW + 1) == [f"H{number}" for number in range(10)]  # the deepening is less urgent
+    after = markets_taken(queue, NOW + 61)
+    assert after[:80] == [f"M{number}" for number in range(120, 200)]
+    assert len(after) == 90
+
+
 def test_the_weight_of_other_programs_is_respected():
     queue = queue_of()
     requester = requester_of(queue)
