@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ldc.errors import MalformedMessage
 from ldc.sequence import SequenceRule, judge, start_id
@@ -41,6 +41,7 @@ __all__ = [
     "Update",
     "UpdateBuffer",
     "are_prices_far_apart",
+    "are_sides_far_apart",
     "is_far_from_updates",
     "middle_price",
 ]
@@ -386,10 +387,25 @@ class SnapshotRequests:
 
 
 def middle_price(book: "OrderBook") -> float | None:
-    """Return the price between the best levels held, or the only best one, or None. The book must not be suspended."""
-    view = book.view(1, beyond_horizon=True)
-    bests = [float(side[0][0]) for side in (view.bids, view.asks) if side]
+    """Return the price between the best levels known, or the only best one, or None. The book must not be suspended."""
+    bests = [best for best in _best_prices(book) if best is not None]
     return sum(bests) / len(bests) if bests else None
+
+
+def are_sides_far_apart(one: "OrderBook", other: "OrderBook") -> bool:
+    """Whether the best prices that both books know, on one side or on both, can hardly be of one market."""
+    bests = [pair for pair in zip(_best_prices(one), _best_prices(other), strict=True) if None not in pair]
+    return bool(bests) and all(are_prices_far_apart(*pair) for pair in bests)
+
+
+def _best_prices(book: "OrderBook") -> tuple[float | None, float | None]:
+    """Return the best bid and ask. One held past a horizon may be a level far out: the best is not known from it."""
+    view: Any = book.view(1, beyond_horizon=True)
+    bid, ask = (float(side[0][0]) if side else None for side in (view.bids, view.asks))
+    return (
+        bid if bid is not None and (view.bid_horizon is None or bid >= view.bid_horizon) else None,
+        ask if ask is not None and (view.ask_horizon is None or ask <= view.ask_horizon) else None,
+    )
 
 
 def is_far_from_updates(book: "OrderBook", updates: "Iterable[Update]", empty: "OrderBook") -> bool:

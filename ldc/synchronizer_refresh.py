@@ -42,8 +42,7 @@ from ldc.synchronizer_parts import (
     SnapshotRequests,
     Update,
     UpdateBuffer,
-    are_prices_far_apart,
-    middle_price,
+    are_sides_far_apart,
 )
 from ldc.values import Comparison, Verdict
 
@@ -230,7 +229,7 @@ class Refresher:
         except MalformedMessage:
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
-        if are_prices_far_apart(middle_price(candidate), middle_price(self._book)):
+        if are_sides_far_apart(candidate, self._book):
             self._drop_and_retry(SnapshotDrop.WRONG_PRICES, now)
             return
         try:

@@ -458,6 +458,33 @@ def test_a_market_that_left_its_horizon_comes_back_by_a_refresh(market_at: Marke
     assert market.refreshes[-1].result is RefreshResult.EQUAL
 
 
+def test_a_far_level_past_a_horizon_that_was_left_does_not_make_every_snapshot_look_wrong(market_at: MarketIn) -> None:
+    """Where the asks begin is not known then. The bids are still those of the market, whatever that one ask says."""
+    market = market_at(limits=(4,)).update(100, 110, asks={**dict.fromkeys(ASKS, "0"), "10000.00": "1"})
+    assert not market.book.is_readable
+    market.begin().snapshot(110, asks={"120.00": "1", "121.00": "1", "122.00": "1", "123.00": "1"})
+    assert market.snapshots_dropped() == {}
+    assert market.book.best_ask == (120.0, 1.0)
+
+
+def test_nor_does_it_when_the_market_is_lost_meanwhile(market_at: MarketIn) -> None:
+    market = market_at(limits=(4,)).update(100, 110, asks={**dict.fromkeys(ASKS, "0"), "10000.00": "1"}).resync()
+    market.snapshot(110, asks={"120.00": "1", "121.00": "1", "122.00": "1", "123.00": "1"})
+    assert market.snapshots_dropped() == {}
+    assert market.state is SYNCHRONIZED
+
+
+def test_a_snapshot_of_another_market_is_found_different_by_a_book_that_left_both_horizons(
+    market_at: MarketIn,
+) -> None:
+    market = market_at(limits=(4,)).update(100, 110, bids=dict.fromkeys(BIDS, "0"), asks=dict.fromkeys(ASKS, "0"))
+    for times in (0.1, 10):
+        bids, asks = ({f"{float(price) * times:.2f}": "1" for price in side} for side in (BIDS, ASKS))
+        market.begin().snapshot(110, bids=bids, asks=asks)
+    assert not market.book.is_readable
+    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
+
+
 def test_a_short_horizon_makes_a_waiting_request_urgent(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6, 8))
     assert market.purposes == [Purpose.SYNCHRONIZE, Purpose.DEEPEN]
