@@ -240,6 +240,7 @@ def the_only_live_feed_closes_while_another_is_opening() -> Market:
     market = market_in(BUFFERING).update(90, 100).open(1).close(0)
     # A snapshot now would make a book that nobody keeps up to date.
     assert market.request is None
+    assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]  # it is still, and nobody is told that again
     assert market.dropped() == {"STREAM_CLOSED": 1}
     market.acknowledge(1).wait(1.0)
     assert market.request is not None
