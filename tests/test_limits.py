@@ -376,6 +376,13 @@ def test_an_older_answer_that_comes_late_does_not_lower_the_count():
     assert budget.used(11.0) == 90
 
 
+def test_the_smallest_budget_allows_one_weight_a_minute():
+    budget = WeightBudget(1)
+    budget.spend(1, 0.0)
+    budget.settle(1, 0.0)
+    assert budget.earliest(1, 0.0) == 60.0
+
+
 def test_an_answer_without_a_time_is_no_measure_of_which_one_is_older():
     budget = WeightBudget(100)
     budget.observe(90, 10.0, server_time_s=9.0)
