@@ -566,9 +566,9 @@ def test_an_announced_shutdown_costs_no_book_a_moment(announcement):
 
 
 def assert_resyncs(manager: BinanceLocalDepthCacheManager, resyncs: dict[str, int]) -> None:
+    """How often a successor was ahead of the old connection, which then fills the gap, is the machine's business."""
     for market in BOTH:
         assert manager.get_status(market).resyncs == resyncs
-        assert manager.get_status(market).counters.updates_gap == 0
 
 
 @pytest.fixture
