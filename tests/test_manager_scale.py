@@ -33,6 +33,9 @@ from loopback_exchange import PATIENCE_S, LoopbackExchange
 
 MARKETS = tuple(f"M{number:03}USDT" for number in range(200))
 
+PROGRAM_S_MAX = 3 * PATIENCE_S
+"""For a program of its own: where ten others run, an interpreter takes five seconds to begin."""
+
 
 def most_in_any_window(events: list[tuple[float, int]], window_s: float) -> int:
     """Return the largest sum of events (time, amount) in any window of that length."""
@@ -344,7 +347,7 @@ def test_in_a_forked_child_nothing_looks_alive_and_the_parent_goes_on():
         program = FORKING.replace("{uris!r}", repr(exchange.uris))
         done = subprocess.run(
             [sys.executable, "-P", "-W", "ignore::DeprecationWarning", "-c", program],
-            timeout=2 * PATIENCE_S, capture_output=True, text=True, env=os.environ, check=False,
+            timeout=PROGRAM_S_MAX, capture_output=True, text=True, env=os.environ, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -359,8 +362,9 @@ def test_a_process_that_stops_nothing_ends_all_the_same():
             "assert manager.wait_until_synchronized('BTCUSDT', 20)\n"
         )
         done = subprocess.run(
-            [sys.executable, "-P", "-c", program], timeout=PATIENCE_S, capture_output=True, env=os.environ, check=False
-        )
+            [sys.executable, "-P", "-c", program],
+            timeout=PROGRAM_S_MAX, capture_output=True, env=os.environ, check=False,
+        )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -386,6 +390,7 @@ def test_a_signal_handler_may_stop_a_manager_that_is_starting_a_market():
             "assert manager.get_list_of_depth_caches() == []\n"
         )
         done = subprocess.run(
-            [sys.executable, "-P", "-c", program], timeout=PATIENCE_S, capture_output=True, env=os.environ, check=False
-        )
+            [sys.executable, "-P", "-c", program],
+            timeout=PROGRAM_S_MAX, capture_output=True, env=os.environ, check=False,
+        )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")
