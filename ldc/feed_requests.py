@@ -163,7 +163,18 @@ class StreamRequests:
         if request.method == "UNSUBSCRIBE":
             self._asked.difference_update(stream for stream in request.streams if stream not in self.streams)
             return ()
-        streams = tuple(stream for stream in request.streams if stream in self.streams)
+        # One that has been asked for anew since then is acknowledged by the answer to that.
+        renewed = {
+            stream
+            for other_number, other in self._requested.items()
+            if other_number > number and other.method == "SUBSCRIBE"
+            for stream in other.streams
+        }
+        streams = tuple(
+            stream
+            for stream in request.streams
+            if stream in self.streams and stream not in self._to_subscribe and stream not in renewed
+        )
         self.acknowledged.update(dict.fromkeys(streams, now))
         return streams
 

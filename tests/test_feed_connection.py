@@ -148,6 +148,29 @@ def test_an_acknowledgement_returns_the_streams_still_wanted(driver):
     assert not driver.connection.requests.may_bring("b")
 
 
+@pytest.mark.parametrize("is_asked_before_the_answer", [False, True])
+def test_the_answer_to_an_old_subscription_does_not_acknowledge_the_new_one(is_asked_before_the_answer, driver):
+    """Or the new one would be taken for done: never asked for again, and every pong a proof that nothing was missed."""
+    driver.open()
+    requests = driver.connection.requests
+    requests.subscribe(["a", "b"])
+    driver.connection.tick(driver.now)
+    requests.unsubscribe(["a"])
+    requests.subscribe(["a"])
+    if is_asked_before_the_answer:
+        driver.connection.tick(driver.now)
+    assert requests.take_reply(b'{"result":null,"id":1}', driver.now) == ("b",)
+    driver.connection.tick(driver.now)
+    assert requests.take_reply(b'{"result":null,"id":2}', driver.now) == ()
+    assert set(requests.acknowledged) == {"b"}
+    driver.now += ACKNOWLEDGE_S
+    requests.expire(driver.now)
+    driver.connection.tick(driver.now)
+    sent = [(request["method"], request["params"], request["id"]) for request in driver.requests(4)]
+    assert sent[2:] == [("SUBSCRIBE", ["a"], 3), ("SUBSCRIBE", ["a"], 4)]
+    assert requests.take_reply(b'{"result":null,"id":4}', driver.now) == ("a",)
+
+
 @pytest.mark.parametrize("reply", [b"[]", b"{}", b"no", b'{"id":99}', b'{"id":true}', b'{"id":"1","result":null}'])
 def test_what_answers_no_request_is_refused(reply, driver):
     driver.open()
