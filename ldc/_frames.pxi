@@ -12,6 +12,7 @@ cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
 cdef Py_ssize_t FRAGMENTS_MAX = frames.FRAGMENTS_MAX
 assert LAGS_KEPT == frames.LAGS_KEPT
+cdef double DUPLICATES_S_MAX = frames.DUPLICATES_S_MAX
 cdef object FrameError = frames.FrameError
 cdef object FrameEvent = frames.FrameEvent
 
@@ -71,10 +72,12 @@ cdef class StreamTally:
     cdef public int64_t firsts
     cdef public int64_t duplicates
     cdef int64_t _stale_at_id           # the book's id at which a STALE update with a newer event time was last ignored
+    cdef int64_t _stood_at_id           # the book's id at the last STALE update
+    cdef double _stale_since            # when the first one came that found it there
 
     def __cinit__(self, StreamBinding binding not None):
         self.binding = binding
-        self._stale_at_id = -1
+        self._stale_at_id = self._stood_at_id = -1
 
 
 cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept nogil:
@@ -341,10 +344,15 @@ cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept:
     reader._lag_count += 1
 
 
-cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place) noexcept:
+cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept:
     """Count a STALE update of a redundant market; return whether that is all there is to do about it."""
     cdef const Place* reached = &tally.binding.book._place
     if tally.binding.book._is_first_after_snapshot:
+        return False
+    if tally._stood_at_id != reached.last_update_id:
+        tally._stood_at_id = reached.last_update_id
+        tally._stale_since = now
+    elif now - tally._stale_since >= DUPLICATES_S_MAX:
         return False
     if place.has_event_time and reached.has_event_time and place.event_time_ms > reached.event_time_ms:
         if tally._stale_at_id == reached.last_update_id:
@@ -393,7 +401,7 @@ cdef object take_update(
         if verdict == APPLIED:
             tally.firsts += 1
             keep_lag(reader, 0)
-        elif verdict == STALE and is_plain_duplicate(reader, tally, &place):
+        elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None
     # A mere look: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     if verdict == APPLIED and not book._needs_attention and look(&binding._waiting) == 0:

@@ -11,7 +11,8 @@ Rule 4: a depth update of a book that is bound and direct is applied at once. Wh
 
 Rule 5: a market that several connections bring (its binding is redundant) comes in duplicates. One is counted here and
     not handed out, unless it could be a sign that the exchange counts its ids anew: no update was applied since the
-    snapshot, or it is the second one in a row on its stream with an event time past the book's.
+    snapshot, or it is the second one in a row on its stream with an event time past the book's, or for
+    `DUPLICATES_S_MAX` its stream has brought nothing else.
 
 How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take events
 with `next_event()` until it returns None. What it returns is copied out, so it may be kept.
@@ -29,6 +30,7 @@ from ldc.values import Verdict
 
 __all__ = [
     "CONTROL_BYTES_MAX",
+    "DUPLICATES_S_MAX",
     "LAGS_KEPT",
     "MESSAGE_BYTES_MAX",
     "RECEIVE_BYTES",
@@ -58,6 +60,9 @@ FRAGMENTS_MAX = 4_096
 
 LAGS_KEPT = 256
 """Of so many updates of redundant markets a reader remembers how late they came; 2 kB a connection."""
+
+DUPLICATES_S_MAX = 5.0
+"""A book that has stood at one id for so long while a stream brought duplicates only: the next ones are handed out."""
 
 STREAM_PREFIX = b'{"stream":"'
 """How a message of a combined stream begins. One that is spelt otherwise is handed out without a binding."""
@@ -108,7 +113,7 @@ class StreamBinding:
 class StreamTally:
     """What one connection's stream has brought of a market that others bring as well. Made by `FrameReader.bind`."""
 
-    __slots__ = ("binding", "duplicates", "firsts", "stale_at_id")
+    __slots__ = ("binding", "duplicates", "firsts", "stale_at_id", "stale_since", "stood_at_id")
 
     def __init__(self, binding: StreamBinding) -> None:
         self.binding = binding
@@ -118,6 +123,10 @@ class StreamTally:
         """Updates that had come elsewhere before."""
         self.stale_at_id: int | None = None
         """The book's id at which a STALE update with a newer event time was last ignored."""
+        self.stood_at_id: int | None = None
+        """The book's id at the last STALE update."""
+        self.stale_since = 0.0
+        """When the first one came that found it there."""
 
 
 class FrameEvent(NamedTuple):
@@ -272,19 +281,23 @@ class FrameReader:
             if not verdict:
                 tally.firsts += 1
                 self._lags_ns.append(0)
-            elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, received_time_ns):
+            elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, now, received_time_ns):
                 return None
         if not verdict and not binding.book.needs_attention and not binding.waiting:  # APPLIED is 0
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)
 
-    def _is_plain_duplicate(self, tally: StreamTally, received_time_ns: int) -> bool:
+    def _is_plain_duplicate(self, tally: StreamTally, now: float, received_time_ns: int) -> bool:
         """Count a STALE update of a redundant market; return whether that is all there is to do about it."""
         book, header = tally.binding.book, tally.binding.book.last_header
         if book._state.is_first_after_snapshot:  # of the book in plain Python, which this is the reader for
             return False
         reached_id, reached_ms, reached_ns = book.last_update_id, book.event_time_ms, book.received_time_ns
+        if tally.stood_at_id != reached_id:
+            tally.stood_at_id, tally.stale_since = reached_id, now
+        elif now - tally.stale_since >= DUPLICATES_S_MAX:
+            return False
         if header.event_time_ms is not None and reached_ms is not None and header.event_time_ms > reached_ms:
             if tally.stale_at_id == reached_id:
                 return False

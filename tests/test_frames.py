@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import order_book_module
 from ldc import frames, pybook
-from ldc.frames import FrameError, FrameEvent
+from ldc.frames import DUPLICATES_S_MAX, FrameError, FrameEvent
 from ldc.values import Verdict
 from loopback_exchange import BINARY, CLOSE, PING, PONG, TEXT, frame
 from messages import loaded_book, make_update
@@ -406,6 +406,19 @@ def test_of_newer_duplicates_only_the_first_at_an_id_is_ignored(readers):
     assert (binding.is_direct, binding.duplicates) == (False, 2)
     binding.is_direct = True
     assert events(second, frame(update(102, E=1_100)) + frame(update(102, E=1_101))) == []
+
+
+def test_nothing_but_duplicates_for_long_is_handed_out_whatever_their_event_times(readers):
+    """The exchange may count anew while its clock is set back: nothing is newer then."""
+    _, second, binding = twice_bound(readers)
+    old = frame(update(50, 60, E=900))
+    assert events(second, old, now=1.0) == []
+    assert events(second, old, now=0.9 + DUPLICATES_S_MAX) == []
+    assert [event.verdict for event in events(second, old, now=1.0 + DUPLICATES_S_MAX)] == [Verdict.STALE]
+    binding.is_direct = True
+    assert events(second, frame(update(102, E=1_100)) + old, now=20.0) == []
+    assert events(second, old, now=24.9) == []
+    assert binding.duplicates == 4
 
 
 def test_right_after_a_snapshot_duplicates_are_handed_out(readers):

@@ -285,6 +285,17 @@ def test_ids_that_restart_low_are_noticed_whatever_the_event_times_say(
     assert market.snapshot(21).book.last_update_id == 21
 
 
+def test_with_two_feeds_both_must_have_brought_nothing_else(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).update(100, 110, feed=1)
+    for number in range(12):
+        assert market.update(10 + number, 11 + number, feed=1, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
+    for number in range(10):
+        assert market.update(10 + number, 11 + number, feed=0, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
+    market.update(20, 21, feed=0, event_time_ms=0)
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+    assert market.snapshot(21).book.last_update_id == 21
+
+
 def test_few_stale_updates_however_old_are_repetitions(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED)
     for _ in range(RESYNC_AFTER_STALE - 1):
