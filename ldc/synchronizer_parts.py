@@ -399,9 +399,14 @@ def are_sides_far_apart(one: "OrderBook", other: "OrderBook") -> bool:
 
 
 def _best_prices(book: "OrderBook") -> tuple[float | None, float | None]:
-    """Return the best bid and ask. One held past a horizon may be a level far out: the best is not known from it."""
+    """Return the best bid and ask. One held past a horizon may be a level far out: the best is not known from it.
+
+    Of two that cross by far one must be wrong, and nobody knows which.
+    """
     view: Any = book.view(1, beyond_horizon=True)
     bid, ask = (float(side[0][0]) if side else None for side in (view.bids, view.asks))
+    if bid is not None and ask is not None and bid > ask and are_prices_far_apart(bid, ask):
+        return None, None
     return (
         bid if bid is not None and (view.bid_horizon is None or bid >= view.bid_horizon) else None,
         ask if ask is not None and (view.ask_horizon is None or ask <= view.ask_horizon) else None,

@@ -36,7 +36,7 @@ SEEDS = (
     [int(os.environ["LDC_SEED"])] if "LDC_SEED" in os.environ else range(int(os.environ.get("LDC_HISTORIES", "1000")))
 )
 MORE_SEEDS = range(1_000, 10_000)
-ONCE_FAILED = (247_427, 421_772)
+ONCE_FAILED = (8_042, 247_427, 421_772)
 
 
 def live_through_all(seeds: "range | list[int]") -> list[Outcome]:

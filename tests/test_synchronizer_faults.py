@@ -442,6 +442,19 @@ def test_an_update_of_the_old_numbering_that_comes_late_casts_no_doubt_on_the_ne
     assert market.snapshots_dropped() == {}
 
 
+def test_a_price_that_crosses_by_far_is_no_measure_for_a_snapshot(market_at: MarketIn) -> None:
+    """The asks lie past their horizon, so the bid that crosses them was the only price that was known."""
+    market = market_at(SYNCHRONIZED, limits=(4,))
+    market.update(100, 110, bids={"400.00": "1"}, asks={**dict.fromkeys(ASKS, "0"), "150.00": "1"})
+    assert market.changes[-1] == (BUFFERING, Cause.CROSSED)
+    market.update(110, 120, bids={"400.00": "0", "100.00": "5"}, asks={"101.00": "5"})
+    market.snapshot(115, bids={"700.00": "1"}, asks={"701.00": "1"})
+    assert market.state is BUFFERING
+    assert market.snapshots_dropped() == {"WRONG_PRICES": 1}
+    market.snapshot(115)
+    assert market.state is SYNCHRONIZED
+
+
 def test_a_feed_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> None:
     """Its node stamps with the time of now what the other one sent long ago: one numbering, which was taken for two."""
     market = market_at(SYNCHRONIZED).open(1).acknowledge(1).resync()
