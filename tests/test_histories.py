@@ -24,6 +24,7 @@ from history import History, Outcome, live_through
 from history_engine import EngineMarket, Line, Style
 from history_market import SimulatedMarket
 from history_server import Answer, Lie, RestServer
+from history_times import HistoryOfOddTimes
 from ldc.synchronizer_parts import RequestSnapshot
 from synchronizer_kit import BOOKS
 
@@ -61,6 +62,16 @@ def test_more_histories_are_survived(block: int) -> None:
 def test_a_history_that_once_failed_is_survived(seed: int) -> None:
     """What was found by hundreds of thousands of seeds is tried again in every run."""
     live_through_all([seed])
+
+
+@pytest.mark.parametrize("block", range(0, 100, 25))
+def test_a_history_with_event_times_that_lie_is_survived(block: int) -> None:
+    for seed in range(block, block + 25):
+        try:
+            HistoryOfOddTimes(seed, COMPILED).run()
+        except AssertionError as error:
+            error.add_note(f"again with: HistoryOfOddTimes({seed}, ldc.book).run()")
+            raise
 
 
 def test_a_seed_is_a_history() -> None:
