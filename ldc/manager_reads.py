@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from ldc import manager_parts
 from ldc.cache import DepthCache, patience
-from ldc.errors import DepthCacheOutOfSync
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheOutOfSync
 from ldc.values import BookView, DepthCacheStatus, Progress
 
 __all__ = ["ManagerReads"]
@@ -30,6 +30,10 @@ class ManagerReads(ABC):
     @abstractmethod
     def get_progress(self) -> Progress:
         """Return how far all depth caches are."""
+
+    @abstractmethod
+    def is_stop_request(self, market: str | None = None) -> bool:
+        """Return whether the manager, or this depth cache, was stopped."""
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -104,8 +108,11 @@ class ManagerReads(ABC):
     def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
         """Block until all of these (None: all there are) can be read; False when `timeout` seconds are over first.
 
-        Raises `DepthCacheNotFound` for one that does not exist, `UnknownMarket` for one unknown to the exchange.
+        Raises `DepthCacheNotFound` for one that does not exist, `UnknownMarket` for one unknown to the exchange,
+        `DepthCacheAlreadyStopped` for one, or a manager, that was stopped.
         """
+        if markets is None and self.is_stop_request():  # there are none: all of them can be read, which helps nobody
+            raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
         wanted = self.get_list_of_depth_caches() if markets is None else manager_parts.as_list(markets)
         caches = [self._found(market) for market in wanted]
         patience_s = patience(timeout)

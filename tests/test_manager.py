@@ -419,6 +419,8 @@ def test_a_manager_that_was_stopped_stays_stopped():
             manager.get_bids("BTCUSDT")
         with pytest.raises(DepthCacheAlreadyStopped):
             manager.create_depth_cache("BTCUSDT")
+        with pytest.raises(DepthCacheAlreadyStopped):
+            manager.wait_until_synchronized()
         assert exchange.connections[0].ended.wait(PATIENCE_S)
 
 
