@@ -97,6 +97,8 @@ class WeightBudget:
         "_ban_ends_s",
         "_bans_in_a_row",
         "_in_flight",
+        "_limit_ends_s",
+        "_limits_in_a_row",
         "_paused_until_s",
         "_server_minute_ends_s",
         "_server_said",
@@ -118,8 +120,8 @@ class WeightBudget:
         self._server_used = 0  # what it said, plus what it cannot have counted yet
         self._server_minute_ends_s = -math.inf
         self._paused_until_s = -math.inf
-        self._bans_in_a_row = 0
-        self._ban_ends_s = -math.inf
+        self._bans_in_a_row = self._limits_in_a_row = 0
+        self._ban_ends_s = self._limit_ends_s = -math.inf
 
     def allowed(self, share: float = 1.0) -> int:
         """Return the weight that a share of the limit is in a minute."""
@@ -217,8 +219,18 @@ class WeightBudget:
         return self._paused_until_s
 
     def limit_exceeded(self, retry_after_s: float | None, now: float) -> float:
-        """Take a 429 and return when the pause ends."""
-        return self.pause_as_told(retry_after_s, LIMIT_PAUSE_S, now)
+        """Take a 429 and return when the pause ends.
+
+        Who goes on asking after one is banned. So the second in a row pauses for 2 s, the third for 4, up to a minute,
+        where the exchange says less.
+        """
+        if now >= self._limit_ends_s:  # of those that were under way together one counts
+            self._limits_in_a_row += 1
+        doublings = min(self._limits_in_a_row - 1, _DOUBLINGS_MAX)
+        if doublings > 0:
+            self.pause_until(now + min(LIMIT_PAUSE_S, RETRY_AFTER_S_MIN * 2.0**doublings))
+        self._limit_ends_s = self.pause_as_told(retry_after_s, LIMIT_PAUSE_S, now)
+        return self._limit_ends_s
 
     def banned(self, retry_after_s: float | None, now: float) -> float:
         """Take a 418 and return when the pause ends."""
@@ -230,12 +242,13 @@ class WeightBudget:
         return self._ban_ends_s
 
     def served(self) -> None:
-        """Take an answer that shows that no ban is in force: the next one is a first one again."""
-        self._bans_in_a_row = 0
+        """Take an answer that shows that we may ask: the next refusal is a first one again."""
+        self._bans_in_a_row = self._limits_in_a_row = 0
 
     def is_idle(self, now: float) -> bool:
         """True if a new budget would say the same: nothing is counted and nothing paused."""
-        return self.used(now) == 0 and self._paused_until_s <= now and self._bans_in_a_row == 0
+        in_a_row = self._bans_in_a_row + self._limits_in_a_row
+        return self.used(now) == 0 and self._paused_until_s <= now and in_a_row == 0
 
     def _forget(self, now: float) -> None:
         while self._settled and self._settled[0][0] <= now:

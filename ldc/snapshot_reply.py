@@ -10,7 +10,8 @@ Rule 4: a failure says what happened to which market, and what happens next.
 What follows from a failure, by kind (`ldc.snapshot_queue` acts on it):
 
     UNKNOWN_MARKET      permanent; nothing is tried again
-    RATE_LIMITED        429, or the error -1003: nobody asks this exchange until Retry-After is over (60 s if not said)
+    RATE_LIMITED        429, or the error -1003: nobody asks this exchange until Retry-After is over (60 s if not said);
+                        after several in a row for longer, up to a minute
     BANNED              418: the same; if not said, 2 min, doubling with each ban that follows
     FORBIDDEN           403, 451: nobody asks this exchange for a minute
     REFUSED             any other 4xx: concerns this request only

@@ -554,3 +554,18 @@ def test_what_others_have_used_past_our_share_is_not_waited_for_twice():
     assert budget.wait_s(600, 130.0, 0.1) == 40.0
     budget.observe(10**17, 130.0)
     assert budget.wait_s(601, 130.0, 0.1) == 100.0
+
+
+def test_limits_in_a_row_pause_longer_than_the_exchange_says_up_to_a_minute():
+    budget = WeightBudget(6000)
+    now, pauses_s = 100.0, []
+    for _ in range(8):
+        pauses_s.append(budget.limit_exceeded(1.0, now) - now)
+        budget.limit_exceeded(1.0, now)  # it was under way meanwhile
+        now = budget.paused_until_s
+    assert pauses_s == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert budget.limit_exceeded(100.0, now) == now + 100.0
+    assert not budget.is_idle(now + 1_000.0)
+    budget.served()
+    assert budget.is_idle(now + 1_000.0)
+    assert budget.limit_exceeded(1.0, now + 1_000.0) == now + 1_001.0
