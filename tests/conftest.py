@@ -5,6 +5,7 @@ Helpers that are plain functions are imported (``import messages``); pyproject.t
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, da
 hypothesis.settings.register_profile("dev", max_examples=200, **COMMON)
 hypothesis.settings.register_profile("long", max_examples=5_000, **COMMON)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# A shell without job control has whatever it starts in the background ignore Ctrl-C. The programs that the tests start
+# would inherit that, and the tests that interrupt them would wait for nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODULES = {"python": "ldc.pybook", "cython": "ldc._book"}
 
