@@ -3,6 +3,7 @@
 Rule 1: the first signal only says that it came, so nothing is torn down in the middle of something; the second one
 does what signals usually do.
 Rule 2: a terminal is left as it was found.
+Rule 3: a signal that the program was started to ignore stays ignored: `nohup` has it ignore the end of its terminal.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ class Interruption:
         if threading.current_thread() is threading.main_thread():
             self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
-                self._former[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_error: object) -> None:

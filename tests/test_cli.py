@@ -313,3 +313,18 @@ def test_a_signal_ends_a_wait_and_the_second_one_does_what_it_usually_does() -> 
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no terminals that hang up")
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
+    """As `nohup ldc watch` asks for: it goes on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.is_asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.wait(cli_kit.GIVE_UP_S)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
