@@ -14,6 +14,7 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,10 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         [sys.executable, *arguments],
         cwd=folder, env=inherited | environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
+
+
+def settings_of_project() -> dict[str, Any]:
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def build(folder: Path, kind: str, **environment: str) -> Path:
@@ -102,7 +107,7 @@ def test_the_installed_package_carries_types_and_no_sources_of_the_extension() -
 
 
 def test_only_the_declared_libraries_are_required() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = settings_of_project()["project"]
     assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == [
         "requests",
         "websocket-client",
@@ -110,7 +115,7 @@ def test_only_the_declared_libraries_are_required() -> None:
 
 
 def test_wheels_are_built_and_tested_for_every_python_that_is_promised() -> None:
-    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = settings_of_project()
     promised = re.findall(r"Python :: (3\.\d+)", " ".join(settings["project"]["classifiers"]))
     assert f">={promised[0]}" == settings["project"]["requires-python"]
     built = [f"3.{name[3:5]}" for name in settings["tool"]["cibuildwheel"]["build"]]
@@ -118,9 +123,40 @@ def test_wheels_are_built_and_tested_for_every_python_that_is_promised() -> None
     assert set(promised) <= set(built) == set(re.findall(r'"(3\.\d+)"', re.search(r"python: \[.*\]", tested)[0]))
 
 
+def test_wheels_without_the_gil_are_built_and_tested_where_that_is_promised() -> None:
+    settings = settings_of_project()
+    assert any("Free Threading ::" in each for each in settings["project"]["classifiers"])
+    assert '"freethreading_compatible": True' in (PROJECT / "setup.py").read_text(encoding="utf-8")
+    built = [f"3.{name[3:6]}" for name in settings["tool"]["cibuildwheel"]["build"] if name[5] == "t"]
+    tested = (PROJECT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert built == re.findall(r'python-version: "(3\.\d+t)"', tested)
+
+
+def test_wheels_without_the_gil_are_tested_with_all_that_can_be_had_there() -> None:
+    settings = settings_of_project()
+    extras = settings["project"]["optional-dependencies"]["test"]
+    [ours] = [each for each in extras if each.startswith("binance-local-depth-cache")]
+    [override] = settings["tool"]["cibuildwheel"]["overrides"]
+    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == ours
+    assert [each for each in extras if each != ours and not each.startswith("orjson")] == override["test-requires"]
+
+
+@pytest.mark.parametrize("platform", ["linux", "macos", "windows"])
+def test_cibuildwheel_builds_the_wheels_that_are_asked_for(platform: str) -> None:
+    """An identifier that it does not know it leaves out, and says nothing."""
+    pytest.importorskip("cibuildwheel", reason="`make lint` installs it")
+    told = run(
+        PROJECT, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", platform, "--archs", "all", "."
+    )
+    assert told.returncode == 0, told.stderr
+    built = {identifier.partition("-")[0] for identifier in told.stdout.split()}
+    assert built == {name.removesuffix("-*") for name in settings_of_project()["tool"]["cibuildwheel"]["build"]}
+
+
 def test_what_the_tests_of_a_wheel_name_exists() -> None:
-    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
-    named = re.findall(r"\{project\}/([\w/.]+)", " ".join(settings["test-command"]))
+    settings = settings_of_project()["tool"]["cibuildwheel"]
+    commands = [settings["test-command"], *(each["test-command"] for each in settings["overrides"])]
+    named = re.findall(r"\{project\}/([\w/.]+)", " ".join(command for each in commands for command in each))
     assert len(named) > 3
     assert [name for name in named if not (PROJECT / name).exists()] == []
 
