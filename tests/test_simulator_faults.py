@@ -183,15 +183,16 @@ def test_a_frame_fault_is_seen_on_the_wire(fault):
 
 
 def test_an_overlap_tells_the_update_before_as_well():
-    with simulated() as exchange, Client(exchange, URL) as client:
-        exchange.pause("BTCUSDT")
-        exchange.advance("BTCUSDT")
-        first = client.message()["data"]
-        exchange.inject("overlap")
-        exchange.advance("BTCUSDT")
-        second = client.message()["data"]
-        assert first["U"] == second["U"] < first["u"] < second["u"]
-        assert {price for price, _ in first["b"]} <= {price for price, _ in second["b"]}
+    with simulated() as exchange:
+        exchange.pause("BTCUSDT")  # before anybody listens: what is heard is what is moved by hand
+        with Client(exchange, URL) as client:
+            exchange.advance("BTCUSDT")
+            first = client.message()["data"]
+            exchange.inject("overlap")
+            exchange.advance("BTCUSDT")
+            second = client.message()["data"]
+    assert first["U"] == second["U"] < first["u"] < second["u"]
+    assert {price for price, _ in first["b"]} <= {price for price, _ in second["b"]}
 
 
 @pytest.mark.parametrize(("fault", "code"), [
