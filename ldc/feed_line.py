@@ -58,6 +58,8 @@ class FeedLine:
         self._renew_due = 0.0
         self._handover: Handover | None = None
         self._trouble_not_before = 0.0
+        self._announced_on: int | None = None  # the feed of the last one whose end the exchange has announced
+        self._announced_again_at = 0.0  # another one before this is one too many
 
     def __iter__(self) -> Iterator[FeedConnection]:
         return iter(tuple(self._connections))
@@ -139,9 +141,17 @@ class FeedLine:
             self._connect_due = now
 
     def end_announced(self, connection: FeedConnection, now: float) -> None:
-        """The exchange is going to end one: `tick` opens a successor; to a successor as soon as it has taken over."""
-        if connection is self._connections[-1]:
-            self._renew_due = now
+        """The exchange is going to end one: `tick` opens a successor; to a successor as soon as it has taken over.
+
+        A host that says so on each new connection must not use up the connects of all: the next one within `STABLE_S`
+        waits as after a failure.
+        """
+        if connection is not self._connections[-1] or connection.feed == self._announced_on:
+            return
+        delay_s = self._backoff.next_delay_s() if now < self._announced_again_at else 0.0
+        self._announced_on = connection.feed
+        self._renew_due = min(self._renew_due, now + delay_s)
+        self._announced_again_at = self._renew_due + STABLE_S
 
     def lose(self, connection: FeedConnection, now: float, *, is_wanted: bool) -> None:
         """A connection of this line ended by itself. If no newer one is there already, plan the next one."""

@@ -284,6 +284,45 @@ def test_a_pong_that_is_late_too_soon_after_another_is_looked_at_when_the_pause_
     assert owner.made == 3
 
 
+class PromptConnection(LateConnection):
+    """One that is in order."""
+
+    def is_pong_late(self, now: float) -> bool:
+        return False
+
+
+class PromptOwner(LateOwner):
+    def make_connection(self, url: str, now: float) -> LateConnection:
+        self.made += 1
+        return PromptConnection(self.made)
+
+
+def test_a_host_that_announces_its_end_on_each_new_connection_does_not_use_up_the_connects():
+    owner = PromptOwner()
+    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.5)
+    for tenth in range(3_000):  # the five minutes in which 300 are allowed, for all
+        now = tenth / 10
+        line.tick(now)
+        newest = list(line)[-1]
+        line.end_announced(newest, now)
+        line.end_announced(newest, now)
+        if tenth == 3:
+            assert owner.made == 2  # the first time at once
+    assert owner.made <= 20
+
+
+def test_after_a_quiet_while_an_announced_end_is_followed_at_once_again():
+    owner = PromptOwner()
+    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.5)
+    for announced_at in (0.0, 1_000.0, 2_000.0):
+        line.tick(announced_at)
+        made = owner.made
+        line.end_announced(list(line)[-1], announced_at)
+        for _ in range(3):
+            line.tick(announced_at)
+        assert owner.made == made + 1
+
+
 def test_what_is_posted_is_done_or_refused_whatever_the_moment():
     for _ in range(100):
         mailbox = Mailbox()
