@@ -316,8 +316,9 @@ def test_all_markets_update_in_a_burst_and_else_at_their_own_pace() -> None:
 
 def test_what_is_read_beside_the_writer_leaves_the_books_right(capsys) -> None:
     recording = synthetic_recording(5, 3000, levels=100)
-    pairs = bench_readers.measure(recording, rounds=2)
-    assert len(pairs) == 2
-    assert bench_readers.print_pairs(recording, pairs)
-    assert not bench_readers.print_pairs(recording, [(pairs[0][0]._replace(is_correct=False), pairs[0][1])])
+    measured = bench_readers.measure(recording, rounds=2)
+    assert [set(runs) for runs in measured] == 2 * [{"nobody", "wakers", "readers"}]
+    assert bench_readers.print_runs(recording, measured)
+    measured[1]["readers"] = measured[1]["readers"]._replace(is_correct=False)
+    assert not bench_readers.print_runs(recording, measured)
     assert "no number" in capsys.readouterr().out
