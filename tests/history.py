@@ -447,6 +447,7 @@ class History:
     def settle(self, ticket: Ticket, market: SimulatedMarket, answer: Answer) -> None:
         """An answer has come."""
         self.under_way -= 1
+        self.server.note_told(answer, self.now)
         told = self.queue.settle(ticket, answer.result, answer.headers, self.now)
         if told is not None:
             epoch = ticket.request.epoch

@@ -49,6 +49,8 @@ class Answer(NamedTuple):
     result: SnapshotBody | SnapshotFailure
     headers: ReplyHeaders
     latency_s: float
+    refused_until: float | None = None
+    """Until then nothing may be asked, once this answer has come."""
 
 
 class RestServer:
@@ -83,13 +85,19 @@ class RestServer:
         if fault == "unreachable":
             return Answer(failure(market.symbol, FailureKind.UNREACHABLE, "reset"), NO_HEADERS, latency_s)
         status, body = self._reply(market, limit, fault, lie)
+        refused_until = None
         if status in _PAUSE_S:
             if fault is not None and fault.endswith("Retry-After"):
                 headers = headers._replace(retry_after_s=float(dice.choice((1, 2, 3, 7))))
             pause_s = headers.retry_after_s or _PAUSE_S[status]
-            self.pauses.append((now + latency_s, now + latency_s + pause_s))
+            refused_until = now + latency_s + pause_s
         result, headers = judge_reply(market.symbol, status, headers, body, 1)
-        return Answer(result, headers, latency_s)
+        return Answer(result, headers, latency_s, refused_until)
+
+    def note_told(self, answer: Answer, now: float) -> None:
+        """The answer has come. A machine that slept has not read it before it woke up."""
+        if answer.refused_until is not None:
+            self.pauses.append((now, answer.refused_until))
 
     def use_weight_elsewhere(self, weight: int, now: float) -> None:
         """Another program at this address has used some weight."""
