@@ -218,11 +218,14 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
     monkeypatch.setattr("ldc.feed_connection.RECEIVES_PER_TURN_MAX", 1)
     other = driver.open()
     other.is_deaf = True
+    counting = driver.connection._socket = CountingSocket(driver.connection._socket)
     driver.pass_time(5.05)
     other.send_raw(frame(b"x" * 1_000_000))
     other.send_raw(frame(b"", PONG))
     driver.now += 10.0  # a standstill of ours
-    driver.receive(lambda: driver.connection.receive(driver.events, driver.now))
+    assert select.select([driver.connection], [], [], PATIENCE_S)[0]
+    counting.fills_room = True
+    assert driver.connection.receive(driver.events, driver.now)  # and there is more
     driver.connection.tick(driver.now)
     driver.receive(lambda: driver.connection.last_pong_at)
     driver.pass_time(2.0)
