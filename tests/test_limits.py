@@ -556,6 +556,13 @@ def test_what_others_have_used_past_our_share_is_not_waited_for_twice():
     assert budget.wait_s(601, 130.0, 0.1) == 100.0
 
 
+def test_a_budget_that_was_limited_and_banned_as_often_is_not_idle():
+    budget = WeightBudget(6000)
+    budget.limit_exceeded(1.0, 0.0)
+    budget.banned(1.0, 1.0)
+    assert not budget.is_idle(1_000.0)
+
+
 def test_limits_in_a_row_pause_longer_than_the_exchange_says_up_to_a_minute():
     budget = WeightBudget(6000)
     now, pauses_s = 100.0, []

@@ -227,17 +227,25 @@ def stale(event_time_ms: int | None) -> Header:
     return Header(None, None, None, 1, 2, 0, event_time_ms)
 
 
+def test_when_the_one_that_reached_furthest_is_given_up_the_next_one_does() -> None:
+    buffer = buffer_of((0, 100), (10, 20), (30, 50))
+    buffer.forget_first(1)
+    assert buffer.newest is not None
+    assert buffer.newest.last_update_id == 50
+
+
 def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering() -> None:
     buffer = UpdateBuffer(bytes_max=9)
-    held = [update(9, 10, time_ms=9_000), update(89, 90, time_ms=5_000), update(99, 100, time_ms=5_100)]
-    for one in held:
+    held = [update(*window, time_ms=time_ms) for window, time_ms in (((8, 9), 9_000), ((9, 10), 9_000))]
+    former = [update(*window, time_ms=time_ms) for window, time_ms in (((89, 90), 5_000), ((99, 100), 5_100))]
+    for one in held + former:
         buffer.add(one)
     later = update(19, 20, time_ms=5_100 + FORMER_NUMBERING_MS)
     assert buffer.forget_former_numbering(later) == []  # the one that reaches furthest may have been sent at that time
-    assert buffer.forget_former_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == held[1:]
-    assert list(buffer) == held[:1]
-    assert buffer.newest is held[0]
-    for place in range(8):
+    assert buffer.forget_former_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == former
+    assert list(buffer) == held
+    assert buffer.newest is held[-1]
+    for place in range(7):
         assert buffer.add(update(10 + place, 11 + place)) == 0  # their bytes are free again
     assert buffer.add(update(18, 19)) == 1
 
