@@ -17,6 +17,7 @@ from ldc.synchronizer_parts import (
     Update,
     are_prices_far_apart,
     is_far_from_updates,
+    is_later,
     middle_price,
 )
 from ldc.synchronizer_transitions import Transitions
@@ -108,7 +109,7 @@ class Handlers(Transitions):
         elif self._is_stale_for_long(now, feed, header):
             self._count_ids_anew()
             self._keep(now, feed, header, payload, received_time_ns)
-        elif self.requests.awaited is not None and _is_later(header.event_time_ms, self.book.event_time_ms):
+        elif self.requests.awaited is not None and is_later(header.event_time_ms, self.book.event_time_ms):
             # It may be of a new numbering. If so the snapshot is as well, and needs it.
             update = Update.of(self.book.rule, header, payload, received_time_ns)
             self._drop(FrameDrop.BUFFER_FULL, self._buffer.add(update))
@@ -258,7 +259,7 @@ class Handlers(Transitions):
         counts anew. Two witnesses are enough; a single one, a node that is behind, is not.
         """
         newest = self._buffer.newest
-        return newest is not None and _is_later(newest.event_time_ms, self.book.event_time_ms)
+        return newest is not None and is_later(newest.event_time_ms, self.book.event_time_ms)
 
     def _catch_up(self) -> SnapshotDrop | None:
         """Apply what is buffered to the snapshot just loaded, or say why that failed."""
@@ -466,8 +467,3 @@ class Handlers(Transitions):
 
     def _end_stopped(self, now: float) -> None:
         self._end(now, SyncState.STOPPED, Cause.STOPPED)
-
-
-def _is_later(event_time_ms: int | None, other_ms: int | None) -> bool:
-    """Whether both event times are known, and the first is the later one."""
-    return event_time_ms is not None and other_ms is not None and event_time_ms > other_ms

@@ -43,6 +43,7 @@ __all__ = [
     "are_prices_far_apart",
     "are_sides_far_apart",
     "is_far_from_updates",
+    "is_later",
     "middle_price",
 ]
 
@@ -322,12 +323,14 @@ class UpdateBuffer:
             self.newest = max(self._updates, key=attrgetter("last_update_id"), default=None)
 
 
+def is_later(event_time_ms: int | None, other_ms: int | None, by_ms: int = 0) -> bool:
+    """Whether both event times are known, and the first is later than the other one by more than that."""
+    return event_time_ms is not None and other_ms is not None and event_time_ms - other_ms > by_ms
+
+
 def _is_of_former_numbering(update: Update, later: Update) -> bool:
-    return (
-        update.last_update_id > later.last_update_id
-        and update.event_time_ms is not None
-        and later.event_time_ms is not None
-        and update.event_time_ms + FORMER_NUMBERING_MS < later.event_time_ms
+    return update.last_update_id > later.last_update_id and is_later(
+        later.event_time_ms, update.event_time_ms, FORMER_NUMBERING_MS
     )
 
 
