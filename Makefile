@@ -86,7 +86,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
-	$(PYTEST) -q tests/test_layers.py tests/test_tidy.py
+	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
 check: check-warnings check-long check-foreign check-alone check-variants check-mutants
 
@@ -159,19 +159,19 @@ endef
 # Add --record to ARGS to make a row of docs/reliability.md out of the result.
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
-	$(BIN)/python -P tests/simulate.py $(SEEDS) $(ARGS)
+	$(BIN)/python -P tests/tools/simulate.py $(SEEDS) $(ARGS)
 
 # Recordings looped at twenty times their speed, a fault a minute. LDC_CAPTURES=folder names them.
 MINUTES ?= 60
 soak: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -P tests/soak.py --minutes $(MINUTES) $(ARGS)
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/soak.py --minutes $(MINUTES) $(ARGS)
 
 # Prints how long each fault of the embedded exchange takes to be noticed and to be over.
 detect: $(VENV)/.installed
-	$(BIN)/python -P tests/detection_times.py $(ARGS)
+	$(BIN)/python -P tests/tools/detection_times.py $(ARGS)
 
 mutants: $(VENV)/.installed
-	$(BIN)/python -P tests/mutate.py $(ARGS)
+	$(BIN)/python -P tests/tools/mutate.py $(ARGS)
 
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
@@ -201,7 +201,7 @@ fuzz: $(VENV)/.installed
 # Prints how many reads were checked.
 SECONDS ?= 60
 torn: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -P tests/torn_reads.py --seconds $(SECONDS)
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/torn_reads.py --seconds $(SECONDS)
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -215,8 +215,8 @@ clean:
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
 # try_variant: make sure that it is what is imported under the environment $(2), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
-BOOK_TESTS = $(wildcard tests/test_book_*.py) tests/test_allocation_failures.py tests/test_frames.py tests/test_hostile.py \
-	tests/test_recordings.py tests/test_sequence.py tests/test_histories.py
+BOOK_TESTS = $(wildcard tests/book/test_book_*.py) tests/book/test_allocation_failures.py tests/book/test_frames.py tests/book/test_hostile.py \
+	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py
 VARIANT = $(abspath build/check)/$(1)
 define build_variant
 	rm -rf $(VARIANT)
@@ -240,16 +240,16 @@ FOREIGN := build/check/foreign
 check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/test_simulator_foreign.py
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_simulator_foreign.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
-	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/test_manager*.py)
+	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/manager/test_manager*.py)
 
 # A part of `make mutants`, always the same.
 # A lot of 60 says less than one of 200 (make mutants, of which 95 % must die), so it is asked for less.
 check-mutants: $(VENV)/.installed
-	$(BIN)/python -P tests/mutate.py --count 60 --at-least 0.85
+	$(BIN)/python -P tests/tools/mutate.py --count 60 --at-least 0.85
 
 # The builds first, because two at once would write into the same folder. Their tests need nothing but a processor, so they
 # go side by side on two of them; what the others say is shown when these are done.
@@ -284,7 +284,7 @@ try-pure-python:
 	$(call try_variant,pure-python,)
 
 # Each target for some seconds under the sanitizers: without coverage, so that it needs no more than check-sanitize does.
-# What json and Decimal judge is in tests/test_fuzz.py.
+# What json and Decimal judge is in tests/book/test_fuzz.py.
 check-fuzz: $(VENV)/.installed
 	judge=c; set -e; \
 	target=update; $(call FUZZ,sanitize,60000,0,0); \

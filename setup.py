@@ -8,7 +8,7 @@ Environment variables, read at build time only:
     LDC_BUILD=sanitize     as checked, under AddressSanitizer and UBSan: needs LD_PRELOAD, see `make check`
     LDC_BUILD=fuzz         as sanitize, and counts what runs, for libFuzzer: needs CC=clang, see `make fuzz`
     LDC_BUILD=tsan         as checked, under ThreadSanitizer: see docs/fuzzing.md
-    LDC_PURE_PYTHON=1      no extension: a wheel for every platform, whose order book is `ldc/pybook.py` (much slower)
+    LDC_PURE_PYTHON=1      no extension: a wheel for every platform, with the book of `ldc/book/pure` (much slower)
     LDC_ANNOTATE=1         also write build/<build>/cython/ldc/_book.html, which shows where the code meets Python
     LDC_WERROR=1           warnings of the C compiler are errors (those of Cython always are)
 
@@ -115,7 +115,7 @@ def extension() -> Extension:
         "ldc._book",
         ["ldc/_book.pyx"],
         # Included by the .pyx; named here so that a change of one builds anew.
-        depends=[path.as_posix() for path in sorted(Path("ldc").glob("*.pxi"))],
+        depends=[path.as_posix() for path in sorted(Path("ldc/core").glob("*.pxi"))],
         define_macros=MACROS[MODE],
         # Checks in C (`assert`) belong to the builds that check; Python's own flags switch them off everywhere.
         undef_macros=[] if MODE == "release" else ["NDEBUG"],

@@ -27,7 +27,7 @@ from bench_contenders import PlainPython
 from bench_measure import no_garbage_collection
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
 from ldc import _book
-from ldc.values import Verdict
+from ldc.types import Verdict
 
 BLOCK_UPDATES = 100
 ORJSON = "orjson.loads"

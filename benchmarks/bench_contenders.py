@@ -12,8 +12,8 @@ import orjson
 from sortedcontainers import SortedDict
 
 from bench_recordings import Market
-from ldc import pybook
 from ldc._build import BUILD
+from ldc.book.pure import book as pybook
 
 if BUILD != "pure-python":
     from ldc import _book

@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, ClassVar
 
-from ldc.manager import BinanceLocalDepthCacheManager as LdcManager
+from ldc.manager.manager import BinanceLocalDepthCacheManager as LdcManager
 
 TOP = 20
 """Levels of each side that are compared."""

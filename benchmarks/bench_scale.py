@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 from bench_memory import resident_bytes
 from bench_scale_sender import kinds_of, serve, sources, stream_of
 from ldc.book import OrderBook, read_header
-from ldc.feed import FeedGroup
-from ldc.feed_connection import ConnectionOptions
-from ldc.feed_connections import SharedConnectBudget
-from ldc.feed_market import MarketFeed
-from ldc.synchronizer import Synchronizer
-from ldc.synchronizer_parts import Purpose
-from ldc.values import SyncState
+from ldc.feed.connection import ConnectionOptions
+from ldc.feed.group import FeedGroup
+from ldc.feed.market import MarketFeed
+from ldc.feed.pool import SharedConnectBudget
+from ldc.sync.machine import Synchronizer
+from ldc.sync.parts import Purpose
+from ldc.types import SyncState
 
 PATIENCE_S = 60.0
 PER_CONNECTION = 100

@@ -10,7 +10,7 @@ import sys
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "kits"
 
 
 def serve(pipe: Pipe, data: bytes, folder: Path | None) -> None:

@@ -30,13 +30,13 @@ import websocket
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
 from bench_sender import serve
 from ldc.book import OrderBook, read_header
-from ldc.feed import FeedGroup
-from ldc.feed_connection import ConnectionOptions
-from ldc.feed_connections import SharedConnectBudget
-from ldc.feed_market import MarketFeed
-from ldc.synchronizer import Synchronizer
-from ldc.synchronizer_parts import Purpose
-from ldc.values import SyncState
+from ldc.feed.connection import ConnectionOptions
+from ldc.feed.group import FeedGroup
+from ldc.feed.market import MarketFeed
+from ldc.feed.pool import SharedConnectBudget
+from ldc.sync.machine import Synchronizer
+from ldc.sync.parts import Purpose
+from ldc.types import SyncState
 
 PATIENCE_S = 120.0
 UPDATES_MIN = 2_000

@@ -24,8 +24,9 @@ from bench_contenders import COMPILED, CONTENDERS, PLAIN_PYTHON, YARDSTICK
 from bench_measure import PAIRS_ALONE, Timing, bytes_to_book, pairs_alone, reads
 from bench_memory import own_account, resident_account
 from bench_recordings import Recording, load_recordings, synthetic_recording
-from ldc import _book, pybook
+from ldc import _book
 from ldc._build import BUILD
+from ldc.book.pure import book as pybook
 
 
 def arguments() -> argparse.Namespace:

@@ -303,7 +303,7 @@ static void target_snapshot(const uint8_t *data, size_t size) {
     }
 }
 
-/* The same messages as NumberTarget of tests/fuzz_targets.py. */
+/* The same messages as NumberTarget of tests/kits/fuzz_targets.py. */
 static void target_number(const uint8_t *data, size_t size) {
     static const char dots[] = "\"x\":\"................................................................................"
                                "................................................................................\"";

@@ -1,7 +1,7 @@
 /* What a message says: docs/order-book.md once more, in plain C, sharing no line with the books.
  *
  * Slow where that is simpler: it builds a tree of the whole message, decodes every string, and keeps numbers as 128 bit
- * integers at 18 decimals. It is itself held to tests/strict_reading.py (json and Decimal): `make fuzz` runs both.
+ * integers at 18 decimals. It is itself held to tests/kits/strict_reading.py (json and Decimal): `make fuzz` runs both.
  */
 #include <stdbool.h>
 #include <stdint.h>

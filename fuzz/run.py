@@ -5,8 +5,8 @@
 It compiles the extension into build/fuzz, and driver.c, which joins Python, the book and, where the build is `fuzz`,
 libFuzzer. `--replay FILE...` judges inputs again, one by one.
 
-targets   update, snapshot, number: see tests/fuzz_targets.py
-judges    python: json and Decimal (tests/strict_reading.py); c: fuzz/opinion.h, five to twenty times as fast
+targets   update, snapshot, number: see tests/kits/fuzz_targets.py
+judges    python: json and Decimal (tests/kits/strict_reading.py); c: fuzz/opinion.h, five to twenty times as fast
 builds    fuzz: AddressSanitizer, UBSan, the book's assertions, and coverage shows libFuzzer the way; needs clang
           sanitize: the same with gcc and without coverage: messages are changed blindly
           release: as it is shipped, changed blindly; it starts from what `fuzz` has found, if it has run
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--replay", nargs="*", type=Path, help="judge these files instead")
     options = parser.parse_args()
     if os.environ.get("LDC_FUZZ_CHILD"):
-        sys.path[:0] = [str(site(options.build)), str(PROJECT / "tests"), str(driver(options.build).parent)]
+        sys.path[:0] = [str(site(options.build)), str(PROJECT / "tests" / "kits"), str(driver(options.build).parent)]
         fuzz(options)
         return
     compiler = compiler_of(options.build)
@@ -138,6 +138,7 @@ def fuzz(options: argparse.Namespace) -> None:
 
     import fuzz_seeds
     import fuzz_targets
+
     from ldc import _book
 
     judge = options.target if options.judge == "c" else fuzz_targets.TARGETS[options.target](_book)
@@ -161,7 +162,6 @@ def fuzz(options: argparse.Namespace) -> None:
 def run_libfuzzer(options: argparse.Namespace, judge: Any, seeds: list[bytes], found: Path) -> None:
     """Hand over to libFuzzer, which ends the process."""
     import driver
-
     import fuzz_seeds
 
     begin, crashes = (FOLDER / name / options.target for name in ("seeds", "crashes"))

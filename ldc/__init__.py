@@ -19,7 +19,6 @@ What is not named in `__all__` is private, however it is spelled.
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
-from ldc.cache import DepthCache
 from ldc.errors import (
     BookNotLoaded,
     DepthCacheAlreadyStopped,
@@ -31,9 +30,10 @@ from ldc.errors import (
     UnknownExchange,
     UnknownMarket,
 )
-from ldc.manager import BinanceLocalDepthCacheManager
+from ldc.manager.depth_cache import DepthCache
+from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
-from ldc.values import (
+from ldc.types import (
     BookCounters,
     BookView,
     Cause,

@@ -2,7 +2,7 @@
 
 import sys
 
-from ldc.cli import main
+from ldc.cli.main import main
 
 __all__: list[str] = []
 

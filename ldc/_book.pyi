@@ -8,7 +8,7 @@ import numpy.typing
 
 from ldc.frames import FrameEvent
 from ldc.sequence import SequenceRule
-from ldc.values import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
 
 NESTING_MAX: Final[int]
 MESSAGE_BYTES_MAX: Final[int]

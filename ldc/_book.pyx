@@ -1,7 +1,7 @@
 # cython: language_level=3, autotestdict=False
 """The compiled order book: bytes in, an exact book out, no Python object on the way.
 
-What it does is fixed, case by case, in docs/order-book.md; ldc/pybook.py is the same in plain Python.
+What it does is fixed, case by case, in docs/order-book.md; ldc/book/pure/book.py is the same in plain Python.
 
 Rule 1: decode, judge, commit. Everything that can raise happens before anything changes; the commit cannot fail.
 Rule 2: the book's lock is a leaf: no Python, no second lock and no raise inside it. Readers hold it while they copy
@@ -41,18 +41,18 @@ from decimal import Decimal
 from ldc import frames
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
 from ldc.sequence import resolve_rule
-from ldc.values import BookCounters, BookView, Cause, Comparison, Header, Verdict
+from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
 
-include "_native.pxi"
-include "_json.pxi"
-include "_ladder.pxi"
-include "_levels_json.pxi"
-include "_depth_json.pxi"
-include "_scales.pxi"
+include "core/native.pxi"
+include "core/json.pxi"
+include "core/ladder.pxi"
+include "core/levels.pxi"
+include "core/depth.pxi"
+include "core/scales.pxi"
 
 NESTING_MAX = NESTING_LIMIT
 MESSAGE_BYTES_MAX = MESSAGE_BYTES_LIMIT
@@ -472,8 +472,8 @@ cdef class OrderBook:
         check_book(self)
 
 
-include "_reader.pxi"
-include "_frames.pxi"
+include "core/reader.pxi"
+include "core/frames.pxi"
 
 
 def read_header(payload):
@@ -494,7 +494,7 @@ def _limit_allocations(left):
         raise RuntimeError("allocations fail on purpose only in a build that checks (LDC_BUILD=checked)")
 
 
-include "_commit.pxi"
-include "_load.pxi"
-include "_compare.pxi"
-include "_reads.pxi"
+include "core/commit.pxi"
+include "core/snapshot.pxi"
+include "core/compare.pxi"
+include "core/reads.pxi"

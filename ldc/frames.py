@@ -17,8 +17,8 @@ Rule 5: a market that several connections bring (its binding is redundant) comes
 How to drive it: `writable()` gives the memory to receive into, `received(n)` says how much arrived, then take events
 with `next_event()` until it returns None. What it returns is copied out, so it may be kept.
 
-This is the reader in plain Python. `ldc/_frames.pxi` is the same, compiled; `ldc.book` picks the one that goes with the
-order book, and the tests hold both to the same.
+This is the reader in plain Python. `ldc/core/frames.pxi` is the same, compiled; `ldc.book` picks the one that goes with
+the order book, and the tests hold both to the same.
 """
 
 import enum
@@ -26,7 +26,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from ldc.errors import MalformedMessage
-from ldc.values import Verdict
+from ldc.types import Verdict
 
 __all__ = [
     "CONTROL_BYTES_MAX",

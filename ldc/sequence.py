@@ -26,7 +26,7 @@ the subscription was the snapshot's id. So the first update after a futures snap
 
 from dataclasses import dataclass
 
-from ldc.values import Verdict
+from ldc.types import Verdict
 
 __all__ = [
     "FUTURES",

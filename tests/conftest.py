@@ -3,7 +3,6 @@
 Helpers that are plain functions are imported (``import messages``); pyproject.toml puts this folder on the path.
 """
 
-import importlib
 import os
 import signal
 import sys
@@ -13,8 +12,7 @@ from types import ModuleType
 
 import hypothesis
 import pytest
-
-from ldc._build import BUILD
+from implementations import IS_PURE, MODULES, order_book_module
 
 # "ci" draws the same examples in every run, so that a failure is a failure of the code; "dev" draws new ones and
 # remembers those that failed; "long" is for a night. HYPOTHESIS_PROFILE chooses.
@@ -28,18 +26,6 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # would inherit that, and the tests that interrupt them would wait for nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-MODULES = {"python": "ldc.pybook", "cython": "ldc._book"}
-
-
-# Only a build that has no extension on purpose may lack the compiled book.
-IS_PURE = BUILD == "pure-python" or os.environ.get("LDC_PURE_PYTHON") == "1"
-
-
-def order_book_module(name: str) -> ModuleType:
-    if name == "cython" and IS_PURE:
-        pytest.skip("this is a build in plain Python: it has no compiled order book")
-    return importlib.import_module(MODULES[name])
 
 
 @pytest.fixture(scope="session", params=list(MODULES))
@@ -81,7 +67,7 @@ def captures() -> Path:
 def nothing_is_remembered_of_addresses() -> Iterator[None]:
     """What a test spent, and the ban that it was given, are not held against the next test that gets the same port."""
     yield
-    if snapshot := sys.modules.get("ldc.snapshot"):
+    if snapshot := sys.modules.get("ldc.snapshots.downloader"):
         snapshot._shared.clear()
-    if manager_parts := sys.modules.get("ldc.manager_parts"):
-        manager_parts._connect_budgets.clear()
+    if lifecycle := sys.modules.get("ldc.manager.lifecycle"):
+        lifecycle._connect_budgets.clear()

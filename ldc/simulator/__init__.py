@@ -13,8 +13,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("ldc.simulator needs aiohttp: pip install 'binance-local-depth-cache[simulator]'") from error
 
+from ldc.simulator.changelog import TrueBook
 from ldc.simulator.exchange import SimulatedExchange, launch
 from ldc.simulator.faults import FAULTS, Fault, parse_fault
-from ldc.simulator.history import TrueBook
 
 __all__ = ["FAULTS", "Fault", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]

@@ -17,7 +17,7 @@ from aiohttp import WSMsgType, web
 
 from ldc.simulator.control import Subscriptions, answer
 from ldc.simulator.faults import Fault, FaultBoard, Place
-from ldc.simulator.gate import MESSAGES_PER_SECOND_MAX, RollingCount
+from ldc.simulator.limits import MESSAGES_PER_SECOND_MAX, RollingCount
 from ldc.simulator.streams import CLOSE, PING, PONG, framed
 from ldc.simulator.wire import Family
 

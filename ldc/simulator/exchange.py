@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from decimal import Context, Decimal
 from typing import Any, Self
 
+from ldc.simulator.changelog import Levels, TrueBook
 from ldc.simulator.connection import Timing
 from ldc.simulator.faults import Fault, FaultBoard
-from ldc.simulator.history import Levels, TrueBook
 from ldc.simulator.listing import Listing
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Rest
 from ldc.simulator.server import Server
 from ldc.simulator.wire import family_of
-from ldc.venue import Venue, venue_named
+from ldc.venues import Venue, venue_named
 
 __all__ = ["SimulatedExchange", "launch"]
 
@@ -31,7 +31,7 @@ class SimulatedExchange:
 
     Args:
         markets: what is listed, as the exchange spells it: "BTCUSDT". One name or many.
-        venue: whose rules and texts: any exchange of ldc, by name, or a row of `ldc.venue`.
+        venue: whose rules and texts: any exchange of ldc, by name, or a row of `ldc.venues`.
         on_demand: whether any other name that ends as the family's markets do ("...USDT", "...USD_PERP") becomes a
             market when somebody asks for it. The usual ones are listed then as well.
         seed: the same seed gives the same markets.

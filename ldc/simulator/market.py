@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from ldc.simulator.history import ChangeLog, Levels
+from ldc.simulator.changelog import ChangeLog, Levels
 from ldc.simulator.listing import Listing
 
 __all__ = ["LEVELS_MAX", "LEVELS_MIN", "Market", "Side", "Update"]

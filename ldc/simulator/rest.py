@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from ldc.simulator.exchange_info import exchange_info
 from ldc.simulator.faults import Fault, Place
-from ldc.simulator.gate import Admission, RequestWeight
+from ldc.simulator.limits import Admission, RequestWeight
 from ldc.simulator.listing import Listing
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.wire import Family, snapshot_text
-from ldc.venue import Venue
+from ldc.venues import Venue
 
 __all__ = ["Reply", "Rest"]
 

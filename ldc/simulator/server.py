@@ -20,12 +20,12 @@ from aiohttp import web
 from ldc.simulator.connection import MESSAGE_BYTES_MAX, Connection, Timing
 from ldc.simulator.control import Subscriptions
 from ldc.simulator.faults import Fault, FaultBoard, Place, kind_of
-from ldc.simulator.gate import RollingCount
+from ldc.simulator.limits import RollingCount
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Reply, Rest
 from ldc.simulator.streams import StreamName, parse_stream
 from ldc.simulator.wire import Family
-from ldc.venue import Venue
+from ldc.venues import Venue
 
 __all__ = ["PORTS_REFUSED_MAX", "Server"]
 

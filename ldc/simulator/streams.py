@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ldc.simulator.faults import Fault, FaultBoard, Place
 from ldc.simulator.market import Market, Update
 from ldc.simulator.wire import Family, diff_text, partial_text, ticker_text, wrapped
-from ldc.venue import Venue
+from ldc.venues import Venue
 
 __all__ = ["Form", "Message", "Stream", "StreamName", "framed", "parse_stream"]
 

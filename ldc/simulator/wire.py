@@ -9,10 +9,10 @@ The orders of fields are those of recorded traffic; the places of `ps` and `st`,
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ldc.simulator.history import Levels
+from ldc.simulator.changelog import Levels
 from ldc.simulator.listing import Listing
 from ldc.simulator.market import Update
-from ldc.venue import Venue
+from ldc.venues import Venue
 
 __all__ = [
     "FAMILIES",
@@ -34,7 +34,7 @@ class Family:
 
     name: str
     depth_path: str
-    """The path that the rows of `ldc.venue` tell it by."""
+    """The path that the rows of `ldc.venues` tell it by."""
     diff: tuple[str, ...]
     partial: tuple[str, ...]
     ticker: tuple[str, ...]

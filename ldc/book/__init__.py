@@ -1,0 +1,87 @@
+"""Which of the two order books is `ldc.OrderBook`: the compiled one, unless the plain Python one was asked for.
+
+Rule 1: never fall back in silence. The two agree in everything but speed, and a bot that runs 20 times slower than its
+        author measured loses money without an error. So a missing extension is an ImportError that says what to do.
+Rule 2: Python is asked for by `LDC_PURE_PYTHON=1` in the environment, or by a wheel that was built so on purpose.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ldc._build import BUILD
+
+__all__ = [
+    "DECIMALS_MAX",
+    "IMPLEMENTATION",
+    "LEVELS_PER_MESSAGE_MAX",
+    "LEVELS_PER_SIDE_MAX",
+    "MESSAGE_BYTES_MAX",
+    "NESTING_MAX",
+    "BookReader",
+    "FrameReader",
+    "OrderBook",
+    "StreamBinding",
+    "StreamTally",
+    "read_header",
+]
+
+
+def _python_is_asked_for() -> bool:
+    """Whether the plain Python book is to be used; raise ImportError if the environment cannot be understood."""
+    value = os.environ.get("LDC_PURE_PYTHON", "")
+    if value not in ("", "0", "1"):
+        raise ImportError(f"LDC_PURE_PYTHON={value!r} is neither '1' (the order book in plain Python) nor '0'")
+    return value == "1" or BUILD == "pure-python"
+
+
+def _what_is_wrong(error: ImportError) -> str:
+    """Return why the compiled order book cannot be used, and what to do."""
+    if error.name != "ldc._book":
+        reason = f"The compiled order book cannot be loaded: {error}. "
+    elif BUILD == "source":
+        reason = (
+            f"The compiled order book is not built in {str(Path(__file__).parents[1])!r}, which is a source folder. "
+            "If ldc is also installed, Python found this folder first: run it from elsewhere, or with `python -P`. "
+        )
+    else:
+        reason = "The compiled order book is missing from this installation. "
+    return (
+        f"{reason}Install ldc with a C compiler at hand (`pip install .` in its sources), "
+        "or set LDC_PURE_PYTHON=1 to use the same order book in plain Python, which is many times slower."
+    )
+
+
+IMPLEMENTATION: Literal["cython", "python"] = "python" if _python_is_asked_for() else "cython"
+"""Which order book this process uses: "cython" or "python"."""
+
+# Type checkers read the stub of the compiled book; the tests hold the other to the same surface.
+if TYPE_CHECKING or IMPLEMENTATION == "cython":
+    try:
+        from ldc._book import (
+            DECIMALS_MAX,
+            LEVELS_PER_MESSAGE_MAX,
+            LEVELS_PER_SIDE_MAX,
+            MESSAGE_BYTES_MAX,
+            NESTING_MAX,
+            BookReader,
+            FrameReader,
+            OrderBook,
+            StreamBinding,
+            StreamTally,
+            read_header,
+        )
+    except ImportError as error:
+        raise ImportError(_what_is_wrong(error), name=error.name, path=error.path) from error
+else:
+    from ldc.book.pure.book import (
+        DECIMALS_MAX,
+        LEVELS_PER_MESSAGE_MAX,
+        LEVELS_PER_SIDE_MAX,
+        MESSAGE_BYTES_MAX,
+        NESTING_MAX,
+        BookReader,
+        OrderBook,
+        read_header,
+    )
+    from ldc.frames import FrameReader, StreamBinding, StreamTally

@@ -1,0 +1,1 @@
+"""The command line: `ldc demo`, `ldc watch`, `ldc simulate`."""

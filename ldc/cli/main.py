@@ -1,0 +1,241 @@
+"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`.
+
+Rule 1: what the command line means is decided here; what is shown, in the parts `cli_...`.
+Rule 2: the exit status tells how it ended; `ExitStatus` has its values, `--help` their meaning.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ldc._version import __version__
+from ldc.book import IMPLEMENTATION
+from ldc.cli.plain import FIELDS
+from ldc.cli.watch import ExitStatus, Watch, is_live_terminal
+from ldc.errors import DepthCacheError
+from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.venues import VENUES
+
+if TYPE_CHECKING:
+    from ldc.simulator import Fault
+
+__all__ = ["main"]
+
+EXIT_STATUS = """
+exit status:
+  0    every market was in sync when it ended, be it by --seconds, q or Ctrl-C
+  1    at least one market was not
+  2    the command line is wrong; nothing was started
+  3    something that it needs is not there: an extra that is not installed, or a port
+  130  Ctrl-C was pressed twice
+"""
+
+OUTPUT = (
+    """
+On a terminal there is a live view. Anywhere else (a pipe, a file), or with --plain, one line a second and market:
+name=value, single blanks between, "-" for what is unknown or must not be shown because the book is not in sync.
+
+"""
+    + "\n".join(f"  {name:<18}{meaning}" for name, meaning in FIELDS.items())
+    + "\n"
+)
+
+FAULTS = """
+faults:
+  drop             once, when all markets are in sync      drop*3   three times
+  drop:0.01        one update in a hundred                 reset@BTCUSDT   the connection of that market
+  halt@BTCUSDT~5   for five seconds                        a wrong name is answered with all there are
+"""
+
+
+class CannotStart(Exception):
+    """What is asked for cannot be had: whose fault it is, as an exit status, and a sentence for the user."""
+
+    def __init__(self, status: ExitStatus, sentence: object) -> None:
+        self.status = status
+        super().__init__(sentence)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Turn what the parts object to before anything runs into `CannotStart`; later, the same would be a bug of ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise CannotStart(ExitStatus.USAGE, error) from error
+    except (ImportError, DepthCacheError, OSError) as error:
+        raise CannotStart(ExitStatus.UNAVAILABLE, error) from error
+
+
+def seconds(text: str) -> float:
+    """Return a positive number of seconds."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
+    return value
+
+
+def positive(text: str) -> int:
+    """Return a positive integer."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def port(text: str) -> int:
+    """Return the number of a TCP port."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 (any) to 65535")
+    return value
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add what `watch` and `demo` have in common."""
+    parser.add_argument("--seconds", type=seconds, metavar="N", help="end by itself; without it, q or Ctrl-C end it")
+    parser.add_argument("--levels", type=positive, metavar="N", help="show at most so many levels a side")
+    parser.add_argument("--plain", action="store_true", help="lines instead of the view, on a terminal as well")
+
+
+def add_exchange(parser: argparse.ArgumentParser) -> None:
+    """Add what `demo` and `simulate` have in common."""
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other markets (default: 1)")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="SPEC", help="let something go wrong; may be repeated"
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the definition of the command line."""
+    parser = argparse.ArgumentParser(prog="ldc", description="Exact local copies of Binance order books.")
+    parser.add_argument("--version", action="version", version=f"ldc {__version__} ({IMPLEMENTATION})")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    raw: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    what = "show live order books of an exchange"
+    watch = commands.add_parser("watch", help=what, description=what + ".", epilog=OUTPUT + EXIT_STATUS, **raw)
+    watch.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
+    watch.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    add_output(watch)
+    watch.add_argument("--update-interval", type=positive, metavar="MS", help="of the streams (default: the fastest)")
+    watch.add_argument("--restful-base-uri", metavar="URI", help="another address, such as http://127.0.0.1:8000")
+    watch.add_argument("--websocket-base-uri", metavar="URI", help="another address, such as ws://127.0.0.1:8000")
+    watch.add_argument("--proxy", metavar="URL", help="HTTP or SOCKS proxy for both")
+
+    what = "show live order books of the embedded exchange, without a network"
+    demo = commands.add_parser("demo", help=what, description=what + ".", epilog=FAULTS + OUTPUT + EXIT_STATUS, **raw)
+    which = demo.add_mutually_exclusive_group()
+    which.add_argument("--market", nargs="+", metavar="NAME", help="these markets (default: BTCUSDT)")
+    which.add_argument("--markets", type=positive, metavar="N", help="so many markets")
+    demo.add_argument("--exchange-kind", choices=("spot", "futures"), default="spot", help="(default: spot)")
+    add_output(demo)
+    add_exchange(demo)
+
+    what = "serve the embedded exchange to programs on this machine"
+    simulate = commands.add_parser("simulate", help=what, description=what + ".", epilog=FAULTS, **raw)
+    simulate.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one (default: 8000)")
+    simulate.add_argument("--markets", nargs="+", default=[], metavar="NAME", help="(default: whatever is asked for)")
+    simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="whose rules and texts to use")
+    simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after so many; without it, Ctrl-C ends")
+    add_exchange(simulate)
+    return parser
+
+
+def parsed_faults(texts: Sequence[str]) -> "list[Fault]":
+    """Return the faults that the command line names; ``ValueError`` for a wrong one."""
+    if not texts:
+        return []
+    from ldc.simulator import parse_fault
+
+    return [parse_fault(text) for text in texts]
+
+
+def watch(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc watch`."""
+    is_live = wants_view(options)
+    with starting():
+        manager = BinanceLocalDepthCacheManager(
+            options.exchange,
+            depth_cache_update_interval=options.update_interval,
+            restful_base_uri=options.restful_base_uri,
+            websocket_base_uri=options.websocket_base_uri,
+            proxy=options.proxy,
+        )
+    with manager:
+        with starting():
+            manager.create_depth_cache(options.markets)
+        return make_watch(options, manager, f"ldc watch {options.exchange}").run(is_live=is_live)
+
+
+def demo(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc demo`."""
+    is_live = wants_view(options)
+    with starting():
+        from ldc.cli.simulate import Mischief, demo_exchange, demo_markets
+
+        faults = parsed_faults(options.fault)
+        venue = {"spot": "simulator", "futures": "simulator-futures"}[options.exchange_kind]
+        markets = demo_markets(venue, options.market, options.markets)
+        exchange = demo_exchange(venue, markets, options.seed).start()
+    with exchange:
+        manager = BinanceLocalDepthCacheManager(
+            venue, restful_base_uri=exchange.restful_base_uri, websocket_base_uri=exchange.websocket_base_uri
+        )
+        with manager:
+            manager.create_depth_cache(markets)
+            view = make_watch(options, manager, f"ldc demo {options.exchange_kind}")
+            view.on_round = Mischief(exchange, faults).round
+            return view.run(is_live=is_live)
+
+
+def simulate(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc simulate`."""
+    with starting():
+        from ldc.cli.simulate import serve, served_exchange
+
+        faults = parsed_faults(options.fault)
+        exchange = served_exchange(options.port, options.markets, options.venue, options.seed).start()
+    with exchange:
+        for fault in faults:
+            exchange.inject(fault)
+        return serve(exchange, options.markets, options.venue, options.seed, options.seconds, sys.stdout)
+
+
+def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManager, title: str) -> Watch:
+    """Return what is to be watched, with the options that `watch` and `demo` share."""
+    return Watch(
+        manager=manager,
+        title=title,
+        stream=sys.stdout,
+        error_stream=sys.stderr,
+        seconds=options.seconds,
+        levels_max=options.levels,
+    )
+
+
+def wants_view(options: argparse.Namespace) -> bool:
+    """Return whether to draw a view; raise `CannotStart` if what draws it is missing."""
+    if options.plain or not is_live_terminal(sys.stdout):
+        return False
+    with starting():
+        try:
+            import ldc.cli.terminal  # noqa: F401 - before anything is started
+        except ImportError as error:
+            raise ImportError(f"{error}; or take lines instead, with --plain") from error
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status. Wrong arguments end the program with status 2, as usual."""
+    options = make_parser().parse_args(arguments)
+    try:
+        return {"watch": watch, "demo": demo, "simulate": simulate}[options.command](options)
+    except CannotStart as error:
+        sys.stderr.write(f"ldc: {error}\n")
+        return error.status
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED

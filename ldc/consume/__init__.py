@@ -1,0 +1,1 @@
+"""From the book to the bot: user callbacks and waiting threads."""

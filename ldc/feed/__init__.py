@@ -1,0 +1,1 @@
+"""Websocket connections, subscriptions, handovers, and the thread that owns them."""

@@ -1,0 +1,1 @@
+"""What users call: the manager, the depth cache, settings, compatibility names."""

@@ -1,0 +1,221 @@
+"""One market as its user sees it: a compiled face to read, a state, a status, and waiting without spinning.
+
+Rule 1: reading goes straight to the book: nothing here stands between a user and `reader`.
+Rule 2: everything here may be called from any thread. What changes the market is handed to its feed group.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from ldc.book import BookReader
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheError, DepthCacheOutOfSync, UnknownMarket
+from ldc.feed.group import FeedGroup
+from ldc.feed.market import MarketFeed
+from ldc.types import Cause, DepthCacheStatus, SyncState
+
+__all__ = ["DepthCache", "patience"]
+
+
+def patience(timeout: float | None) -> float | None:
+    """Return how long a timeout lets a lock wait: at most as long as one can, which is centuries. NaN is refused."""
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+
+
+class DepthCache:
+    """A live local copy of one market's order book. Made by the manager's ``create_depth_cache``.
+
+    Thread-safety: every method may be called from any thread.
+    """
+
+    __slots__ = ("_feed", "_group", "exchange", "market", "reader")
+
+    def __init__(self, exchange: str, feed: MarketFeed, group: FeedGroup) -> None:
+        self.exchange = exchange
+        """The exchange string of its manager."""
+        self.market = feed.market
+        """As the user spelt it."""
+        self.reader: BookReader = feed.book.reader
+        """A read-only face of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
+
+        Reads raise `DepthCacheOutOfSync` (with the cause) whenever the copy cannot be proven right. Keep it as long as
+        you like: it is valid for the life of the depth cache.
+        """
+        self._feed = feed
+        self._group = group
+
+    def __repr__(self) -> str:
+        return f"<DepthCache {self.market} at {self.exchange}: {self.state.value}, id {self.reader.last_update_id}>"
+
+    @property
+    def state(self) -> SyncState:
+        """Where it is in its life."""
+        return self._feed.synchronizer.state
+
+    @property
+    def is_synchronized(self) -> bool:
+        """Whether both sides can be read."""
+        return self.reader.is_readable
+
+    @property
+    def group(self) -> FeedGroup:
+        """The feed group that keeps it."""
+        return self._group
+
+    @property
+    def feed(self) -> MarketFeed:
+        """What its group remembers about it."""
+        return self._feed
+
+    def explain(self, error: DepthCacheOutOfSync) -> DepthCacheError:
+        """Return what to tell a user whose read raised this: the same, or something more final."""
+        if self._feed.synchronizer.state is SyncState.FAILED:
+            return UnknownMarket(self.market, self._feed.synchronizer.cause, self._why_failed())
+        if self._feed.is_removed or self._feed.synchronizer.state is SyncState.STOPPED:
+            return DepthCacheAlreadyStopped(self.market, Cause.STOPPED)
+        return error
+
+    def _why_failed(self) -> str:
+        advice = "Check its spelling, and the exchange."
+        said = f"It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else advice
+        return f"{self.exchange} does not serve the market {self.market!r}. {said}"
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether it never will be readable again."""
+        return self._feed.is_removed or self._feed.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
+
+    def _raise_if_over(self) -> None:
+        if self._is_over:
+            raise self.explain(DepthCacheOutOfSync(self.market))
+
+    def wait_until_synchronized(self, timeout: float | None = None) -> bool:
+        """Block until both sides can be read; return False when `timeout` seconds are over first.
+
+        Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as it never will be.
+        """
+
+        def is_decided() -> bool:
+            return self.is_synchronized or self._is_over
+
+        decided = self._wait_for(is_decided, timeout)
+        if self.is_synchronized:
+            return True
+        if decided:
+            self._raise_if_over()
+        return False
+
+    def wait_for_update(self, after_update_id: int | None = None, timeout: float | None = None) -> int | None:
+        """Block until the book has moved past an update id; return the id, or None when `timeout` seconds are over.
+
+        Who names an id has read the book there, and is told at once when it cannot be read any more, be it lost before
+        the call or during it: `DepthCacheOutOfSync` is raised, with the cause, as by a read. Then wait with
+        `wait_until_synchronized`, or with None as the id.
+
+        `after_update_id` None: past where it stands now; if it cannot be read now, until it can. It raises when a book
+        that could be read at the call is lost.
+
+        If the exchange has begun to count its ids anew, an id that was read before is past: the new, lower one is
+        returned at once. Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
+        """
+        after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
+        if after is None and is_held:
+            after = self.reader.last_update_id
+        lost_by: list[str | None] = []
+
+        def is_decided() -> bool:
+            if self._id_past(after) is not None or self._is_over:
+                return True
+            if is_held and not self.is_synchronized:
+                lost_by.append(self._why_not_readable())
+            return bool(lost_by)
+
+        self._wait_for(is_decided, timeout)
+        reached = self._id_past(after)
+        if reached is None:
+            self._raise_if_over()
+            if lost_by:
+                raise DepthCacheOutOfSync(self.market, lost_by[0])
+        return reached
+
+    def _id_past(self, after: int | None) -> int | None:
+        """Return where the book stands, if it can be read and that is past an id."""
+        reached = self.reader.last_update_id if self.is_synchronized else None
+        if reached is None or after is None or reached > after:
+            return reached
+        former_id = self._feed.synchronizer.former_id
+        return reached if former_id is not None and reached < after <= former_id else None
+
+    def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
+        patience_s = patience(timeout)
+        if is_decided():
+            return True
+        if self._group.is_own_thread:
+            raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
+        return self._feed.signal.wait_for(is_decided, patience_s)
+
+    def _why_not_readable(self) -> str | None:
+        if self._feed.synchronizer.state is SyncState.FAILED:
+            return self._feed.synchronizer.cause
+        return self.reader.suspended_by or Cause.LEFT_HORIZON
+
+    @property
+    def proof_age_s(self) -> float:
+        """How long ago the last proof came that the book is current: an update, a pong, a look-up. O(connections)."""
+        return time.monotonic() - self._group.proven_at(self._feed)
+
+    def raise_if_older(self, max_age_s: float) -> None:
+        """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
+        age_s = self.proof_age_s
+        if not age_s <= max_age_s:  # so written, a limit that is NaN allows nothing
+            raise DepthCacheOutOfSync(
+                self.market,
+                Cause.TOO_OLD,
+                f"Nothing has shown for {age_s:.3f} s that the depth cache of {self.market!r} is current, and "
+                f"max_age is {max_age_s:g} s; it stands at update id {self.reader.last_update_id}. Read again after "
+                "the next update, or allow more: where nothing trades only pongs come, once in a ping interval.",
+            )
+
+    def status(self) -> DepthCacheStatus:
+        """Return all there is to know, as an immutable value; `progress` is the manager's to tell. O(1)."""
+        feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
+        readable = self.is_synchronized
+        cause = None if readable else self._why_not_readable()
+        return DepthCacheStatus(
+            market=self.market,
+            exchange=self.exchange,
+            state=synchronizer.state,
+            state_since=time.time() - (time.monotonic() - synchronizer.state_since),
+            is_synchronized=readable,
+            cause=cause,
+            last_update_id=reader.last_update_id,
+            event_time_ms=reader.event_time_ms,
+            transaction_time_ms=reader.transaction_time_ms,
+            received_time_ns=reader.received_time_ns,
+            bid_count=reader.bid_count,
+            ask_count=reader.ask_count,
+            bid_horizon=reader.bid_horizon,
+            ask_horizon=reader.ask_horizon,
+            counters=reader.counters,
+            resyncs={cause.value: count for cause, count in synchronizer.resyncs.items() if count},
+            frames_dropped=self._frames_dropped(),
+            snapshots_dropped={why.value: count for why, count in synchronizer.requests.dropped.items() if count},
+            audits={result.value: count for result, count in synchronizer.refresher.ended.items() if count},
+            restart_count=feed.restart_count,
+            last_restart_time=feed.last_restart_time,
+            reconnects=self._group.reconnects,
+            last_error=feed.last_error or self._group.last_error,
+            feeds=self._group.feeds_of(feed),
+            proof_age_s=self.proof_age_s,
+            progress=None,
+        )
+
+    def _frames_dropped(self) -> dict[str, int]:
+        """Return the counts by reason. The duplicates that the frame readers have counted are STALE ones."""
+        counts = {why.value: count for why, count in self._feed.synchronizer.frames_dropped.items() if count}
+        if duplicates := self._feed.binding.duplicates:
+            counts["STALE"] = counts.get("STALE", 0) + duplicates
+        return counts

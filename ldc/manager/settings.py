@@ -1,0 +1,98 @@
+"""What a manager was told, checked once, as values.
+
+Rule 1: whatever is wrong with a parameter is said by the constructor, in the words of its user.
+"""
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ldc.venues import Venue
+
+__all__ = ["REDUNDANCY_MAX", "Settings", "checked_seconds", "proxy_options"]
+
+REDUNDANCY_MAX = 4
+"""So many connections for the same markets at most, each of which may have a successor for a while. More would not be
+safer, and the exchange counts connections."""
+
+_PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
+_SOCKS_MODULES = ("python_socks", "socks")  # what websocket-client and requests need of the extra "socks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The parameters of a manager that its depth caches need."""
+
+    venue: Venue
+    refresh_interval_s: float | None
+    update_interval_ms: int | None
+    snapshot_limit: int | None
+    weight_share: float
+    markets_per_connection: int
+    redundancy: int
+    init_interval_s: float | None
+    init_time_window_s: float | None
+    restful_base_uri: str | None
+    websocket_base_uri: str | None
+    proxy: str | None
+
+    def __post_init__(self) -> None:
+        self.venue.stream_name("BTCUSDT", self.update_interval_ms)
+        self.venue.snapshot_steps(self.snapshot_limit)
+        if self.restful_base_uri is not None:
+            self.venue.snapshot_url(self.restful_base_uri)
+        if self.websocket_base_uri is not None:
+            self.venue.stream_url(self.websocket_base_uri)
+        for name, seconds in (
+            ("default_refresh_interval", self.refresh_interval_s),
+            ("init_interval", self.init_interval_s),
+            ("init_time_window", self.init_time_window_s),
+        ):
+            if seconds is not None:
+                checked_seconds(name, seconds)
+        most = self.venue.streams_per_connection
+        if type(self.markets_per_connection) is not int or not 1 <= self.markets_per_connection <= most:
+            raise ValueError(
+                f"markets_per_connection is an int from 1 to {most} at {self.venue.exchange}, "
+                f"not {self.markets_per_connection!r}"
+            )
+
+        if type(self.redundancy) is not int or not 1 <= self.redundancy <= REDUNDANCY_MAX:
+            raise ValueError(f"redundancy is an int from 1 to {REDUNDANCY_MAX}, not {self.redundancy!r}")
+
+    def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
+        """Return the same for an exchange that was found at these addresses."""
+        return replace(self, restful_base_uri=restful_base_uri, websocket_base_uri=websocket_base_uri)
+
+
+def checked_seconds(name: str, seconds: float) -> float:
+    """Return a positive, finite number of seconds; raise ``ValueError`` for anything else."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"{name} is a positive number of seconds, not {seconds!r}")
+    return seconds
+
+
+def proxy_options(proxy: str | None) -> Mapping[str, Any]:
+    """Return a proxy's URL as keyword arguments for websocket-client's ``connect``."""
+    if proxy is None:
+        return {}
+    parts = urlsplit(proxy)
+    if parts.scheme not in _PROXY_SCHEMES or not parts.hostname:
+        schemes = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
+        raise ValueError(f"proxy is a URL with a host that begins with one of {schemes}; {parts.scheme!r} is none")
+    if parts.scheme != "http" and not all(importlib.util.find_spec(name) for name in _SOCKS_MODULES):
+        raise ValueError(
+            f"proxy is a {parts.scheme}:// URL, and SOCKS needs two more packages: "
+            "pip install 'binance-local-depth-cache[socks]'"
+        )
+    options: dict[str, Any] = {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or (80 if parts.scheme == "http" else 1080),
+        "proxy_type": parts.scheme,
+    }
+    if parts.username is not None:
+        options["http_proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))
+    return options

@@ -1,0 +1,1 @@
+"""Downloads snapshots for the whole process, within the exchange's limits."""

@@ -1,0 +1,300 @@
+"""What an answer to a request for a snapshot means: a body that can be a snapshot, or a failure with its kind.
+
+Rule 1: pure. Bytes, a status and headers go in, a value comes out; no socket, no clock.
+Rule 2: nothing an exchange, a proxy or a stranger sends may cost more than a bounded amount of memory. The limit holds
+    for what a compressed body unfolds to, because ten kilobytes of it can stand for ten megabytes.
+Rule 3: a body passes only if it is whole: of the announced length, decompressed to its end, and shaped like a snapshot.
+    What is in it, the order book judges.
+Rule 4: a failure says what happened to which market, and what happens next.
+
+What follows from a failure, by kind (`ldc.snapshots.queue` acts on it):
+
+    UNKNOWN_MARKET      permanent; nothing is tried again
+    RATE_LIMITED        429, or the error -1003: nobody asks this exchange until Retry-After is over (60 s if not said);
+                        after several in a row for longer, up to a minute
+    BANNED              418: the same; if not said, 2 min, doubling with each ban that follows
+    FORBIDDEN           403, 451: nobody asks this exchange for a minute
+    REFUSED             any other 4xx: concerns this request only
+    all the others      concern the host or the way to it: from the second in a row on, a short pause for everybody
+"""
+
+import enum
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from email.utils import mktime_tz, parsedate_tz
+from typing import NamedTuple
+
+from ldc.types import Cause
+from ldc.venues import PERMANENT_ERROR_CODES
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "ERROR_BODY_BYTES_MAX",
+    "NO_HEADERS",
+    "BodyReader",
+    "BodyRefused",
+    "FailureKind",
+    "ReplyHeaders",
+    "SnapshotBody",
+    "SnapshotFailure",
+    "failure",
+    "judge_reply",
+    "read_headers",
+]
+
+BODY_BYTES_MAX = 16 * 1024 * 1024
+"""A longer body is refused, before and after decompression. A snapshot of 5000 levels a side has 0.4 MB."""
+
+ERROR_BODY_BYTES_MAX = 4096
+"""A longer body is not looked into for an error code: the exchange's errors are one line."""
+
+_EXCERPT_CHARACTERS_MAX = 160
+
+_TOO_MANY_REQUESTS = -1003
+_BANNED_UNTIL = re.compile(r"banned until ([0-9]{13})\b")
+_HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+class FailureKind(enum.StrEnum):
+    """Why there is no snapshot."""
+
+    UNKNOWN_MARKET = "UNKNOWN_MARKET"
+    """The exchange does not know the market, or not with this status (-1121, -1220)."""
+    RATE_LIMITED = "RATE_LIMITED"
+    """Too much was asked (429, -1003)."""
+    BANNED = "BANNED"
+    """The address is banned (418)."""
+    FORBIDDEN = "FORBIDDEN"
+    """A firewall or the law is in the way (403, 451)."""
+    REFUSED = "REFUSED"
+    """The request was refused for another reason (other 4xx)."""
+    SERVER_ERROR = "SERVER_ERROR"
+    """The exchange failed (5xx, 408)."""
+    REDIRECTED = "REDIRECTED"
+    """Somebody wanted us to ask elsewhere, which is never done (3xx)."""
+    NOT_A_SNAPSHOT = "NOT_A_SNAPSHOT"
+    """The body is something else: HTML, nothing, other JSON, or packed in an unknown way."""
+    DAMAGED = "DAMAGED"
+    """The body was cut, has not the announced length, or cannot be decompressed."""
+    TOO_LARGE = "TOO_LARGE"
+    """The body is longer than `BODY_BYTES_MAX`."""
+    TIMED_OUT = "TIMED_OUT"
+    """The download was not complete before its deadline."""
+    UNREACHABLE = "UNREACHABLE"
+    """No connection: refused, reset, or the host has no address."""
+    UNTRUSTED = "UNTRUSTED"
+    """TLS failed, or the certificate is not the exchange's."""
+    PROXY = "PROXY"
+    """The proxy refused (407) or cannot be reached."""
+
+
+class SnapshotBody(NamedTuple):
+    """A whole body that looks like a snapshot."""
+
+    body: bytes
+    received_time_ns: int
+    """Local time when its last byte had come, in nanoseconds since 1970."""
+    used_weight: int | None
+    """What the exchange says this address has used in its current minute."""
+
+
+class SnapshotFailure(NamedTuple):
+    """No snapshot, and why."""
+
+    kind: FailureKind
+    text: str
+    """A sentence for logs and errors."""
+    permanent: Cause | None = None
+    """Not None: no retry can help, for this cause."""
+    retry_at: float | None = None
+    """Not None: no request will be sent before this time (of the clock of the queue) anyway."""
+    status: int | None = None
+    """The HTTP status, if there was one."""
+    code: int | None = None
+    """The exchange's error code, if it gave one."""
+
+
+class ReplyHeaders(NamedTuple):
+    """What the headers of an answer say about limits; None for what they do not say, or not legibly."""
+
+    used_weight: int | None = None
+    server_time_s: float | None = None
+    retry_after_s: float | None = None
+
+
+NO_HEADERS = ReplyHeaders()
+
+
+def read_headers(headers: Mapping[str, str]) -> ReplyHeaders:
+    """Read the headers that concern limits. `headers` finds its keys in any case."""
+    server_time_s = _seconds_of(headers.get("Date", ""))
+    retry_after_s: float | None = _digits(headers.get("Retry-After"))
+    retry_at_s = _seconds_of(headers.get("Retry-After", ""))  # HTTP allows a date as well; it is of the server's clock
+    if retry_at_s is not None and server_time_s is not None:
+        retry_after_s = max(0.0, retry_at_s - server_time_s)
+    return ReplyHeaders(
+        used_weight=_digits(headers.get("X-MBX-USED-WEIGHT-1M", headers.get("X-MBX-USED-WEIGHT"))),
+        server_time_s=server_time_s,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _digits(text: str | None) -> int | None:
+    return int(text) if text is not None and _DIGITS.fullmatch(text) else None
+
+
+def _seconds_of(date_text: str) -> float | None:
+    # The parser of e-mail dates takes nearly everything for a date; what HTTP allows is one form.
+    date = parsedate_tz(date_text) if _HTTP_DATE.fullmatch(date_text) else None
+    return None if date is None else float(mktime_tz(date))
+
+
+class BodyRefused(Exception):
+    """A body cannot be read to its end."""
+
+    def __init__(self, kind: FailureKind, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+        self.what = what
+
+
+class BodyReader:
+    """Takes a body as it comes off the wire, and gives it back whole and decompressed, or raises `BodyRefused`.
+
+    Holds at most `bytes_max` decompressed bytes and one chunk. Call `feed` for each chunk, then `finish` once.
+    """
+
+    def __init__(self, headers: Mapping[str, str], bytes_max: int = BODY_BYTES_MAX) -> None:
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "", "gzip"):
+            raise BodyRefused(FailureKind.NOT_A_SNAPSHOT, f"the body is encoded as {_printable(encoding)}")
+        self._bytes_max = bytes_max
+        self._body = bytearray()
+        self._wire_bytes = 0
+        self._length = _digits(headers.get("Content-Length"))
+        if self._length is not None and self._length > bytes_max:
+            raise self._too_large(f"announces {self._length} bytes")
+        self._gzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes from the wire."""
+        self._wire_bytes += len(chunk)
+        if self._wire_bytes > self._bytes_max:
+            raise self._too_large("has more bytes")
+        if self._gzip is None:
+            self._body += chunk
+            return
+        try:
+            # One more than fits, so that a body of exactly the limit can be told from a longer one.
+            self._body += self._gzip.decompress(chunk, self._bytes_max - len(self._body) + 1)
+        except zlib.error as error:
+            raise BodyRefused(FailureKind.DAMAGED, f"the body cannot be decompressed ({error})") from error
+        if len(self._body) > self._bytes_max:
+            raise self._too_large("unfolds to more bytes")
+
+    def finish(self) -> bytes:
+        """Return the body, now that the wire has no more of it."""
+        if self._length is not None and self._length != self._wire_bytes:
+            raise BodyRefused(FailureKind.DAMAGED, f"{self._wire_bytes} of {self._length} announced bytes came")
+        if self._gzip is not None and (not self._gzip.eof or self._gzip.unused_data):
+            raise BodyRefused(FailureKind.DAMAGED, "the compressed body has not the end that it should have")
+        return bytes(self._body)
+
+    def _too_large(self, what: str) -> BodyRefused:
+        return BodyRefused(FailureKind.TOO_LARGE, f"the body {what}, and the limit is {self._bytes_max}")
+
+
+_KIND_OF_STATUS = {
+    403: FailureKind.FORBIDDEN,
+    407: FailureKind.PROXY,
+    408: FailureKind.SERVER_ERROR,
+    418: FailureKind.BANNED,
+    429: FailureKind.RATE_LIMITED,
+    451: FailureKind.FORBIDDEN,
+}
+_KIND_OF_HUNDRED = {
+    2: FailureKind.NOT_A_SNAPSHOT,
+    3: FailureKind.REDIRECTED,
+    4: FailureKind.REFUSED,
+    5: FailureKind.SERVER_ERROR,
+}
+
+_WHAT_NEXT = {
+    FailureKind.UNKNOWN_MARKET: "it is not tried again; check the spelling of the market",
+    FailureKind.RATE_LIMITED: "nothing is asked before the exchange allows it; let other programs here ask less",
+    FailureKind.BANNED: "nothing is asked before the ban ends; let other programs here ask less",
+    FailureKind.FORBIDDEN: "it is tried again later; see whether this address may use the exchange",
+    FailureKind.UNTRUSTED: "it is tried again; see whether somebody intercepts the connection",
+    FailureKind.PROXY: "it is tried again; check the address, the user and the password of the proxy",
+}
+_WHAT_NEXT_OTHERWISE = "it is tried again"
+
+
+def failure(
+    market: str, kind: FailureKind, what: str, *, status: int | None = None, code: int | None = None
+) -> SnapshotFailure:
+    """Return the failure of that kind, with its sentence."""
+    next_step = _WHAT_NEXT.get(kind, _WHAT_NEXT_OTHERWISE)
+    permanent = Cause.UNKNOWN_MARKET if kind is FailureKind.UNKNOWN_MARKET else None
+    return SnapshotFailure(
+        kind, f"There is no snapshot of {market}: {what}; {next_step}.", permanent, status=status, code=code
+    )
+
+
+def judge_reply(
+    market: str, status: int, headers: ReplyHeaders, body: bytes, received_time_ns: int
+) -> tuple[SnapshotBody | SnapshotFailure, ReplyHeaders]:
+    """Return what an answer is, and the headers with what the body adds to them (the end of a ban).
+
+    `body` is whole. O(size of the body), without parsing a snapshot.
+    """
+    code, message = _error_in(body)
+    if status == 200 and code is None and _looks_like_snapshot(body):
+        return SnapshotBody(body, received_time_ns, headers.used_weight), headers
+    kind = _KIND_OF_STATUS.get(status) or _KIND_OF_HUNDRED.get(status // 100, FailureKind.NOT_A_SNAPSHOT)
+    if status < 500 and kind not in (FailureKind.BANNED, FailureKind.RATE_LIMITED):
+        if code in PERMANENT_ERROR_CODES:
+            kind = FailureKind.UNKNOWN_MARKET
+        elif code == _TOO_MANY_REQUESTS:
+            kind = FailureKind.RATE_LIMITED
+        elif code is not None and kind is FailureKind.NOT_A_SNAPSHOT:
+            kind = FailureKind.REFUSED
+    if headers.retry_after_s is None and headers.server_time_s is not None:
+        ends = _BANNED_UNTIL.search(message)
+        if ends is not None:
+            headers = headers._replace(retry_after_s=int(ends[1]) / 1000 - headers.server_time_s)
+    said = f"error {code} ({_printable(message)})" if code is not None else _excerpt(body)
+    return failure(market, kind, f"HTTP {status} with {said}", status=status, code=code), headers
+
+
+def _looks_like_snapshot(body: bytes) -> bool:
+    text = body.strip(b" \t\r\n")
+    return text.startswith(b"{") and text.endswith(b"}") and b'"lastUpdateId"' in text
+
+
+def _error_in(body: bytes) -> tuple[int | None, str]:
+    """Return the code and the message of ``{"code":-1121,"msg":"Invalid symbol."}``; None for any other body."""
+    if len(body) > ERROR_BODY_BYTES_MAX:
+        return None, ""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, ""
+    if not isinstance(parsed, dict) or type(parsed.get("code")) is not int or "lastUpdateId" in parsed:
+        return None, ""
+    return parsed["code"], str(parsed.get("msg", ""))
+
+
+def _excerpt(body: bytes) -> str:
+    if not body:
+        return "an empty body"
+    begin = body[: _EXCERPT_CHARACTERS_MAX * 4].decode(errors="replace")
+    return f"a body of {len(body)} bytes that begins {_printable(begin)}"
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text as a log may hold it: short, and without a line break or a control character."""
+    return repr(text[:_EXCERPT_CHARACTERS_MAX])

@@ -1,0 +1,156 @@
+"""What each feed of one market has shown: whether it is live, what it skipped, and whether its ids went backwards.
+
+Rule 1: a feed is a number that the caller chose for one subscription on one connection. Nothing is known of sockets.
+Rule 2: this is bookkeeping; what follows from it is decided in `ldc.sync.machine`.
+"""
+
+from ldc.types import Header
+
+__all__ = ["FEEDS_MAX", "RESYNC_AFTER_STALE", "STALE_S_MAX", "Feeds"]
+
+RESYNC_AFTER_STALE = 3
+"""So many STALE updates in a row, with event times past the book's, show that the exchange counts anew."""
+
+STALE_S_MAX = 10.0
+"""So many STALE updates, and for so long nothing else, show it as well, whatever their event times are. The clock that
+those are of may be set back, and one of them may be of another unit: then what follows is never later."""
+
+FEEDS_MAX = 16
+"""Feeds of one market at a time; one more is a ``ValueError``. Redundant feeds and their successors are a few."""
+
+
+class _Feed:
+    __slots__ = (
+        "gaps_filled",
+        "has_skipped",
+        "has_spoken",
+        "is_acknowledged",
+        "later_in_a_row",
+        "stale_at_id",
+        "stale_count",
+        "stale_since",
+    )
+
+    def __init__(self) -> None:
+        self.is_acknowledged = False
+        self.has_spoken = False
+        self.has_skipped = False
+        self.gaps_filled = 0
+        self.stale_at_id: int | None = None
+        self.stale_since = 0.0
+        self.stale_count = 0
+        self.later_in_a_row = 0  # of them, with an event time past that of what was reached
+
+    @property
+    def is_live(self) -> bool:
+        # An update may come before the acknowledgement, and proves more than it.
+        return self.is_acknowledged or self.has_spoken
+
+
+class Feeds:
+    """The open feeds of one market.
+
+    Thread-safety: none; one thread calls it.
+    """
+
+    __slots__ = ("_feeds",)
+
+    def __init__(self) -> None:
+        self._feeds: dict[int, _Feed] = {}
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __contains__(self, feed: int) -> bool:
+        return feed in self._feeds
+
+    @property
+    def is_any_live(self) -> bool:
+        """Whether an open feed was acknowledged, or has brought an update."""
+        return any(feed.is_live for feed in self._feeds.values())
+
+    @property
+    def have_all_spoken(self) -> bool:
+        """Whether every open feed has brought an update."""
+        return all(feed.has_spoken for feed in self._feeds.values())
+
+    def open(self, feed: int) -> None:
+        """A feed that is not open begins. Raise ``ValueError`` if there are too many."""
+        assert feed not in self._feeds
+        if len(self._feeds) >= FEEDS_MAX:
+            raise ValueError(f"{FEEDS_MAX} feeds of one market are open; close one before feed {feed} opens")
+        self._feeds[feed] = _Feed()
+
+    def acknowledge(self, feed: int) -> None:
+        """The exchange has accepted the subscription."""
+        self._feeds[feed].is_acknowledged = True
+
+    def close(self, feed: int) -> None:
+        """The feed has ended."""
+        del self._feeds[feed]
+
+    def clear(self) -> None:
+        """All feeds have ended."""
+        self._feeds.clear()
+
+    def has_spoken(self, feed: int) -> bool:
+        """Whether an open feed has brought an update."""
+        return feed in self._feeds and self._feeds[feed].has_spoken
+
+    def is_live(self, feed: int) -> bool:
+        """Whether an open feed was acknowledged, or has brought an update."""
+        return feed in self._feeds and self._feeds[feed].is_live
+
+    def note_update(self, feed: int) -> None:
+        """The feed has brought an update."""
+        self._feeds[feed].has_spoken = True
+
+    def note_skip(self, feed: int) -> None:
+        """The feed has brought an update past a gap. It keeps the order, so it will not fill that."""
+        self._feeds[feed].has_skipped = True
+
+    def note_filled(self, feed: int) -> None:
+        """The feed has brought what was missing."""
+        self._feeds[feed].gaps_filled += 1
+
+    def gaps_filled_by(self, feed: int) -> int:
+        """Return how many gaps the feed has filled since it opened; 0 for one that is not open."""
+        found = self._feeds.get(feed)
+        return 0 if found is None else found.gaps_filled
+
+    def forget_skips(self) -> None:
+        """There is no gap any more."""
+        for feed in self._feeds.values():
+            feed.has_skipped = False
+
+    @property
+    def have_all_skipped(self) -> bool:
+        """Whether no live feed is left that could fill the gap."""
+        return all(feed.has_skipped for feed in self._feeds.values() if feed.is_live)
+
+    def note_stale(
+        self, feed: int, header: Header, reached_id: int, reached_event_time_ms: int | None, now: float
+    ) -> bool:
+        """The feed has brought an update that ends at or before `reached_id`; return whether the ids went backwards.
+
+        They did when each live feed has brought `RESYNC_AFTER_STALE` such updates in a row, each with an event time
+        past that of what was reached. In a row: nothing else was reached in between. A repeated or late update has an
+        old event time; the window of a second connection may end later with nothing new in it, but not three times.
+        They also did when each live feed has brought so many, the first of them `STALE_S_MAX` ago.
+        """
+        shown = self._feeds[feed]
+        if shown.stale_at_id != reached_id:
+            shown.stale_at_id, shown.stale_since = reached_id, now
+            shown.stale_count = shown.later_in_a_row = 0
+        shown.stale_count += 1
+        event_time_ms = header.event_time_ms
+        is_later = (
+            event_time_ms is not None and reached_event_time_ms is not None and event_time_ms > reached_event_time_ms
+        )
+        shown.later_in_a_row = shown.later_in_a_row + 1 if is_later else 0
+        live = [other for other in self._feeds.values() if other.is_live]
+        if any(other.stale_at_id != reached_id or other.stale_count < RESYNC_AFTER_STALE for other in live):
+            return False
+        return all(other.later_in_a_row >= RESYNC_AFTER_STALE for other in live) or all(
+            now - other.stale_since >= STALE_S_MAX for other in live
+        )

@@ -1,0 +1,293 @@
+"""Simulated histories, each a seed: the exchange, the network with its faults, and the library that must be right.
+
+A history is what `history.History` says. Three oracles look on. Safety: at every step, what can be read is the
+engine's book at that update id, inside the horizon. Liveness: after the last fault every market is back in bounded
+time. Economy: without a fault nothing needless happens, with faults there are no more resyncs than faults, and no limit
+of the exchange is ever exceeded. And everything that came in or was asked for is accounted for.
+
+A failure names its seed and the command that shows it again. ``LDC_SEED=<seed>`` runs that one alone, and
+``LDC_HISTORIES=<count>`` fewer or more of them than 1,000.
+"""
+
+import ast
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from history import History, Outcome, live_through
+from history_engine import EngineMarket, Line, Style
+from history_market import SimulatedMarket
+from history_server import Answer, Lie, RestServer
+from history_times import HistoryOfOddTimes
+from sync_kit import BOOKS
+
+from ldc.sync.parts import RequestSnapshot
+
+COMPILED = list(BOOKS.values())[-1]
+TWIN = BOOKS["python"]
+TWIN_EVERY = 20
+BLOCK = 100
+
+SEEDS = (
+    [int(os.environ["LDC_SEED"])] if "LDC_SEED" in os.environ else range(int(os.environ.get("LDC_HISTORIES", "1000")))
+)
+MORE_SEEDS = range(1_000, 10_000)
+ONCE_FAILED = (8_042, 247_427, 421_772)
+
+
+def live_through_all(seeds: "range | list[int]") -> list[Outcome]:
+    return [
+        live_through(seed, COMPILED, TWIN if seed % TWIN_EVERY == 0 and COMPILED is not TWIN else None)
+        for seed in seeds
+    ]
+
+
+@pytest.mark.parametrize("block", range(0, len(SEEDS), BLOCK))
+def test_a_history_is_survived(block: int) -> None:
+    live_through_all(SEEDS[block : block + BLOCK])
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("block", range(0, len(MORE_SEEDS), 10 * BLOCK))
+def test_more_histories_are_survived(block: int) -> None:
+    live_through_all(MORE_SEEDS[block : block + 10 * BLOCK])
+
+
+@pytest.mark.parametrize("seed", ONCE_FAILED)
+def test_a_history_that_once_failed_is_survived(seed: int) -> None:
+    """What was found by hundreds of thousands of seeds is tried again in every run."""
+    live_through_all([seed])
+
+
+@pytest.mark.parametrize("block", range(0, 100, 25))
+def test_a_history_with_event_times_that_lie_is_survived(block: int) -> None:
+    for seed in range(block, block + 25):
+        try:
+            HistoryOfOddTimes(seed, COMPILED).run()
+        except AssertionError as error:
+            error.add_note(f"again with: HistoryOfOddTimes({seed}, ldc.book).run()")
+            raise
+
+
+def test_a_seed_is_a_history() -> None:
+    assert live_through(7, COMPILED) == live_through(7, COMPILED)
+    assert live_through(7, COMPILED) != live_through(8, COMPILED)
+
+
+def digest_in_another_process(**environment: str) -> str:
+    """Return the hash of some histories, as a Python that was started for it finds it."""
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import simulate; print(simulate.live_through_block(0, 16))"
+    command = [sys.executable, "-P", "-c", script, str(Path(__file__).parents[1] / "tools")]
+    told = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    sums = ast.literal_eval(told)
+    assert (sums["histories"], sums["failures"]) == (16, [])
+    return str(sums["hash"])
+
+
+def test_a_seed_is_the_same_history_under_any_order_of_hashes_and_on_either_book() -> None:
+    """Between Pythons and machines: `make simulate` prints the hash of its run."""
+    digest = digest_in_another_process(PYTHONHASHSEED="1")
+    assert digest == digest_in_another_process(PYTHONHASHSEED="2")
+    assert digest == digest_in_another_process(PYTHONHASHSEED="3", LDC_PURE_PYTHON="1")
+
+
+def test_what_the_histories_are_made_of() -> None:
+    """So that no oracle agrees for having seen nothing: the faults happen, and do what they should."""
+    outcomes = [live_through(seed, COMPILED) for seed in range(2_000, 2_100)]
+    assert 50 <= sum(outcome.updates for outcome in outcomes) / len(outcomes) <= 300
+    assert sum(outcome.faults == 0 for outcome in outcomes) > 5
+    assert sum(outcome.resyncs for outcome in outcomes) > 50
+
+
+def test_audits_cure_what_a_snapshot_has_falsified() -> None:
+    """A falsehood in the first snapshot cannot be noticed. The audits find it, and at the end the book is right."""
+    poisonous = [seed for seed in range(600) if History(seed, COMPILED).is_poisonous]
+    assert sum(live_through(seed, COMPILED).cured for seed in poisonous) > 0
+
+
+# --------------------------------------------------------------------------------- the oracles see what they look for
+
+
+def assert_found(break_it: Callable[[History], None], message: str, seeds: range = range(40)) -> None:
+    """Some of these histories fail, with that message, when something is broken."""
+    found = []
+    for seed in seeds:
+        history = History(seed, COMPILED)
+        break_it(history)
+        try:
+            history.run()
+        except AssertionError as error:
+            found.append(str(error))
+            if message in str(error):
+                return
+    pytest.fail(f"nobody said {message!r}, only {found}")
+
+
+def test_a_wrong_level_is_found() -> None:
+    def lose_a_level(history: History) -> None:
+        for market in history.markets:
+            receive = market.receive
+            market.receive = lambda feed, frame, now, receive=receive: receive(  # type: ignore[method-assign]
+                feed, frame.replace(b'.75"],', b'.50"],', 1), now
+            )
+
+    assert_found(lose_a_level, "the book differs")
+
+
+def test_a_loss_that_nobody_notices_is_found() -> None:
+    def ignore_ids(history: History) -> None:
+        for market in history.markets:
+            apply_snapshot = market.synchronizer.snapshot_received
+            market.synchronizer.snapshot_received = (  # type: ignore[method-assign]
+                lambda epoch, body, *rest, apply=apply_snapshot: apply(
+                    epoch, body.replace(b'"lastUpdateId":1', b'"lastUpdateId":2'), *rest
+                )
+            )
+
+    assert_found(ignore_ids, "the exchange never had the id")
+
+
+def test_dawdling_is_found() -> None:
+    def dawdle(history: History) -> None:
+        ask = history.server.ask
+
+        def answer_late(*arguments: Any, lie: Lie | None) -> Answer:
+            answer = ask(*arguments, lie=lie)
+            return answer if history.calm_at is None else answer._replace(latency_s=answer.latency_s + 15.0)
+
+        history.server.ask = answer_late  # type: ignore[method-assign]
+
+    assert_found(dawdle, "was held up", seeds=range(60, 160))
+
+
+def test_a_needless_snapshot_is_found() -> None:
+    def ask_twice(history: History) -> None:
+        if history.is_clean:
+            history.at(2.0, lambda: history.request_refresh(history.markets[0]))
+
+    assert_found(ask_twice, "a snapshot that nobody needed")
+
+
+def test_a_request_that_is_never_answered_is_found() -> None:
+    def forget(history: History) -> None:
+        def put(market: SimulatedMarket, request: RequestSnapshot) -> None:
+            if request.epoch % 3:
+                history.put_request(market, request)
+
+        for market in history.markets:
+            market._request = put
+
+    assert_found(forget, "has not come back")
+
+
+def test_impatience_is_found() -> None:
+    def pause_nothing(history: History) -> None:
+        lane = next(iter(history.queue._lanes.values()))
+        history.server.faults = ["429", "418", "429"]
+        history.at(1.5, lambda: setattr(lane.budget, "_paused_until_s", 0.0))
+
+    assert_found(pause_nothing, "although told")
+
+
+def test_doubts_that_outlive_a_success_are_found() -> None:
+    """Then the first wrong snapshot of a later absence would be believed."""
+
+    def remember_doubts(history: History) -> None:
+        for market in history.markets:
+
+            def publish(*arguments: Any, synchronizer: Any = market.synchronizer) -> None:
+                doubts = synchronizer._doubts
+                type(synchronizer)._publish(synchronizer, *arguments)
+                synchronizer._doubts = doubts
+
+            market.synchronizer._publish = publish  # type: ignore[method-assign]
+
+    assert_found(remember_doubts, "a level that is not there", seeds=range(400))
+
+
+def test_doubts_without_an_end_are_found() -> None:
+    def forget_doubts(history: History) -> None:
+        for market in history.markets:
+
+            def load(*arguments: Any, synchronizer: Any = market.synchronizer) -> Any:
+                synchronizer._doubts = 0
+                return type(synchronizer)._load(synchronizer, *arguments)
+
+            market.synchronizer._load = load  # type: ignore[method-assign]
+
+    assert_found(forget_doubts, "doubted once too often", seeds=range(400))
+
+
+# ------------------------------------------------------------------------------------------------------ a virtual year
+
+
+def live_through_a_year(seed: int, rule: str, days: int = 365) -> SimulatedMarket:
+    """A connection a day, each followed by the next one before it is closed; the markets trade on meanwhile."""
+    dice = random.Random(seed)
+    engine = EngineMarket(dice, "BTCUSDT", Style(".2f", rule == "futures", True, False))
+    requests: list[RequestSnapshot] = []
+    market = SimulatedMarket(
+        COMPILED,
+        engine,
+        dice,
+        limits=(1000,),
+        refresh_interval_s=None,
+        request=lambda _, request: requests.append(request),
+        cancel=lambda *_: None,
+    )
+    server = RestServer(dice, 6000, 0.8)
+    lines: dict[int, Line] = {}
+    now = 0.0
+
+    def trade(beats: int) -> None:
+        nonlocal now
+        for _ in range(beats):
+            now += 0.1
+            engine.event()
+            for feed in dice.sample(sorted(lines), len(lines)):  # the faster connection is sometimes the new one
+                if dice.random() < 0.7 and (frame := lines[feed].update(int(now * 1000))):
+                    market.receive(feed, frame, now)
+
+    for day in range(days):
+        market.synchronizer.feed_opened(day, now)
+        lines[day] = Line(engine, day)
+        market.synchronizer.feed_acknowledged(day, now)
+        market.after_input(now)
+        trade(2)
+        if day == 0:
+            answer = server.ask(engine, 1000, 25, now, lie=None)
+            request, market.request = market.request, None
+            assert request is not None
+            market.synchronizer.snapshot_received(request.epoch, answer.result.body, 1000, now)
+            market.after_input(now)
+        while not market.synchronizer.has_spoken(day):
+            trade(1)
+        if day > 0:
+            engine.lines.remove(lines.pop(day - 1))
+            market.synchronizer.feed_closed(day - 1, now)
+            market.after_input(now)
+        trade(4)
+        now += 23 * 3600.0
+    market.judge_accounts()
+    assert sum(market.synchronizer.resyncs.values()) == 0
+    assert len(requests) == 1
+    assert market.unsynchronized_s < 1.0
+    return market
+
+
+@pytest.mark.parametrize("rule", ["spot", "futures"])
+def test_a_year_of_daily_handovers_costs_nothing(rule: str) -> None:
+    assert live_through_a_year(1, rule).looks > 1_500
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("seed", range(20))
+def test_more_years_of_daily_handovers_cost_nothing(seed: int) -> None:
+    live_through_a_year(seed, "futures" if seed % 2 else "spot")
