@@ -52,7 +52,7 @@ def wait_until_deep(manager: ldc.BinanceLocalDepthCacheManager, began: float) ->
     """Return after how long the last snapshot of each had so many levels."""
     caches = [manager.get_depth_cache(market) for market in manager.get_list_of_depth_caches()]
     pause, told_at = threading.Event(), began
-    while shallow := sum(cache.feed.synchronizer.refresher.limit < DEEP_LEVELS for cache in caches):
+    while shallow := sum(cache.live.synchronizer.refresher.limit < DEEP_LEVELS for cache in caches):
         if time.monotonic() - told_at >= TOLD_EVERY_S:
             told_at = time.monotonic()
             say(f"{len(caches) - shallow} at {DEEP_LEVELS:,} levels after {told_at - began:.0f} s")

@@ -29,7 +29,7 @@ from bench_scale_sender import kinds_of, serve, sources, stream_of
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
-from ldc.feed.market import MarketFeed
+from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import Purpose
@@ -82,7 +82,7 @@ class Found(NamedTuple):
 class Recorder:
     """Takes the place of the signal that wakes waiting threads: notes when, and how far the book is."""
 
-    def __init__(self, feed: MarketFeed) -> None:
+    def __init__(self, feed: LiveMarket) -> None:
         self._book = feed.book
         self.ids, self.stamps_ns = array("q"), array("q")
         feed.binding.waiting += 1
@@ -99,7 +99,7 @@ class Markets:
     def __init__(self, url: str, snapshots: list[tuple[str, bytes]], kinds: list[int]) -> None:
         self._snapshots, self._kinds = snapshots, kinds
         self.groups: list[FeedGroup] = []
-        self.feeds: list[MarketFeed] = []
+        self.feeds: list[LiveMarket] = []
         self._all_there = threading.Event()
         self._missing, self._lock = len(kinds), threading.Lock()
         budget = SharedConnectBudget(300)
@@ -112,7 +112,7 @@ class Markets:
     def _group(self, url: str, budget: SharedConnectBudget) -> FeedGroup:
         group: FeedGroup
 
-        def answer(feed: MarketFeed, action: Any) -> None:
+        def answer(feed: LiveMarket, action: Any) -> None:
             if action.purpose is Purpose.SYNCHRONIZE:
                 body = self._snapshots[self._kinds[feed.serial]][1]
                 group.post(lambda now: group.snapshot_begins(feed, action.epoch, now))
@@ -131,11 +131,11 @@ class Markets:
             limits=(COMPLETE,), now=time.monotonic(),
         )  # fmt: skip
         name = f"M{number:05d}USDT"
-        feed = MarketFeed(name, name, stream_of(number), book, synchronizer, number, self._note_state, _ignore)
+        feed = LiveMarket(name, name, stream_of(number), book, synchronizer, number, self._note_state, _ignore)
         self.feeds.append(feed)
         group.add(feed)
 
-    def _note_state(self, feed: MarketFeed, change: Any) -> None:
+    def _note_state(self, feed: LiveMarket, change: Any) -> None:
         with self._lock:
             if change.state is SyncState.SYNCHRONIZED:
                 self._missing -= 1
@@ -161,7 +161,7 @@ def _ignore(*_: object) -> None:
     """Nobody listens."""
 
 
-def own_bytes(feeds: list[MarketFeed]) -> int:
+def own_bytes(feeds: list[LiveMarket]) -> int:
     """Return the bytes of all that the markets hold, by the objects' own account; what they share counts once."""
     shared = (
         type,
@@ -231,7 +231,7 @@ def latencies(sent: Sent, ids: list[list[int]], recorders: dict[int, Recorder]) 
 
 
 def differences(
-    feeds: list[MarketFeed], kinds: list[int], sent: Sent, seconds: float
+    feeds: list[LiveMarket], kinds: list[int], sent: Sent, seconds: float
 ) -> tuple[list[list[int]], list[str]]:
     """Return the ids of each market's updates, and what is wrong with the books: each is held to one fed by hand."""
     found = sources(updates_max=round(12 * seconds) + 50)

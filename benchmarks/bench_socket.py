@@ -32,7 +32,7 @@ from bench_sender import serve
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
-from ldc.feed.market import MarketFeed
+from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import Purpose
@@ -152,7 +152,7 @@ class Group:
 
     def __init__(self, recording: Recording, url: str) -> None:
         self.markets = recording.markets
-        self.feeds: list[MarketFeed] = []
+        self.feeds: list[LiveMarket] = []
         self._by_feed: dict[int, Market] = {}
         self.group = FeedGroup(
             "benchmark", [url], OPTIONS, connect_budget=SharedConnectBudget(300), request_snapshot=self._answer,
@@ -165,14 +165,14 @@ class Group:
                 book, make_book=lambda rule=market.rule: OrderBook(rule), read_header=read_header, random=lambda: 0.0,
                 limits=(COMPLETE,), now=time.monotonic(),
             )  # fmt: skip
-            feed = MarketFeed(
+            feed = LiveMarket(
                 market.name, market.name, stream_in(market), book, synchronizer, number, _ignore, lambda feed: None
             )
             self.feeds.append(feed)
             self._by_feed[number] = market
             self.group.add(feed)
 
-    def _answer(self, feed: MarketFeed, action: Any) -> None:
+    def _answer(self, feed: LiveMarket, action: Any) -> None:
         if action.purpose is Purpose.SYNCHRONIZE:
             body = self._by_feed[feed.serial].snapshot
             self.group.post(lambda now: self.group.snapshot_begins(feed, action.epoch, now))
@@ -205,7 +205,7 @@ class Group:
         self.group.join(PATIENCE_S)
 
 
-def _ignore(feed: MarketFeed, change: object) -> None:
+def _ignore(feed: LiveMarket, change: object) -> None:
     """Nobody listens."""
 
 

@@ -38,13 +38,16 @@ from ldc.types import (
     BookView,
     Cause,
     Comparison,
+    ConnectionStatus,
     DepthCacheStatus,
-    FeedStatus,
     Header,
     Progress,
     SyncState,
     Verdict,
 )
+
+FeedStatus = ConnectionStatus
+"""The name of `ConnectionStatus` up to 0.1."""
 
 __all__ = [
     "FUTURES",
@@ -57,6 +60,7 @@ __all__ = [
     "BookView",
     "Cause",
     "Comparison",
+    "ConnectionStatus",
     "DepthCache",
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",

@@ -17,8 +17,8 @@ __all__ = [
     "BookView",
     "Cause",
     "Comparison",
+    "ConnectionStatus",
     "DepthCacheStatus",
-    "FeedStatus",
     "Header",
     "Progress",
     "SyncState",
@@ -185,7 +185,7 @@ class Progress(NamedTuple):
     left, and how long downloads have taken. 0 when all can be; None when nothing has been downloaded yet."""
 
 
-class FeedStatus(NamedTuple):
+class ConnectionStatus(NamedTuple):
     """What one connection has brought of a market, while several connections bring it. Counts since it was opened."""
 
     connection: int
@@ -240,7 +240,7 @@ class DepthCacheStatus(NamedTuple):
     """What has happened to the order book."""
     resyncs: Mapping[str, int]
     """How often it lost its synchronization, by cause."""
-    frames_dropped: Mapping[str, int]
+    updates_dropped: Mapping[str, int]
     """Depth updates that were not applied, by reason."""
     snapshots_dropped: Mapping[str, int]
     """Snapshots that were not used, by reason."""
@@ -254,10 +254,20 @@ class DepthCacheStatus(NamedTuple):
     """Connections that its feed group began after the first one, planned renewals included."""
     last_error: str | None
     """The last thing that went wrong with its connection or its snapshots."""
-    feeds: tuple[FeedStatus, ...]
+    connections: tuple[ConnectionStatus, ...]
     """The connections that bring it now, oldest first."""
     proof_age_s: float
     """How long ago the last proof came that the book is current: see `max_age` of the manager's reads."""
     progress: Progress | None
     """How far all depth caches of the manager are, and about how long the others will take: its `get_progress`. None in
     a status that did not come from the manager's `get_status`."""
+
+    @property
+    def feeds(self) -> tuple[ConnectionStatus, ...]:
+        """The name of `connections` up to 0.1."""
+        return self.connections
+
+    @property
+    def frames_dropped(self) -> Mapping[str, int]:
+        """The name of `updates_dropped` up to 0.1."""
+        return self.updates_dropped

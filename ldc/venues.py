@@ -36,7 +36,7 @@ __all__ = ["PERMANENT_ERROR_CODES", "VENUES", "UpdateSpeed", "Venue", "WeightSte
 PERMANENT_ERROR_CODES = frozenset({-1121, -1220})
 """Error codes that no retry can cure: an invalid symbol, and a symbol that has not the asked-for status (D)."""
 
-SNAPSHOT_LADDER = (100, 1000)
+SNAPSHOT_STEPS = (100, 1000)
 """A market gets a snapshot of so many levels first, then of so many, then of the venue's maximum."""
 
 MARKET_LENGTH_MAX = 50
@@ -190,7 +190,7 @@ class Venue:
     def snapshot_steps(self, snapshot_limit: int | None = None) -> tuple[int, ...]:
         """Return the limits in which a market deepens, ascending, each at most `snapshot_limit` (None: no cap)."""
         deepest = self.honoured_limit(self.snapshot_limit_max if snapshot_limit is None else snapshot_limit)
-        return tuple(sorted({self.honoured_limit(min(step, deepest)) for step in (*SNAPSHOT_LADDER, deepest)}))
+        return tuple(sorted({self.honoured_limit(min(step, deepest)) for step in (*SNAPSHOT_STEPS, deepest)}))
 
     def weight_budget_name(self, restful_base_uri: str | None = None) -> str:
         """Return the name of what counts the weight of requests to that base: two equal names share one budget.

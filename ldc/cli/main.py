@@ -175,7 +175,7 @@ def demo(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc demo`."""
     is_live = wants_view(options)
     with starting():
-        from ldc.cli.simulate import Mischief, demo_exchange, demo_markets
+        from ldc.cli.simulate import FaultInjector, demo_exchange, demo_markets
 
         faults = parsed_faults(options.fault)
         venue = {"spot": "simulator", "futures": "simulator-futures"}[options.exchange_kind]
@@ -188,7 +188,7 @@ def demo(options: argparse.Namespace) -> ExitStatus:
         with manager:
             manager.create_depth_cache(markets)
             view = make_watch(options, manager, f"ldc demo {options.exchange_kind}")
-            view.on_round = Mischief(exchange, faults).round
+            view.on_round = FaultInjector(exchange, faults).round
             return view.run(is_live=is_live)
 
 

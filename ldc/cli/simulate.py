@@ -13,7 +13,7 @@ from ldc.cli.watch import ExitStatus, forget
 from ldc.simulator import Fault, SimulatedExchange
 from ldc.venues import venue_named
 
-__all__ = ["Mischief", "demo_exchange", "demo_markets", "serve", "served_exchange"]
+__all__ = ["FaultInjector", "demo_exchange", "demo_markets", "serve", "served_exchange"]
 
 LEVELS_OF_FEW = 6000
 """Levels a side of a market while there are few: more than one snapshot shows, so that the horizon is seen."""
@@ -48,7 +48,7 @@ def demo_exchange(venue: str, markets: Sequence[str], seed: int) -> SimulatedExc
     return SimulatedExchange(markets, venue=venue, seed=seed, levels=levels)
 
 
-class Mischief:
+class FaultInjector:
     """Hands the faults to the exchange once all markets are in sync, and tells how often they have struck."""
 
     def __init__(self, exchange: SimulatedExchange, faults: Sequence[Fault]) -> None:

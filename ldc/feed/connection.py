@@ -106,14 +106,14 @@ class FeedConnection:
 
     def __init__(
         self,
-        feed: int,
+        connection_id: int,
         url: str,
         options: ConnectionOptions,
         post: Callable[[Callable[[float], None]], bool],
         on_opened: Callable[["FeedConnection", float], None],
         now: float,
     ) -> None:
-        self.feed = feed
+        self.connection_id = connection_id
         """The number by which synchronizers know it; never used twice in a group."""
         self.url = url
         self.state = ConnectionState.CONNECTING
@@ -151,7 +151,7 @@ class FeedConnection:
 
     def connect(self) -> None:
         """Begin to connect, in a thread of its own."""
-        name = f"ldc-connect-{self.feed}"
+        name = f"ldc-connect-{self.connection_id}"
         try:
             threading.Thread(target=self._connect, name=name, daemon=True).start()
         except RuntimeError as error:  # no more threads to be had: the trouble of this connection, and of no other one

@@ -4,7 +4,7 @@ Rule 1: the group's thread is the only writer of its books and the only caller o
     reach it through `post`, which wakes it; nothing here is shared otherwise, so nothing else is locked.
 Rule 2: a depth update of a synchronized market takes the short way: the connection's frame reader finds the market's
     binding by the name of the stream, and applies it. Everything else (another verdict, a snapshot, a deadline) goes
-    through the market's synchronizer. `_carry_out`, which follows each call of it, says which way is open.
+    through the market's synchronizer. `_run_actions`, which follows each call of it, says which way is open.
 Rule 3: one market's trouble never touches another. A frame that cannot be read or routed is dropped and counted, and
     each market's next frame proves or disproves that nothing is missing.
 Rule 4: an update that goes the short way moves no deadline, and most wake-ups bring nothing else. So deadlines are
@@ -31,15 +31,15 @@ from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionSta
 from ldc.feed.group_markets import GroupMarkets
 from ldc.feed.handover import Handover
 from ldc.feed.mailbox import Mailbox
-from ldc.feed.market import FeedDrop, MarketFeed
-from ldc.feed.pool import FeedConnections, SharedConnectBudget
-from ldc.feed.status import feed_statuses, proven_at
+from ldc.feed.market import LiveMarket, MessageDrop
+from ldc.feed.pool import ConnectionPool, SharedConnectBudget
+from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
 from ldc.sync.parts import (
     RequestSnapshot,
 )
-from ldc.types import Cause, FeedStatus
+from ldc.types import Cause, ConnectionStatus
 
 __all__ = ["FeedGroup"]
 
@@ -72,19 +72,19 @@ class FeedGroup(GroupMarkets):
         options: ConnectionOptions,
         *,
         connect_budget: SharedConnectBudget,
-        request_snapshot: Callable[[MarketFeed, RequestSnapshot], None],
-        cancel_snapshot: Callable[[MarketFeed, int], None],
-        request_probe: Callable[[MarketFeed], None],
+        request_snapshot: Callable[[LiveMarket, RequestSnapshot], None],
+        cancel_snapshot: Callable[[LiveMarket, int], None],
+        request_probe: Callable[[LiveMarket], None],
         random: Callable[[], float],
     ) -> None:
         self.name = name
-        self.frames_dropped = dict.fromkeys(FeedDrop, 0)
+        self.messages_dropped = dict.fromkeys(MessageDrop, 0)
         super().__init__(request_snapshot, cancel_snapshot, request_probe)
         self._has_more: set[FeedConnection] = set()
         self._mailbox = Mailbox()
         self._stop_requested = threading.Event()
         self._selector = selectors.DefaultSelector()
-        self._connections = FeedConnections(self, urls, options, connect_budget, self._selector, random)
+        self._connections = ConnectionPool(self, urls, options, connect_budget, self._selector, random)
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
         self._stop_deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -105,11 +105,11 @@ class FeedGroup(GroupMarkets):
         """Connections begun after the first one of each line, renewals included."""
         return self._connections.reconnects
 
-    def feeds_of(self, market: MarketFeed) -> tuple[FeedStatus, ...]:
+    def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""
-        return feed_statuses(tuple(self._connections), market)
+        return connection_statuses(tuple(self._connections), market)
 
-    def proven_at(self, market: MarketFeed) -> float:
+    def proven_at(self, market: LiveMarket) -> float:
         """Return when a market's book was last proven to be current, by the monotonic clock."""
         return proven_at(tuple(self._connections), market)
 
@@ -122,19 +122,19 @@ class FeedGroup(GroupMarkets):
         """Let the group's thread call `work(now)`. False: the group is stopped, and it will not be called."""
         return self._mailbox.post(work)
 
-    def add(self, market: MarketFeed) -> None:
+    def add(self, market: LiveMarket) -> None:
         """Take up a market."""
         self.post(lambda now: self._add(market, now))
 
-    def remove(self, market: MarketFeed) -> None:
+    def remove(self, market: LiveMarket) -> None:
         """Give a market up; its synchronizer is stopped."""
         self.post(lambda now: self._remove(market, now))
 
-    def resync(self, market: MarketFeed, unsubscribe: bool) -> None:
+    def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
         """Take a market out of sync and synchronize it anew, with a new subscription if so wished."""
         self.post(lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe))
 
-    def refresh(self, market: MarketFeed) -> None:
+    def refresh(self, market: LiveMarket) -> None:
         """Check and renew a market's levels by a snapshot, without taking it away."""
         self.post(lambda now: self._refresh(market, now))
 
@@ -215,7 +215,7 @@ class FeedGroup(GroupMarkets):
             return
         for market in self._timers.take_due(now):
             market.synchronizer.tick(now)
-            self._carry_out(market, now)
+            self._run_actions(market, now)
         if now >= self._silence_due:
             self._silence_due = now + SILENCE_CHECK_S
             if any(connection.last_pong_at is not None for connection in self._connections):
@@ -241,17 +241,17 @@ class FeedGroup(GroupMarkets):
         self._has_more.discard(connection)
         for market in self._markets.values():
             market.was_interrupted |= is_last and connection.requests.may_bring(market.stream)
-            market.synchronizer.feed_closed(connection.feed, now)
-            self._carry_out(market, now)
+            market.synchronizer.stream_closed(connection.connection_id, now)
+            self._run_actions(market, now)
 
     def handover_ended(self, handover: Handover, connection: FeedConnection, now: float) -> bool | None:
         """Whether a successor has taken over (True), has failed to (False), or neither yet. In the group's thread."""
         if handover.is_complete(self._markets.values()):
             return True
         step = handover.step(self._markets.values(), now)
-        for market in step.look_up:
+        for market in step.to_probe:
             self._request_probe(market)
-        for market in step.subscribe_anew:
+        for market in step.to_resubscribe:
             logger.warning(
                 "%s: %s does not come on the new connection; it is subscribed anew", self.name, market.market
             )
@@ -260,12 +260,12 @@ class FeedGroup(GroupMarkets):
         has_failed = handover.has_failed(now)
         return None if has_failed is None else not has_failed
 
-    def _subscribe(self, connection: FeedConnection, market: MarketFeed, now: float) -> None:
+    def _subscribe(self, connection: FeedConnection, market: LiveMarket, now: float) -> None:
         # Opened before it is acknowledged: the first update may overtake the acknowledgement.
         connection.requests.subscribe([market.stream])
         connection.reader.bind(market.stream, market.binding)
-        market.synchronizer.feed_opened(connection.feed, now)
-        self._carry_out(market, now)
+        market.synchronizer.stream_opened(connection.connection_id, now)
+        self._run_actions(market, now)
 
     def _lose_all(self, why: str) -> None:
         """Rule 5: start anew, with every book suspended meanwhile."""
@@ -278,7 +278,7 @@ class FeedGroup(GroupMarkets):
         for market in self._markets.values():
             try:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # gives up levels that are kept aside, too
-                self._carry_out(market, now)
+                self._run_actions(market, now)
             except Exception:
                 market.book.suspend(Cause.NOT_LOADED)
                 logger.exception("%s: %s could not be given up in order", self.name, market.market)
@@ -311,27 +311,27 @@ class FeedGroup(GroupMarkets):
 
     def _take_judged(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
         """Decide about an update that the book has judged: its reader has applied nothing to it since."""
-        market: MarketFeed = event.binding.owner
+        market: LiveMarket = event.binding.owner
         if event.error is not None:
             market.synchronizer.update_malformed(now)
             market.note_malformed(event.error)
         elif event.verdict or market.book.needs_attention:  # APPLIED is 0
             assert event.verdict is not None
-            market.synchronizer.after_apply(connection.feed, event.verdict, event.payload, time.time_ns(), now)
+            market.synchronizer.after_apply(connection.connection_id, event.verdict, event.payload, time.time_ns(), now)
         else:  # applied, and a thread waits for it
             market.binding.is_direct = not market.synchronizer.wants_every_update
             market.wake_waiters()
             return
-        self._carry_out(market, now)
+        self._run_actions(market, now)
         market.wake_waiters()
 
-    def _take_update(self, connection: FeedConnection, market: MarketFeed, payload: bytes, now: float) -> None:
+    def _take_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
         """Bring one depth update to its synchronizer, or, if that has just opened the short way, to its book."""
         if market.synchronizer.wants_every_update:
             id_before = market.book.last_update_id
-            market.synchronizer.receive_update(connection.feed, payload, time.time_ns(), now)
+            market.synchronizer.receive_update(connection.connection_id, payload, time.time_ns(), now)
             market.note_moved(connection.reader.tally(market.stream), id_before)
-            self._carry_out(market, now)
+            self._run_actions(market, now)
             market.wake_waiters()
             return
         event = FrameEvent(Opcode.TEXT, payload, market.binding)
@@ -348,7 +348,7 @@ class FeedGroup(GroupMarkets):
         try:
             header = read_header(payload)
         except MalformedMessage as error:
-            self._drop(FeedDrop.UNREADABLE, str(error))
+            self._drop(MessageDrop.UNREADABLE, str(error))
             return
         if header.event == "serverShutdown" or header.stream == "!serverShutdown":
             logger.info("%s: the exchange announces a shutdown; a new connection takes over", self.name)
@@ -358,9 +358,9 @@ class FeedGroup(GroupMarkets):
             if market is not None:
                 self._take_update(connection, market, payload, now)
             elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
-                self._drop(FeedDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
+                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
         elif header.event is not None or header.last_update_id is not None:
-            self._drop(FeedDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
+            self._drop(MessageDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
         else:
             self._take_reply(connection, payload, now)
 
@@ -368,7 +368,7 @@ class FeedGroup(GroupMarkets):
         try:
             acknowledged = connection.requests.take_reply(payload, now)
         except ValueError as error:
-            self._drop(FeedDrop.UNKNOWN_REPLY, str(error))
+            self._drop(MessageDrop.UNKNOWN_REPLY, str(error))
             for stream in error.streams if isinstance(error, RequestRefused) else ():
                 if (market := self._markets.get(stream.encode())) is not None:
                     market.last_error = str(error)
@@ -377,17 +377,17 @@ class FeedGroup(GroupMarkets):
             market = self._markets.get(stream.encode())
             if market is not None:
                 market.note_acknowledged(time.time())
-                market.synchronizer.feed_acknowledged(connection.feed, now)
-                self._carry_out(market, now)
+                market.synchronizer.stream_acknowledged(connection.connection_id, now)
+                self._run_actions(market, now)
 
-    def _drop(self, why: FeedDrop, text: str) -> None:
-        if self.frames_dropped[why] == 0:
+    def _drop(self, why: MessageDrop, text: str) -> None:
+        if self.messages_dropped[why] == 0:
             logger.warning("%s: frame dropped (%s): %s; more of these are only counted", self.name, why.value, text)
-        self.frames_dropped[why] += 1
+        self.messages_dropped[why] += 1
 
     # markets
 
-    def _add(self, market: MarketFeed, now: float) -> None:
+    def _add(self, market: LiveMarket, now: float) -> None:
         if self._stop_requested.is_set():
             self._remove(market, now)
             return
@@ -397,9 +397,9 @@ class FeedGroup(GroupMarkets):
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
-        self._carry_out(market, now)
+        self._run_actions(market, now)
 
-    def _remove(self, market: MarketFeed, now: float) -> None:
+    def _remove(self, market: LiveMarket, now: float) -> None:
         if self._markets.get(market.stream.encode()) is market:
             del self._markets[market.stream.encode()]
             for connection in self._connections:
@@ -410,7 +410,7 @@ class FeedGroup(GroupMarkets):
         if not self._markets:
             self._connections.close_all(now)
 
-    def _resync(self, market: MarketFeed, cause: Cause, now: float, *, unsubscribe: bool) -> None:
+    def _resync(self, market: LiveMarket, cause: Cause, now: float, *, unsubscribe: bool) -> None:
         if market.is_removed:
             return
         market.synchronizer.request_resync(now, cause)
@@ -418,7 +418,7 @@ class FeedGroup(GroupMarkets):
             for connection in self._connections.open_ones:
                 connection.requests.unsubscribe([market.stream])
                 self._subscribe(connection, market, now)
-        self._carry_out(market, now)
+        self._run_actions(market, now)
 
     # the end
 

@@ -15,7 +15,7 @@ from ldc.errors import MalformedMessage
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import Refreshed, RefreshResult, StateChanged
 
-__all__ = ["FeedDrop", "MarketFeed", "SilenceWatch", "UpdateSignal"]
+__all__ = ["LiveMarket", "MessageDrop", "SilenceWatch", "UpdateSignal"]
 
 logger = logging.getLogger("binance_local_depth_cache")
 
@@ -29,7 +29,7 @@ MOVED_ON_S = 2.0
 """How long an update may be behind what a look-up has shown; then the market's subscription is dead."""
 
 
-class FeedDrop(enum.StrEnum):
+class MessageDrop(enum.StrEnum):
     """Why a frame was dropped before it came to any market."""
 
     UNREADABLE = "UNREADABLE"
@@ -116,7 +116,7 @@ class SilenceWatch:
         return is_dead
 
 
-class MarketFeed:
+class LiveMarket:
     """A market, its book and its synchronizer, in a feed group."""
 
     __slots__ = (
@@ -126,10 +126,10 @@ class MarketFeed:
         "is_removed",
         "last_error",
         "last_restart_time",
-        "looked_up_at",
         "market",
         "on_restart",
         "on_state",
+        "probed_at",
         "restart_count",
         "serial",
         "signal",
@@ -149,8 +149,8 @@ class MarketFeed:
         book: OrderBook,
         synchronizer: Synchronizer,
         serial: int,
-        on_state: "Callable[[MarketFeed, StateChanged], None]",
-        on_restart: "Callable[[MarketFeed], None]",
+        on_state: "Callable[[LiveMarket, StateChanged], None]",
+        on_restart: "Callable[[LiveMarket], None]",
     ) -> None:
         self.market = market
         """As the user spelt it first."""
@@ -165,7 +165,7 @@ class MarketFeed:
         """By which the frame readers of its connections bring updates to its book."""
         self.signal = UpdateSignal(self.binding)
         self.silence = SilenceWatch()
-        self.looked_up_at = -math.inf
+        self.probed_at = -math.inf
         """When the last look-up was asked for that found the book where the exchange is."""
         self.timer_due: float | None = None
         """When the group will call its synchronizer next."""
@@ -208,7 +208,7 @@ class MarketFeed:
         """Take the exchange's id as a look-up has shown it (None: it has not); return whether it is past the book's."""
         has_moved_on = self.is_behind(last_update_id)
         if has_moved_on is False and self.silence.asked_at is not None:
-            self.looked_up_at = self.silence.asked_at
+            self.probed_at = self.silence.asked_at
         self.silence.answer(has_moved_on is True, now)
         return has_moved_on is True
 

@@ -16,10 +16,10 @@ from typing import Protocol
 
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
-from ldc.feed.slot import FeedLine
+from ldc.feed.slot import ConnectionSlot
 from ldc.limits import ConnectBudget
 
-__all__ = ["ConnectLedger", "FeedConnections", "SharedConnectBudget"]
+__all__ = ["ConnectLedger", "ConnectionPool", "SharedConnectBudget"]
 
 logger = logging.getLogger("binance_local_depth_cache")
 
@@ -75,7 +75,7 @@ class SharedConnectBudget:
             return allowed_at
 
 
-class ConnectionsOwner(Protocol):
+class PoolOwner(Protocol):
     """What the connections need of their group."""
 
     name: str
@@ -93,12 +93,12 @@ class ConnectionsOwner(Protocol):
         """Whether this successor has taken over (True), has failed to (False), or neither yet (None)."""
 
 
-class FeedConnections:
+class ConnectionPool:
     """The connections of a group. `urls`: one for each line."""
 
     def __init__(
         self,
-        owner: ConnectionsOwner,
+        owner: PoolOwner,
         urls: Sequence[str],
         options: ConnectionOptions,
         budget: SharedConnectBudget,
@@ -111,7 +111,7 @@ class FeedConnections:
         self._owner = owner
         self._options = options
         self._selector = selector
-        self._lines = [FeedLine(self, url, random) for url in urls]
+        self._lines = [ConnectionSlot(self, url, random) for url in urls]
         self._feeds = count(1)
         self._slept_s = clock_of_sleep()
 
@@ -119,7 +119,7 @@ class FeedConnections:
         return iter([connection for line in self._lines for connection in line])
 
     @property
-    def lines(self) -> Sequence[FeedLine]:
+    def lines(self) -> Sequence[ConnectionSlot]:
         """The lines, to look at."""
         return self._lines
 

@@ -13,7 +13,7 @@ from ldc.feed.connection import ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
 from ldc.limits import Backoff
 
-__all__ = ["CONNECTION_S_MAX", "STABLE_S", "TROUBLE_PAUSE_S", "FeedLine", "LineOwner"]
+__all__ = ["CONNECTION_S_MAX", "STABLE_S", "TROUBLE_PAUSE_S", "ConnectionSlot", "SlotOwner"]
 
 CONNECTION_S_MAX = 23 * 3600.0
 """The exchange cuts every connection after 24 hours. Before that it is renewed, spread over `RENEWAL_SPREAD_S`."""
@@ -27,7 +27,7 @@ TROUBLE_PAUSE_S = 300.0
 """A late pong renews a connection, but not again within this time: it would not help where the link is always slow."""
 
 
-class LineOwner(Protocol):
+class SlotOwner(Protocol):
     """What a line needs of those who keep it."""
 
     def take_connect(self, now: float) -> float:
@@ -43,10 +43,10 @@ class LineOwner(Protocol):
         """Whether this successor has taken over (True), has failed to (False), or neither yet (None)."""
 
 
-class FeedLine:
+class ConnectionSlot:
     """A connection to one address, renewed for as long as it is wanted. The group's thread calls everything."""
 
-    def __init__(self, owner: LineOwner, url: str, random: Callable[[], float]) -> None:
+    def __init__(self, owner: SlotOwner, url: str, random: Callable[[], float]) -> None:
         self.url = url
         self.connects = 0
         """Connections begun."""
@@ -119,7 +119,7 @@ class FeedLine:
         if successor.state is not ConnectionState.OPEN:
             return
         if self._handover is None:
-            self._handover = Handover(successor.feed, now)
+            self._handover = Handover(successor.connection_id, now)
         has_succeeded = self._owner.handover_ended(self._handover, successor, now)
         if has_succeeded is None:
             return
@@ -146,10 +146,10 @@ class FeedLine:
         A host that says so on each new connection must not use up the connects of all: the next one within `STABLE_S`
         waits as after a failure.
         """
-        if connection is not self._connections[-1] or connection.feed == self._announced_on:
+        if connection is not self._connections[-1] or connection.connection_id == self._announced_on:
             return
         delay_s = self._backoff.next_delay_s() if now < self._announced_again_at else 0.0
-        self._announced_on = connection.feed
+        self._announced_on = connection.connection_id
         self._renew_due = min(self._renew_due, now + delay_s)
         self._announced_again_at = self._renew_due + STABLE_S
 

@@ -10,7 +10,7 @@ docs/migration.md has all of them in one table.
 import warnings
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["GONE", "RENAMED", "WITHOUT_EFFECT", "FormerNames"]
+__all__ = ["GONE", "RENAMED", "WITHOUT_EFFECT", "CompatNames"]
 
 RENAMED = {
     "create_depth_caches": "create_depth_cache",
@@ -48,7 +48,7 @@ GONE = {
 """Methods and attributes that do not exist here, and what to use instead."""
 
 
-class FormerNames:
+class CompatNames:
     """What a manager answers when it is asked for a name that it does not have itself."""
 
     __slots__ = ()

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from ldc.book import BookReader
 from ldc.errors import DepthCacheAlreadyStopped, DepthCacheError, DepthCacheOutOfSync, UnknownMarket
 from ldc.feed.group import FeedGroup
-from ldc.feed.market import MarketFeed
+from ldc.feed.market import LiveMarket
 from ldc.types import Cause, DepthCacheStatus, SyncState
 
-__all__ = ["DepthCache", "patience"]
+__all__ = ["DepthCache", "clamp_timeout"]
 
 
-def patience(timeout: float | None) -> float | None:
+def clamp_timeout(timeout: float | None) -> float | None:
     """Return how long a timeout lets a lock wait: at most as long as one can, which is centuries. NaN is refused."""
     if timeout is not None and math.isnan(timeout):
         raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
@@ -31,20 +31,20 @@ class DepthCache:
     Thread-safety: every method may be called from any thread.
     """
 
-    __slots__ = ("_feed", "_group", "exchange", "market", "reader")
+    __slots__ = ("_group", "_live", "exchange", "market", "reader")
 
-    def __init__(self, exchange: str, feed: MarketFeed, group: FeedGroup) -> None:
+    def __init__(self, exchange: str, live: LiveMarket, group: FeedGroup) -> None:
         self.exchange = exchange
         """The exchange string of its manager."""
-        self.market = feed.market
+        self.market = live.market
         """As the user spelt it."""
-        self.reader: BookReader = feed.book.reader
+        self.reader: BookReader = live.book.reader
         """A read-only face of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
 
         Reads raise `DepthCacheOutOfSync` (with the cause) whenever the copy cannot be proven right. Keep it as long as
         you like: it is valid for the life of the depth cache.
         """
-        self._feed = feed
+        self._live = live
         self._group = group
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class DepthCache:
     @property
     def state(self) -> SyncState:
         """Where it is in its life."""
-        return self._feed.synchronizer.state
+        return self._live.synchronizer.state
 
     @property
     def is_synchronized(self) -> bool:
@@ -66,27 +66,27 @@ class DepthCache:
         return self._group
 
     @property
-    def feed(self) -> MarketFeed:
+    def live(self) -> LiveMarket:
         """What its group remembers about it."""
-        return self._feed
+        return self._live
 
     def explain(self, error: DepthCacheOutOfSync) -> DepthCacheError:
         """Return what to tell a user whose read raised this: the same, or something more final."""
-        if self._feed.synchronizer.state is SyncState.FAILED:
-            return UnknownMarket(self.market, self._feed.synchronizer.cause, self._why_failed())
-        if self._feed.is_removed or self._feed.synchronizer.state is SyncState.STOPPED:
+        if self._live.synchronizer.state is SyncState.FAILED:
+            return UnknownMarket(self.market, self._live.synchronizer.cause, self._why_failed())
+        if self._live.is_removed or self._live.synchronizer.state is SyncState.STOPPED:
             return DepthCacheAlreadyStopped(self.market, Cause.STOPPED)
         return error
 
     def _why_failed(self) -> str:
         advice = "Check its spelling, and the exchange."
-        said = f"It says: {self._feed.last_error.rstrip('.')}." if self._feed.last_error else advice
+        said = f"It says: {self._live.last_error.rstrip('.')}." if self._live.last_error else advice
         return f"{self.exchange} does not serve the market {self.market!r}. {said}"
 
     @property
     def _is_over(self) -> bool:
         """Whether it never will be readable again."""
-        return self._feed.is_removed or self._feed.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
+        return self._live.is_removed or self._live.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
 
     def _raise_if_over(self) -> None:
         if self._is_over:
@@ -146,26 +146,26 @@ class DepthCache:
         reached = self.reader.last_update_id if self.is_synchronized else None
         if reached is None or after is None or reached > after:
             return reached
-        former_id = self._feed.synchronizer.former_id
-        return reached if former_id is not None and reached < after <= former_id else None
+        id_before_restart = self._live.synchronizer.id_before_restart
+        return reached if id_before_restart is not None and reached < after <= id_before_restart else None
 
     def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
-        patience_s = patience(timeout)
+        patience_s = clamp_timeout(timeout)
         if is_decided():
             return True
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
-        return self._feed.signal.wait_for(is_decided, patience_s)
+        return self._live.signal.wait_for(is_decided, patience_s)
 
     def _why_not_readable(self) -> str | None:
-        if self._feed.synchronizer.state is SyncState.FAILED:
-            return self._feed.synchronizer.cause
+        if self._live.synchronizer.state is SyncState.FAILED:
+            return self._live.synchronizer.cause
         return self.reader.suspended_by or Cause.LEFT_HORIZON
 
     @property
     def proof_age_s(self) -> float:
         """How long ago the last proof came that the book is current: an update, a pong, a look-up. O(connections)."""
-        return time.monotonic() - self._group.proven_at(self._feed)
+        return time.monotonic() - self._group.proven_at(self._live)
 
     def raise_if_older(self, max_age_s: float) -> None:
         """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
@@ -181,7 +181,7 @@ class DepthCache:
 
     def status(self) -> DepthCacheStatus:
         """Return all there is to know, as an immutable value; `progress` is the manager's to tell. O(1)."""
-        feed, reader, synchronizer = self._feed, self.reader, self._feed.synchronizer
+        live, reader, synchronizer = self._live, self.reader, self._live.synchronizer
         readable = self.is_synchronized
         cause = None if readable else self._why_not_readable()
         return DepthCacheStatus(
@@ -201,21 +201,21 @@ class DepthCache:
             ask_horizon=reader.ask_horizon,
             counters=reader.counters,
             resyncs={cause.value: count for cause, count in synchronizer.resyncs.items() if count},
-            frames_dropped=self._frames_dropped(),
+            updates_dropped=self._updates_dropped(),
             snapshots_dropped={why.value: count for why, count in synchronizer.requests.dropped.items() if count},
             audits={result.value: count for result, count in synchronizer.refresher.ended.items() if count},
-            restart_count=feed.restart_count,
-            last_restart_time=feed.last_restart_time,
+            restart_count=live.restart_count,
+            last_restart_time=live.last_restart_time,
             reconnects=self._group.reconnects,
-            last_error=feed.last_error or self._group.last_error,
-            feeds=self._group.feeds_of(feed),
+            last_error=live.last_error or self._group.last_error,
+            connections=self._group.connections_of(live),
             proof_age_s=self.proof_age_s,
             progress=None,
         )
 
-    def _frames_dropped(self) -> dict[str, int]:
+    def _updates_dropped(self) -> dict[str, int]:
         """Return the counts by reason. The duplicates that the frame readers have counted are STALE ones."""
-        counts = {why.value: count for why, count in self._feed.synchronizer.frames_dropped.items() if count}
-        if duplicates := self._feed.binding.duplicates:
+        counts = {why.value: count for why, count in self._live.synchronizer.updates_dropped.items() if count}
+        if duplicates := self._live.binding.duplicates:
             counts["STALE"] = counts.get("STALE", 0) + duplicates
         return counts

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ldc.book import OrderBook
 from ldc.errors import DepthCacheError, DepthCacheOutOfSync, MalformedMessage
 from ldc.feed.group import FeedGroup
-from ldc.feed.market import MarketFeed
+from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import CONNECT_WINDOW_S
 from ldc.sequence import SequenceRule
@@ -29,14 +29,14 @@ from ldc.venues import Venue
 
 __all__ = [
     "as_list",
+    "check_compat_parameters",
     "connect_budget",
+    "deliver",
     "end_in_forked_children",
-    "hand_in",
     "launch",
     "log_state",
     "need_of",
     "summary",
-    "take_former_parameters",
 ]
 
 logger = logging.getLogger("binance_local_depth_cache")
@@ -106,13 +106,13 @@ def summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None
     return "\n".join((title, head, *lines, *filter(None, texts)))
 
 
-def log_state(feed: MarketFeed, change: StateChanged) -> None:
+def log_state(live: LiveMarket, change: StateChanged) -> None:
     """Log that a market is in another state: as a warning if it cannot be read any more."""
     is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
     logger.log(
         logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
         "%s: %s -> %s (%s) at update id %s",
-        feed.market,
+        live.market,
         change.previous_state.value,
         change.state.value,
         change.cause.value,
@@ -120,26 +120,26 @@ def log_state(feed: MarketFeed, change: StateChanged) -> None:
     )
 
 
-def hand_in(
+def deliver(
     news: SnapshotBegins | SnapshotBody | SnapshotFailure,
     request: SnapshotRequest,
-    feed: MarketFeed,
+    live: LiveMarket,
     group: FeedGroup,
     epoch: int,
 ) -> None:
     """Hand what became of a download to the thread of its market."""
     if request.purpose is None:
         if not isinstance(news, SnapshotBegins):
-            last_update_id = update_id_of(news, feed.book.rule)
-            group.post(lambda now: group.probe_answered(feed, last_update_id, now))
+            last_update_id = update_id_of(news, live.book.rule)
+            group.post(lambda now: group.probe_answered(live, last_update_id, now))
         return
     match news:
         case SnapshotBegins():
-            group.post(lambda now: group.snapshot_begins(feed, epoch, now))
+            group.post(lambda now: group.snapshot_begins(live, epoch, now))
         case SnapshotBody(body=body, received_time_ns=received_time_ns):
-            group.post(lambda now: group.snapshot_received(feed, epoch, body, request.limit, received_time_ns, now))
+            group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
         case SnapshotFailure():
-            group.post(lambda now: group.snapshot_failed(feed, epoch, news.permanent, news.retry_at, news.text, now))
+            group.post(lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now))
 
 
 def update_id_of(news: SnapshotBody | SnapshotFailure, rule: SequenceRule) -> int | None:
@@ -201,7 +201,7 @@ _REFUSED = {
 }
 
 
-def take_former_parameters(former: dict[str, Any]) -> None:
+def check_compat_parameters(former: dict[str, Any]) -> None:
     """Accept, with a warning, what other libraries' constructors take and ldc has no use for; refuse the rest.
 
     What is refused is accepted as None or False, which is what it is there when it is not used.

@@ -22,7 +22,7 @@ from ldc.consume.callbacks import CallbackThread
 from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
-from ldc.feed.market import MarketFeed
+from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import checked_weight_share
 from ldc.manager import compat, lifecycle
@@ -53,11 +53,11 @@ STOP_S_MAX = 0.9
 PROBE_LEVELS = 5
 """What a look-up of a silent market asks for: the least, because only its id matters."""
 
-_EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whose it is: `MarketFeed.serial`
+_EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whose it is: `LiveMarket.serial`
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 
-class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
+class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
     """Keeps exact local copies of an exchange's order books.
 
     Args:
@@ -113,7 +113,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
         shared_budget: bool | str | os.PathLike[str] = False,
         **former: Any,
     ) -> None:
-        lifecycle.take_former_parameters(former)
+        lifecycle.check_compat_parameters(former)
         self._venue = venue_named(exchange)
         self._settings = Settings(
             venue=self._venue,
@@ -197,9 +197,9 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
         with self._lock:
             # Found under the lock: what another thread stops and creates anew meanwhile is not what was found before.
             for cache in [self._found(market) for market in markets]:
-                if self._caches.pop(cache.feed.symbol, None) is not None:
-                    self._stopped[cache.feed.symbol] = cache.market
-                    cache.group.remove(cache.feed)
+                if self._caches.pop(cache.live.symbol, None) is not None:
+                    self._stopped[cache.live.symbol] = cache.market
+                    cache.group.remove(cache.live)
                     self._give_back_place(cache.group)
         return True
 
@@ -249,13 +249,13 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
         self._lock = threading.Lock()
         self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
         for symbol, cache in self._caches.items():
-            cache.feed.is_removed = True
-            cache.feed.book.suspend(Cause.STOPPED)
+            cache.live.is_removed = True
+            cache.live.book.suspend(Cause.STOPPED)
             self._stopped[symbol] = cache.market
-        feeds = [cache.feed for cache in self._caches.values()]
+        lives = [cache.live for cache in self._caches.values()]
         self._caches, self._group_sizes, self._ending_groups, self._is_stopped = {}, {}, [], True
-        for feed in feeds:  # last, for its thread may have been in the middle of something
-            feed.synchronizer.stop(time.monotonic())
+        for live in lives:  # last, for its thread may have been in the middle of something
+            live.synchronizer.stop(time.monotonic())
 
     def renew_connections(self) -> None:
         """Replace every websocket by a new one while both run, so that no book is out of sync for it."""
@@ -303,13 +303,13 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
     def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
         """Check and renew the levels of these from a new snapshot, without taking the books away."""
         for cache in [self._found(market) for market in lifecycle.as_list(markets)]:
-            cache.group.refresh(cache.feed)
+            cache.group.refresh(cache.live)
         return True
 
     def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it anew; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
-        cache.group.resync(cache.feed, unsubscribe)
+        cache.group.resync(cache.live, unsubscribe)
         return True
 
     # ------------------------------------------------------------------------------------------ about
@@ -387,12 +387,12 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        feed = MarketFeed(*named, lifecycle.log_state, self._restarted)
+        live = LiveMarket(*named, lifecycle.log_state, self._restarted)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
-        self._caches[symbol] = DepthCache(venue.exchange, feed, group)
-        group.add(feed)  # last: from now on reports about it may come
+        self._caches[symbol] = DepthCache(venue.exchange, live, group)
+        group.add(live)  # last: from now on reports about it may come
 
     def _give_back_place(self, group: FeedGroup) -> None:
         """A market has left its group; an empty one ends. Under the lock."""
@@ -428,12 +428,12 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
 
     # From the groups' threads.
 
-    def _request_snapshot(self, feed: MarketFeed, action: RequestSnapshot) -> None:
-        serial, need = feed.serial << _EPOCH_BITS, lifecycle.need_of(feed.book)
-        self._download(feed.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
+    def _request_snapshot(self, live: LiveMarket, action: RequestSnapshot) -> None:
+        serial, need = live.serial << _EPOCH_BITS, lifecycle.need_of(live.book)
+        self._download(live.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
 
-    def _request_probe(self, feed: MarketFeed) -> None:
-        self._download(feed.symbol, feed.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
+    def _request_probe(self, live: LiveMarket) -> None:
+        self._download(live.symbol, live.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
 
     def _download(
         self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None = None, need: float = 0.0
@@ -447,20 +447,20 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.FormerNames):
             if not self._is_stopped:
                 raise
 
-    def _cancel_snapshot(self, feed: MarketFeed, epoch: int) -> None:
+    def _cancel_snapshot(self, live: LiveMarket, epoch: int) -> None:
         downloads = self._downloads
         if downloads is not None:
-            downloads.cancel(feed.symbol, feed.serial << _EPOCH_BITS | epoch)
+            downloads.cancel(live.symbol, live.serial << _EPOCH_BITS | epoch)
 
-    def _restarted(self, feed: MarketFeed) -> None:
+    def _restarted(self, live: LiveMarket) -> None:
         if self._on_restart is not None:
-            self._callbacks.call(self._on_restart, feed.market, feed.last_restart_time)
+            self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
 
     # From the downloader's threads.
 
     def _report(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         """Hand what became of a download to the thread of its market."""
         cache = self._caches.get(request.market)
-        if cache is None or cache.feed.serial != request.epoch >> _EPOCH_BITS:
+        if cache is None or cache.live.serial != request.epoch >> _EPOCH_BITS:
             return  # stopped meanwhile, and perhaps created again
-        lifecycle.hand_in(news, request, cache.feed, cache.group, request.epoch & _EPOCH_MASK)
+        lifecycle.deliver(news, request, cache.live, cache.group, request.epoch & _EPOCH_MASK)

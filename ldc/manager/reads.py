@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from ldc.errors import DepthCacheAlreadyStopped, DepthCacheOutOfSync
 from ldc.manager import lifecycle
-from ldc.manager.depth_cache import DepthCache, patience
+from ldc.manager.depth_cache import DepthCache, clamp_timeout
 from ldc.types import BookView, DepthCacheStatus, Progress
 
 __all__ = ["ManagerReads"]
@@ -115,7 +115,7 @@ class ManagerReads(ABC):
             raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
         wanted = self.get_list_of_depth_caches() if markets is None else lifecycle.as_list(markets)
         caches = [self._found(market) for market in wanted]
-        patience_s = patience(timeout)
+        patience_s = clamp_timeout(timeout)
         give_up_at = None if patience_s is None else time.monotonic() + patience_s
         while True:
             for cache in caches:
@@ -157,8 +157,8 @@ class ManagerReads(ABC):
 
     def get_last_restart_time(self, market: str) -> float | None:
         """Return the Unix time at which its stream last came back after an interruption, or None."""
-        return self._found(market).feed.last_restart_time
+        return self._found(market).live.last_restart_time
 
     def get_restart_count(self, market: str) -> int:
         """Return how often its stream came back after an interruption."""
-        return self._found(market).feed.restart_count
+        return self._found(market).live.restart_count

@@ -42,7 +42,7 @@ from ldc.snapshots.reply import (
     judge_reply,
 )
 from ldc.snapshots.shared_budget import LEDGER_PAUSE_S, SharedLedger
-from ldc.snapshots.worker import Flight, Worker
+from ldc.snapshots.worker import Download, Worker
 from ldc.sync.parts import Purpose
 from ldc.venues import Venue
 
@@ -104,7 +104,7 @@ def _checked_proxy(proxy: str | None) -> str | None:
 
 
 @dataclass(slots=True, eq=False)
-class _Crew:
+class _WorkerPool:
     """The threads from the first request to the last client's end."""
 
     threads: list[threading.Thread] = field(default_factory=list)
@@ -191,8 +191,8 @@ class SnapshotDownloader:
         self._watch = threading.Condition(self._lock)  # for the watcher: there is a deadline
         self._queue = SnapshotQueue(random.random)
         self._clients: dict[Requester, SnapshotClient] = {}
-        self._flights: dict[Ticket, Flight] = {}
-        self._crew: _Crew | None = None
+        self._flights: dict[Ticket, Download] = {}
+        self._crew: _WorkerPool | None = None
 
     def open(
         self,
@@ -277,8 +277,8 @@ class SnapshotDownloader:
 
     # -- the threads
 
-    def _hire(self) -> _Crew:
-        crew = _Crew()
+    def _hire(self) -> _WorkerPool:
+        crew = _WorkerPool()
         crew.threads.append(threading.Thread(target=self._watch_deadlines, args=(crew,), name="ldc-snapshot-watcher"))
         for number in range(WORKERS):
             worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max)
@@ -293,7 +293,7 @@ class SnapshotDownloader:
             raise
         return crew
 
-    def _work_off(self, crew: _Crew, worker: Worker) -> None:
+    def _work_off(self, crew: _WorkerPool, worker: Worker) -> None:
         """Be a worker."""
         while (flight := self._next_flight(crew, worker)) is not None:
             request = flight.ticket.request
@@ -311,7 +311,7 @@ class SnapshotDownloader:
                 self._tell(flight, told)
         worker.close()
 
-    def _next_flight(self, crew: _Crew, worker: Worker) -> Flight | None:
+    def _next_flight(self, crew: _WorkerPool, worker: Worker) -> Download | None:
         """Wait for something to download. What other processes share is asked without the lock: it is a file."""
         while True:
             with self._lock:
@@ -326,7 +326,7 @@ class SnapshotDownloader:
             if key:
                 ticket.ledger.give_back(key, self._clock())
 
-    def _wait_for_ticket(self, crew: _Crew) -> Ticket | None:
+    def _wait_for_ticket(self, crew: _WorkerPool) -> Ticket | None:
         while not crew.is_dismissed:
             now = self._clock()
             ticket = self._queue.take(now)
@@ -335,15 +335,15 @@ class SnapshotDownloader:
             self._work.wait(min(self._queue.next_time(now) - now, threading.TIMEOUT_MAX))
         return None
 
-    def _begin(self, ticket: Ticket, worker: Worker) -> Flight:
+    def _begin(self, ticket: Ticket, worker: Worker) -> Download:
         worker.sockets.begin_download()
         client, deadline = self._clients[ticket.requester], ticket.began + self._download_s_max
-        flight = self._flights[ticket] = Flight(ticket, client.report, client.user_agent, worker.sockets, deadline)
+        flight = self._flights[ticket] = Download(ticket, client.report, client.user_agent, worker.sockets, deadline)
         self._work.notify()  # there may be more, for another worker
         self._watch.notify()
         return flight
 
-    def _watch_deadlines(self, crew: _Crew) -> None:
+    def _watch_deadlines(self, crew: _WorkerPool) -> None:
         """Be the watcher."""
         while True:
             with self._lock:
@@ -360,7 +360,7 @@ class SnapshotDownloader:
                 if result is not None:
                     self._tell(flight, result)
 
-    def _time_out(self, flight: Flight, now: float) -> SnapshotBody | SnapshotFailure | None:
+    def _time_out(self, flight: Download, now: float) -> SnapshotBody | SnapshotFailure | None:
         flight.sockets.end()
         del self._flights[flight.ticket]
         market, status = flight.ticket.request.market, flight.status
@@ -377,7 +377,7 @@ class SnapshotDownloader:
         if ticket.ledger is not None and ticket.ledger_key:
             ticket.ledger.settle(ticket.ledger_key, ticket.paused_until, self._clock())
 
-    def _tell(self, flight: Flight, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+    def _tell(self, flight: Download, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         try:
             flight.report(flight.ticket.request, news)
         except Exception:  # whatever a report does, the other requests go on

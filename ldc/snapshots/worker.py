@@ -29,7 +29,7 @@ from ldc.snapshots.reply import (
 )
 from ldc.snapshots.sockets import EndableAdapter, EndableSockets
 
-__all__ = ["Flight", "Worker", "told_without_secrets"]
+__all__ = ["Download", "Worker", "told_without_secrets"]
 
 _CHUNK_BYTES = 64 * 1024
 _ERROR_PAGE_BYTES_MAX = 64 * 1024
@@ -49,7 +49,7 @@ _KIND_OF_ERROR: tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...] 
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class Download:
     """A download under way. The worker writes `status` and `headers` as they come, the watcher may read them."""
 
     ticket: Ticket
@@ -73,7 +73,7 @@ class Worker:
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, EndableAdapter(self.sockets))
 
-    def download(self, flight: Flight) -> SnapshotBody | SnapshotFailure:
+    def download(self, flight: Download) -> SnapshotBody | SnapshotFailure:
         """Return what came of it. Note the status and the headers in the flight as soon as they are known."""
         requester, market = flight.ticket.requester, flight.ticket.request.market
         try:
@@ -92,7 +92,7 @@ class Worker:
         self._session.close()
         self.sockets.close()
 
-    def _fetch(self, flight: Flight) -> SnapshotBody | SnapshotFailure:
+    def _fetch(self, flight: Download) -> SnapshotBody | SnapshotFailure:
         requester, request = flight.ticket.requester, flight.ticket.request
         prepared = requests.Request(
             "GET",

@@ -18,22 +18,22 @@ past it is applied, and the book can be read. Nothing needs to have arrived: a m
 into a second book first; the market's own is touched when the decision has been made. After a first snapshot of no use,
 or a first failed download, the next one is asked for at once; then with a back-off.
 
-By resuming. When the last live feed closes, the book keeps its levels, aside. If the first update of the next stream
+By resuming. When the last live stream closes, the book keeps its levels, aside. If the first update of the next stream
 continues them, nothing was missed. If not, or if there is none within `SNAPSHOT_WAIT_S`, a snapshot is asked for.
 
 A SYNCHRONIZED market is left by a gap (an update's start is past the book), a crossed book, ids that went back, the end
-of its last live feed, or on request. A feed is *live* once it was acknowledged or has brought an update. With other
-live feeds a gap waits for them for `GAP_WAIT_MS`, the book standing readable at its old id, unless each of them has
-itself skipped what is missing. A refresh never leaves SYNCHRONIZED.
+of its last live stream, or on request. A stream is *live* once it was acknowledged or has brought an update. With
+other live streams a gap waits for them for `GAP_WAIT_MS`, the book standing readable at its old id, unless each of
+them has itself skipped what is missing. A refresh never leaves SYNCHRONIZED.
 
 The rest of the machine, each with its own rules at its top: `ldc.sync.handlers` (what each cell does),
 `ldc.sync.transitions` (the memory, and every change of state), `ldc.sync.refresh` (the refresh and its audit),
-`ldc.sync.streams` (what each feed has shown), `ldc.sync.parts` (actions, counted causes, the buffer, the epochs).
+`ldc.sync.streams` (what each stream has shown), `ldc.sync.parts` (actions, counted causes, the buffer, the epochs).
 
 The hot path does not come here. One thread drives a market, and this is how:
 
     if synchronizer.wants_every_update:
-        synchronizer.receive_update(feed, payload, received_time_ns, now)
+        synchronizer.receive_update(connection_id, payload, received_time_ns, now)
     else:
         try:
             verdict = book.apply(payload, received_time_ns)
@@ -41,7 +41,7 @@ The hot path does not come here. One thread drives a market, and this is how:
             synchronizer.update_malformed(now)
         else:
             if verdict or book.needs_attention:                     # APPLIED is 0
-                synchronizer.after_apply(feed, verdict, payload, received_time_ns, now)
+                synchronizer.after_apply(connection_id, verdict, payload, received_time_ns, now)
 
 Any other exception of `apply` (MemoryError, BookNotLoaded) leaves the book whole or empty: pass it on, after
 ``synchronizer.request_resync(now, Cause.NOT_LOADED)``. After any call here: carry out what `drain` returns, look at
@@ -61,9 +61,9 @@ __all__ = ["TABLE", "Cell", "Input", "Synchronizer", "state_diagram"]
 class Input(enum.StrEnum):
     """What can happen to a market. Each is the method of `Synchronizer` of that name."""
 
-    FEED_OPENED = "feed_opened"
-    FEED_ACKNOWLEDGED = "feed_acknowledged"
-    FEED_CLOSED = "feed_closed"
+    STREAM_OPENED = "stream_opened"
+    STREAM_ACKNOWLEDGED = "stream_acknowledged"
+    STREAM_CLOSED = "stream_closed"
     RECEIVE_UPDATE = "receive_update"
     AFTER_APPLY = "after_apply"
     UPDATE_MALFORMED = "update_malformed"
@@ -96,24 +96,24 @@ def _row(**cells: str) -> dict[SyncState, Cell]:
 
 # fmt: off
 TABLE: dict[Input, dict[SyncState, Cell]] = {
-    Input.FEED_OPENED: _row(
-        idle="open_feed -> BUFFERING",
-        buffering="open_feed",
-        synchronized="open_feed -> SYNCHRONIZED | BUFFERING",  # a number that is open closes first
+    Input.STREAM_OPENED: _row(
+        idle="open_stream -> BUFFERING",
+        buffering="open_stream",
+        synchronized="open_stream -> SYNCHRONIZED | BUFFERING",  # a number that is open closes first
         stopped="ignore",
         failed="ignore",
     ),
-    Input.FEED_ACKNOWLEDGED: _row(
-        idle="acknowledge_feed -> BUFFERING",
-        buffering="acknowledge_feed",
-        synchronized="acknowledge_feed",
+    Input.STREAM_ACKNOWLEDGED: _row(
+        idle="acknowledge_stream -> BUFFERING",
+        buffering="acknowledge_stream",
+        synchronized="acknowledge_stream",
         stopped="ignore",
         failed="ignore",
     ),
-    Input.FEED_CLOSED: _row(
+    Input.STREAM_CLOSED: _row(
         idle="ignore",
-        buffering="close_feed -> BUFFERING | IDLE",
-        synchronized="close_feed -> SYNCHRONIZED | BUFFERING | IDLE",
+        buffering="close_stream -> BUFFERING | IDLE",
+        synchronized="close_stream -> SYNCHRONIZED | BUFFERING | IDLE",
         stopped="ignore",
         failed="ignore",
     ),
@@ -167,8 +167,8 @@ TABLE: dict[Input, dict[SyncState, Cell]] = {
         failed="ignore",
     ),
     Input.REQUEST_RESYNC: _row(
-        idle="give_up_levels",
-        buffering="give_up_levels",
+        idle="discard_retained_levels",
+        buffering="discard_retained_levels",
         synchronized="resync -> BUFFERING",
         stopped="ignore",
         failed="ignore",
@@ -231,27 +231,27 @@ class Synchronizer(Handlers):
 
     # -- inputs: feeds and updates
 
-    def feed_opened(self, feed: int, now: float) -> None:
-        """A subscription is about to be sent: updates of this feed may come. One that is open already closes first."""
-        self._take(Input.FEED_OPENED, now, feed)
+    def stream_opened(self, connection_id: int, now: float) -> None:
+        """A subscription is about to be sent: updates may come from now on. One that is open already closes first."""
+        self._take(Input.STREAM_OPENED, now, connection_id)
 
-    def feed_acknowledged(self, feed: int, now: float) -> None:
+    def stream_acknowledged(self, connection_id: int, now: float) -> None:
         """The exchange has accepted the subscription."""
-        self._take(Input.FEED_ACKNOWLEDGED, now, feed)
+        self._take(Input.STREAM_ACKNOWLEDGED, now, connection_id)
 
-    def feed_closed(self, feed: int, now: float) -> None:
+    def stream_closed(self, connection_id: int, now: float) -> None:
         """The connection, or the subscription, has ended."""
-        self._take(Input.FEED_CLOSED, now, feed)
+        self._take(Input.STREAM_CLOSED, now, connection_id)
 
-    def receive_update(self, feed: int, payload: Payload, received_time_ns: int | None, now: float) -> None:
+    def receive_update(self, connection_id: int, payload: Payload, received_time_ns: int | None, now: float) -> None:
         """A frame has come, and the book has not seen it. What cannot be read is dropped and counted, never raised."""
-        self._take(Input.RECEIVE_UPDATE, now, feed, payload, received_time_ns)
+        self._take(Input.RECEIVE_UPDATE, now, connection_id, payload, received_time_ns)
 
     def after_apply(
-        self, feed: int, verdict: Verdict, payload: Payload, received_time_ns: int | None, now: float
+        self, connection_id: int, verdict: Verdict, payload: Payload, received_time_ns: int | None, now: float
     ) -> None:
         """The book has judged this frame: the verdict was not APPLIED, or the book needs attention."""
-        self._take(Input.AFTER_APPLY, now, feed, verdict, payload, received_time_ns)
+        self._take(Input.AFTER_APPLY, now, connection_id, verdict, payload, received_time_ns)
 
     def update_malformed(self, now: float) -> None:
         """The book has refused a frame with ``MalformedMessage``."""
@@ -317,30 +317,30 @@ class Synchronizer(Handlers):
 
     @property
     def buffered_count(self) -> int:
-        """Updates that wait for a snapshot, or for another feed to fill a gap."""
+        """Updates that wait for a snapshot, or for another stream to fill a gap."""
         return len(self._buffer)
 
-    def has_spoken(self, feed: int) -> bool:
-        """Whether this feed is open, has brought an update, and needs no other feed to fill a gap before it."""
-        return self._gap_deadline is None and self._feeds.has_spoken(feed)
+    def has_spoken(self, connection_id: int) -> bool:
+        """Whether this stream is open, has brought an update, and needs no other stream to fill a gap before it."""
+        return self._gap_deadline is None and self._streams.has_spoken(connection_id)
 
     @property
-    def has_several_feeds(self) -> bool:
-        """Whether several feeds are open: then most updates come more than once."""
-        return len(self._feeds) > 1
+    def has_several_streams(self) -> bool:
+        """Whether several streams are open: then most updates come more than once."""
+        return len(self._streams) > 1
 
-    def gaps_filled_by(self, feed: int) -> int:
-        """Return how many gaps this open feed has filled."""
-        return self._feeds.gaps_filled_by(feed)
+    def gaps_filled_by(self, connection_id: int) -> int:
+        """Return how many gaps this open stream has filled."""
+        return self._streams.gaps_filled_by(connection_id)
 
     @property
     def gap_since(self) -> float | None:
-        """Since when gaps wait for another feed, the book standing at an old id; None if none does."""
+        """Since when gaps wait for another stream, the book standing at an old id; None if none does."""
         return None if self._gap_deadline is None else self._gap_since
 
-    def is_live(self, feed: int) -> bool:
-        """Whether this feed is open, and was acknowledged or has brought an update."""
-        return self._feeds.is_live(feed)
+    def is_live(self, connection_id: int) -> bool:
+        """Whether this stream is open, and was acknowledged or has brought an update."""
+        return self._streams.is_live(connection_id)
 
     # -- the machine
 
@@ -359,5 +359,5 @@ class Synchronizer(Handlers):
                 self.state is not SyncState.SYNCHRONIZED
                 or len(self._buffer) > 0
                 or self.refresher.wants_every_update
-                or not self._feeds.have_all_spoken
+                or not self._streams.have_all_spoken
             )

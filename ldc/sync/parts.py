@@ -29,7 +29,6 @@ __all__ = [
     "RETRY_S_MAX",
     "Action",
     "CancelSnapshot",
-    "FrameDrop",
     "Payload",
     "Purpose",
     "RefreshResult",
@@ -40,6 +39,7 @@ __all__ = [
     "StateChanged",
     "Update",
     "UpdateBuffer",
+    "UpdateDrop",
     "are_prices_far_apart",
     "are_sides_far_apart",
     "is_far_from_updates",
@@ -96,7 +96,7 @@ class Purpose(enum.IntEnum):
     """The refresh interval is over."""
 
 
-class FrameDrop(enum.StrEnum):
+class UpdateDrop(enum.StrEnum):
     """Why an update was discarded. Every update that came in was applied, is buffered, or counts under one of these."""
 
     MALFORMED = "MALFORMED"
@@ -291,7 +291,7 @@ class UpdateBuffer:
             reach = update.last_update_id if reach is None else max(reach, update.last_update_id)
         return self.forget_first(after_hole)
 
-    def forget_former_numbering(self, update: Update) -> list[Update]:
+    def forget_previous_numbering(self, update: Update) -> list[Update]:
         """Give up what reaches further than an update that was sent `FORMER_NUMBERING_MS` later; return it.
 
         Within one numbering ids never go back. O(1) for an update that reaches furthest, else O(n).

@@ -1,12 +1,12 @@
-"""What each feed of one market has shown: whether it is live, what it skipped, and whether its ids went backwards.
+"""What each stream of one market has shown: whether it is live, what it skipped, and whether its ids went backwards.
 
-Rule 1: a feed is a number that the caller chose for one subscription on one connection. Nothing is known of sockets.
+Rule 1: a stream is a number that the caller chose for one subscription on one connection. Nothing is known of sockets.
 Rule 2: this is bookkeeping; what follows from it is decided in `ldc.sync.machine`.
 """
 
 from ldc.types import Header
 
-__all__ = ["FEEDS_MAX", "RESYNC_AFTER_STALE", "STALE_S_MAX", "Feeds"]
+__all__ = ["RESYNC_AFTER_STALE", "STALE_S_MAX", "STREAMS_MAX", "Streams"]
 
 RESYNC_AFTER_STALE = 3
 """So many STALE updates in a row, with event times past the book's, show that the exchange counts anew."""
@@ -15,11 +15,11 @@ STALE_S_MAX = 10.0
 """So many STALE updates, and for so long nothing else, show it as well, whatever their event times are. The clock that
 those are of may be set back, and one of them may be of another unit: then what follows is never later."""
 
-FEEDS_MAX = 16
-"""Feeds of one market at a time; one more is a ``ValueError``. Redundant feeds and their successors are a few."""
+STREAMS_MAX = 16
+"""Streams of one market at a time; one more is a ``ValueError``. Redundant streams and their successors are a few."""
 
 
-class _Feed:
+class _Stream:
     __slots__ = (
         "gaps_filled",
         "has_skipped",
@@ -47,98 +47,98 @@ class _Feed:
         return self.is_acknowledged or self.has_spoken
 
 
-class Feeds:
-    """The open feeds of one market.
+class Streams:
+    """The open streams of one market.
 
     Thread-safety: none; one thread calls it.
     """
 
-    __slots__ = ("_feeds",)
+    __slots__ = ("_streams",)
 
     def __init__(self) -> None:
-        self._feeds: dict[int, _Feed] = {}
+        self._streams: dict[int, _Stream] = {}
 
     def __len__(self) -> int:
-        return len(self._feeds)
+        return len(self._streams)
 
-    def __contains__(self, feed: int) -> bool:
-        return feed in self._feeds
+    def __contains__(self, connection_id: int) -> bool:
+        return connection_id in self._streams
 
     @property
     def is_any_live(self) -> bool:
-        """Whether an open feed was acknowledged, or has brought an update."""
-        return any(feed.is_live for feed in self._feeds.values())
+        """Whether an open stream was acknowledged, or has brought an update."""
+        return any(stream.is_live for stream in self._streams.values())
 
     @property
     def have_all_spoken(self) -> bool:
-        """Whether every open feed has brought an update."""
-        return all(feed.has_spoken for feed in self._feeds.values())
+        """Whether every open stream has brought an update."""
+        return all(stream.has_spoken for stream in self._streams.values())
 
-    def open(self, feed: int) -> None:
-        """A feed that is not open begins. Raise ``ValueError`` if there are too many."""
-        assert feed not in self._feeds
-        if len(self._feeds) >= FEEDS_MAX:
-            raise ValueError(f"{FEEDS_MAX} feeds of one market are open; close one before feed {feed} opens")
-        self._feeds[feed] = _Feed()
+    def open(self, connection_id: int) -> None:
+        """A stream that is not open begins. Raise ``ValueError`` if there are too many."""
+        assert connection_id not in self._streams
+        if len(self._streams) >= STREAMS_MAX:
+            raise ValueError(f"{STREAMS_MAX} streams of one market are open; close one before opening {connection_id}")
+        self._streams[connection_id] = _Stream()
 
-    def acknowledge(self, feed: int) -> None:
+    def acknowledge(self, connection_id: int) -> None:
         """The exchange has accepted the subscription."""
-        self._feeds[feed].is_acknowledged = True
+        self._streams[connection_id].is_acknowledged = True
 
-    def close(self, feed: int) -> None:
-        """The feed has ended."""
-        del self._feeds[feed]
+    def close(self, connection_id: int) -> None:
+        """The stream has ended."""
+        del self._streams[connection_id]
 
     def clear(self) -> None:
         """All feeds have ended."""
-        self._feeds.clear()
+        self._streams.clear()
 
-    def has_spoken(self, feed: int) -> bool:
-        """Whether an open feed has brought an update."""
-        return feed in self._feeds and self._feeds[feed].has_spoken
+    def has_spoken(self, connection_id: int) -> bool:
+        """Whether an open stream has brought an update."""
+        return connection_id in self._streams and self._streams[connection_id].has_spoken
 
-    def is_live(self, feed: int) -> bool:
-        """Whether an open feed was acknowledged, or has brought an update."""
-        return feed in self._feeds and self._feeds[feed].is_live
+    def is_live(self, connection_id: int) -> bool:
+        """Whether an open stream was acknowledged, or has brought an update."""
+        return connection_id in self._streams and self._streams[connection_id].is_live
 
-    def note_update(self, feed: int) -> None:
-        """The feed has brought an update."""
-        self._feeds[feed].has_spoken = True
+    def note_update(self, connection_id: int) -> None:
+        """The stream has brought an update."""
+        self._streams[connection_id].has_spoken = True
 
-    def note_skip(self, feed: int) -> None:
-        """The feed has brought an update past a gap. It keeps the order, so it will not fill that."""
-        self._feeds[feed].has_skipped = True
+    def note_skip(self, connection_id: int) -> None:
+        """The stream has brought an update past a gap. It keeps the order, so it will not fill that."""
+        self._streams[connection_id].has_skipped = True
 
-    def note_filled(self, feed: int) -> None:
-        """The feed has brought what was missing."""
-        self._feeds[feed].gaps_filled += 1
+    def note_filled(self, connection_id: int) -> None:
+        """The stream has brought what was missing."""
+        self._streams[connection_id].gaps_filled += 1
 
-    def gaps_filled_by(self, feed: int) -> int:
-        """Return how many gaps the feed has filled since it opened; 0 for one that is not open."""
-        found = self._feeds.get(feed)
+    def gaps_filled_by(self, connection_id: int) -> int:
+        """Return how many gaps the stream has filled since it opened; 0 for one that is not open."""
+        found = self._streams.get(connection_id)
         return 0 if found is None else found.gaps_filled
 
     def forget_skips(self) -> None:
         """There is no gap any more."""
-        for feed in self._feeds.values():
-            feed.has_skipped = False
+        for stream in self._streams.values():
+            stream.has_skipped = False
 
     @property
     def have_all_skipped(self) -> bool:
-        """Whether no live feed is left that could fill the gap."""
-        return all(feed.has_skipped for feed in self._feeds.values() if feed.is_live)
+        """Whether no live stream is left that could fill the gap."""
+        return all(stream.has_skipped for stream in self._streams.values() if stream.is_live)
 
     def note_stale(
-        self, feed: int, header: Header, reached_id: int, reached_event_time_ms: int | None, now: float
+        self, connection_id: int, header: Header, reached_id: int, reached_event_time_ms: int | None, now: float
     ) -> bool:
-        """The feed has brought an update that ends at or before `reached_id`; return whether the ids went backwards.
+        """The stream has brought an update that ends at or before `reached_id`; return whether the ids went backwards.
 
-        They did when each live feed has brought `RESYNC_AFTER_STALE` such updates in a row, each with an event time
+        They did when each live stream has brought `RESYNC_AFTER_STALE` such updates in a row, each with an event time
         past that of what was reached. In a row: nothing else was reached in between. A repeated or late update has an
         old event time; the window of a second connection may end later with nothing new in it, but not three times.
-        They also did when each live feed has brought so many, the first of them `STALE_S_MAX` ago.
+        They also did when each live stream has brought so many, the first of them `STALE_S_MAX` ago.
         """
-        shown = self._feeds[feed]
+        shown = self._streams[connection_id]
         if shown.stale_at_id != reached_id:
             shown.stale_at_id, shown.stale_since = reached_id, now
             shown.stale_count = shown.later_in_a_row = 0
@@ -148,7 +148,7 @@ class Feeds:
             event_time_ms is not None and reached_event_time_ms is not None and event_time_ms > reached_event_time_ms
         )
         shown.later_in_a_row = shown.later_in_a_row + 1 if is_later else 0
-        live = [other for other in self._feeds.values() if other.is_live]
+        live = [other for other in self._streams.values() if other.is_live]
         if any(other.stale_at_id != reached_id or other.stale_count < RESYNC_AFTER_STALE for other in live):
             return False
         return all(other.later_in_a_row >= RESYNC_AFTER_STALE for other in live) or all(

@@ -14,16 +14,16 @@ from ldc.sync.parts import (
     RETRY_S_FIRST,
     RETRY_S_MAX,
     Action,
-    FrameDrop,
     Payload,
     Purpose,
     SnapshotRequests,
     StateChanged,
     UpdateBuffer,
+    UpdateDrop,
     middle_price,
 )
 from ldc.sync.refresh import Refresher
-from ldc.sync.streams import Feeds
+from ldc.sync.streams import Streams
 from ldc.types import Cause, Header, SyncState
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SNAPSHOT_WAIT_S = 1.0
 """After the acknowledgement, how long the first update is waited for before a snapshot is asked for without it."""
 
 GAP_WAIT_MS = 500
-"""How long a gap waits for another live feed to fill it; then it is one. Windows are 100 to 250 ms long by default."""
+"""How long a gap waits for another live stream to fill it. Windows are 100 to 250 ms long by default."""
 
 STABLE_S = 60.0
 """A market that stayed SYNCHRONIZED for so long starts to count its resyncs from 0."""
@@ -60,14 +60,14 @@ class Transitions:
     state_changes: dict[Cause, int]
     """By the cause of the `StateChanged`."""
     judged_at: float
-    """When an update last came this way that could be read and was of an open feed; -inf: never."""
-    former_id: int | None
+    """When an update last came this way that could be read and was of an open stream; -inf: never."""
+    id_before_restart: int | None
     """The highest id at which the book could be read before the exchange began to count anew; None: it never has."""
     resyncs: dict[Cause, int]
     """How often the market left SYNCHRONIZED, other than to end, by cause."""
     resumes: int
     """How often it became SYNCHRONIZED again without a snapshot."""
-    frames_dropped: dict[FrameDrop, int]
+    updates_dropped: dict[UpdateDrop, int]
     gap_waits: int
     """Gaps that waited for another live feed."""
     gaps_filled: int
@@ -104,7 +104,7 @@ class Transitions:
         self.state_changes = dict.fromkeys(Cause, 0)
         self.resyncs = dict.fromkeys(Cause, 0)
         self.resumes = self.gap_waits = self.gaps_filled = 0
-        self.frames_dropped = dict.fromkeys(FrameDrop, 0)
+        self.updates_dropped = dict.fromkeys(UpdateDrop, 0)
         self._actions: list[Action] = []
         self.requests = SnapshotRequests(self._actions)
         self.refresher = Refresher(book, make_book, self.requests, self._actions, limits, refresh_interval_s, random)
@@ -114,21 +114,21 @@ class Transitions:
         self._first_limit = limits[0]
         self._symbol = None if symbol is None else symbol.encode().lower()
         self._gap_wait_s = gap_wait_ms / 1000
-        self._feeds = Feeds()
-        # While BUFFERING, what waits for a snapshot; while SYNCHRONIZED, what waits for another feed to fill a gap.
+        self._streams = Streams()
+        # While BUFFERING, what waits for a snapshot; while SYNCHRONIZED, what waits for another stream to fill a gap.
         self._buffer = UpdateBuffer()
 
         self._request_due: float | None = None  # when the first update is waited for no longer
         self._not_before = now  # no snapshot before this time: the back-off, or the exchange's Retry-After
         self._backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of snapshots that are of no use
         self._has_asked_at_once = False  # for another snapshot, since the market could be read last
-        self._resyncs_in_a_row = self._doubts = 0
+        self._resyncs_in_a_row = self._implausible_in_a_row = 0
         self._resync_backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of those that do not last
-        self._has_levels_aside = False  # the book is right as of its id, and the next stream may continue it
+        self._has_retained_levels = False  # the book is right as of its id, and the next stream may continue it
         self._published_id: int | None = None  # the book's id when it was last readable, while it is not
         self._published_price: float | None = None
         self.judged_at = -math.inf
-        self.former_id = None
+        self.id_before_restart = None
         self._left_id: int | None = None  # the highest id at which the book was lost, in the numbering that it has now
         self._abandoned_id: int | None = None  # where the book stood when the ids went back
         self._snapshot_id: int | None = None  # of the snapshot that was loaded last
@@ -156,15 +156,15 @@ class Transitions:
         """The book is the exchange's at its id: let it be read."""
         assert self.cause is not None
         assert len(self._buffer) == 0
-        assert self._feeds.is_any_live
+        assert self._streams.is_any_live
         self._enter(SyncState.SYNCHRONIZED, self.cause, now, header)
         self.unsynchronized_s += now - self._unsynchronized_since
         self.cause = None
         self._request_due = None
         self._backoff.reset()
         self._has_asked_at_once = False
-        self._doubts = 0
-        self._has_levels_aside = False
+        self._implausible_in_a_row = 0
+        self._has_retained_levels = False
         self._published_id = self._abandoned_id = None
         self._note_where_it_is_back()
         self.book.resume()
@@ -173,7 +173,7 @@ class Transitions:
         """A book that comes back at a lower id is of another numbering. Before it is resumed: then threads may look."""
         reached_id = self.book.last_update_id
         if reached_id is not None and self._left_id is not None and reached_id < self._left_id:
-            self.former_id = max(self._left_id, self.former_id or 0)
+            self.id_before_restart = max(self._left_id, self.id_before_restart or 0)
             self._left_id = None
 
     def _desynchronize(
@@ -207,17 +207,17 @@ class Transitions:
         self._blame(cause)
         self.refresher.abort()
         self.requests.cancel()
-        self._drop(FrameDrop.INACTIVE, self._buffer.clear())
-        self._feeds.clear()
+        self._drop(UpdateDrop.INACTIVE, self._buffer.clear())
+        self._streams.clear()
         self._enter(state, cause, now)
 
     def _end_gap(self) -> None:
         self._gap_deadline = None
         self._gap_header = None
-        self._feeds.forget_skips()
+        self._streams.forget_skips()
 
-    def _drop(self, why: FrameDrop, count: int = 1) -> None:
-        self.frames_dropped[why] += count
+    def _drop(self, why: UpdateDrop, count: int = 1) -> None:
+        self.updates_dropped[why] += count
 
     def _wait_for_update(self, now: float) -> None:
         if self._request_due is None and self.requests.awaited is None:

@@ -14,9 +14,9 @@ from ldc.book import OrderBook, StreamBinding, read_header
 from ldc.feed.connection import ConnectionOptions, ConnectionState
 from ldc.feed.group import FeedGroup
 from ldc.feed.mailbox import Mailbox
-from ldc.feed.market import MarketFeed, SilenceWatch, UpdateSignal
+from ldc.feed.market import LiveMarket, SilenceWatch, UpdateSignal
 from ldc.feed.pool import SharedConnectBudget
-from ldc.feed.slot import TROUBLE_PAUSE_S, FeedLine
+from ldc.feed.slot import TROUBLE_PAUSE_S, ConnectionSlot
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import RequestSnapshot
 from ldc.types import Cause, SyncState
@@ -31,7 +31,7 @@ class Bench:
 
     def __init__(self, exchange: LoopbackExchange, connects: int = 300, options: ConnectionOptions = OPTIONS) -> None:
         self.exchange = exchange
-        self.requests: list[tuple[MarketFeed, RequestSnapshot]] = []
+        self.requests: list[tuple[LiveMarket, RequestSnapshot]] = []
         self.cancelled: list[int] = []
         self.states: list[tuple[SyncState, str]] = []
         self.restarts: list[str] = []
@@ -47,7 +47,7 @@ class Bench:
         )
         self.group.start()
 
-    def market(self, symbol: str = "BTCUSDT") -> MarketFeed:
+    def market(self, symbol: str = "BTCUSDT") -> LiveMarket:
         book = OrderBook("spot", market=symbol, symbol=symbol)
         synchronizer = Synchronizer(
             book,
@@ -57,7 +57,7 @@ class Bench:
             limits=(100,),
             now=time.monotonic(),
         )
-        feed = MarketFeed(
+        feed = LiveMarket(
             symbol,
             symbol,
             f"{symbol.lower()}@depth@100ms",
@@ -77,7 +77,7 @@ class Bench:
         body = self.exchange.snapshot(feed.symbol, action.limit)
         self.group.post(lambda now: self.group.snapshot_received(feed, action.epoch, body, action.limit, 1, now))
 
-    def synchronized(self, symbol: str = "BTCUSDT") -> MarketFeed:
+    def synchronized(self, symbol: str = "BTCUSDT") -> LiveMarket:
         feed = self.market(symbol)
         self.exchange.subscribed(symbol)
         self.exchange.update(symbol)
@@ -239,8 +239,8 @@ class LateConnection:
 
     state, opened_at = ConnectionState.OPEN, 0.0
 
-    def __init__(self, feed: int) -> None:
-        self.feed = feed
+    def __init__(self, connection_id: int) -> None:
+        self.connection_id = connection_id
 
     def next_due(self, now: float) -> float:
         return math.inf
@@ -273,11 +273,11 @@ class LateOwner:
 
 def test_a_pong_that_is_late_too_soon_after_another_is_looked_at_when_the_pause_ends():
     owner = LateOwner()
-    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.0)
+    line = ConnectionSlot(owner, "wss://nowhere", random=lambda: 0.0)
     line.tick(0.0)  # connects, and finds the pong to be late
     line.tick(10.0)  # opens a successor, which takes over
     assert owner.made == 2
-    assert [connection.feed for connection in line] == [2]
+    assert [connection.connection_id for connection in line] == [2]
     assert line.next_due(20.0) == TROUBLE_PAUSE_S
     line.tick(TROUBLE_PAUSE_S)
     line.tick(TROUBLE_PAUSE_S)
@@ -299,7 +299,7 @@ class PromptOwner(LateOwner):
 
 def test_a_host_that_announces_its_end_on_each_new_connection_does_not_use_up_the_connects():
     owner = PromptOwner()
-    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.5)
+    line = ConnectionSlot(owner, "wss://nowhere", random=lambda: 0.5)
     for tenth in range(3_000):  # the five minutes in which 300 are allowed, for all
         now = tenth / 10
         line.tick(now)
@@ -313,7 +313,7 @@ def test_a_host_that_announces_its_end_on_each_new_connection_does_not_use_up_th
 
 def test_after_a_quiet_while_an_announced_end_is_followed_at_once_again():
     owner = PromptOwner()
-    line = FeedLine(owner, "wss://nowhere", random=lambda: 0.5)
+    line = ConnectionSlot(owner, "wss://nowhere", random=lambda: 0.5)
     for announced_at in (0.0, 1_000.0, 2_000.0):
         line.tick(announced_at)
         made = owner.made

@@ -31,7 +31,7 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "ask_count": 5001,
         "counters": BookCounters(*range(len(BookCounters._fields))),
         "resyncs": {},
-        "frames_dropped": {},
+        "updates_dropped": {},
         "snapshots_dropped": {},
         "audits": {},
         "restart_count": 0,

@@ -25,8 +25,8 @@ from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Lie,
 from ldc.limits import Backoff, ConnectBudget, MessagePacer
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
-from ldc.sync.handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.parts import RETRY_S_FIRST, RETRY_S_MAX, FrameDrop, Purpose, RefreshResult, RequestSnapshot
+from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.parts import RETRY_S_FIRST, RETRY_S_MAX, Purpose, RefreshResult, RequestSnapshot, UpdateDrop
 from ldc.sync.refresh import AHEAD_S_MAX
 from ldc.types import Cause, SyncState
 from ldc.venues import VENUES, WeightStep
@@ -88,8 +88,8 @@ class Outcome(NamedTuple):
 class Connection:
     """One connection: a number, the lines of its markets, and what is on its way."""
 
-    def __init__(self, feed: int, slot: int) -> None:
-        self.feed = feed
+    def __init__(self, connection_id: int, slot: int) -> None:
+        self.connection_id = connection_id
         self.slot = slot
         self.is_open = False
         self.lines: dict[str, Line] = {}
@@ -298,7 +298,7 @@ class History:
 
     def deliver(self, connection: Connection, market: SimulatedMarket, frame: bytes) -> None:
         """One frame reaches the library."""
-        market.receive(connection.feed, frame, self.now)
+        market.receive(connection.connection_id, frame, self.now)
         self.pump()
 
     # -- the connections, as a feed group keeps them
@@ -348,7 +348,7 @@ class History:
         connection.pacer.spend(self.now)
         connection.sent_at.append(self.now)
         assert sum(time > self.now - 1.0 + 1e-9 for time in connection.sent_at) <= 3, "too many messages in a second"
-        market.synchronizer.feed_opened(connection.feed, self.now)
+        market.synchronizer.stream_opened(connection.connection_id, self.now)
         market.after_input(self.now)
         self.pump()
         serving_at = self.now + self.lot() * 0.1
@@ -359,12 +359,12 @@ class History:
         """The exchange begins to send this market."""
         symbol = market.engine.symbol
         if connection in self.connections and symbol not in connection.lines:
-            connection.lines[symbol] = Line(market.engine, connection.feed)
+            connection.lines[symbol] = Line(market.engine, connection.connection_id)
 
     def acknowledge(self, connection: Connection, market: SimulatedMarket) -> None:
         """The exchange's acknowledgement arrives."""
         if connection in self.connections and market.engine.symbol in connection.lines:
-            market.synchronizer.feed_acknowledged(connection.feed, self.now)
+            market.synchronizer.stream_acknowledged(connection.connection_id, self.now)
             market.after_input(self.now)
             self.pump()
 
@@ -377,7 +377,7 @@ class History:
                 market.engine.lines.remove(line)
             if is_lost:
                 market.resyncs_allowed += 1
-            market.synchronizer.feed_closed(connection.feed, self.now)
+            market.synchronizer.stream_closed(connection.connection_id, self.now)
             market.after_input(self.now)
         self.pump()
         successors = [other for other in self.connections if other.slot == connection.slot]
@@ -396,14 +396,17 @@ class History:
             connection.successor = None
             return
         is_taken_over = successor.is_open and all(
-            market.synchronizer.has_spoken(successor.feed)
+            market.synchronizer.has_spoken(successor.connection_id)
             or market.synchronizer.state is SyncState.FAILED
-            or (market.synchronizer.state is not SyncState.SYNCHRONIZED and market.synchronizer.is_live(successor.feed))
+            or (
+                market.synchronizer.state is not SyncState.SYNCHRONIZED
+                and market.synchronizer.is_live(successor.connection_id)
+            )
             for market in self.markets
         )
         if is_taken_over or self.now >= connection.successor_until:
             for market in self.markets:
-                market.resyncs_allowed += not market.synchronizer.has_spoken(successor.feed)
+                market.resyncs_allowed += not market.synchronizer.has_spoken(successor.connection_id)
             self.disconnect(connection, is_lost=False)
 
     # -- the snapshots, as the downloader serves them
@@ -465,7 +468,9 @@ class History:
     def lie_for(self, market: SimulatedMarket, purpose: Purpose) -> Lie | None:
         """Return the falsehood that this snapshot is to tell, if it is to tell one."""
         # Where a falsehood cannot be noticed, none is told; but the prices of another market can.
-        are_prices_noticed = market.synchronizer._published_price is not None and market.doubted < DOUBTS_MAX
+        are_prices_noticed = (
+            market.synchronizer._published_price is not None and market.doubted < IMPLAUSIBLE_IN_A_ROW_MAX
+        )
         if self.is_slandered and purpose is Purpose.SYNCHRONIZE and are_prices_noticed and self.now < self.faults_until:
             return Lie("prices", 0.0)
         if not self.lies_wanted:
@@ -524,7 +529,7 @@ class History:
         market.engine.lines.remove(line)
         # What is still on its way comes under the same number, and seems to be the beginning of the new one.
         market.resyncs_allowed += 2 if connection.queue or connection.late else 1
-        market.synchronizer.feed_closed(connection.feed, self.now)
+        market.synchronizer.stream_closed(connection.connection_id, self.now)
         market.after_input(self.now)
         self.subscribe(connection, market)
 
@@ -646,7 +651,7 @@ class History:
         if market.request is not None:
             waiting_s = max(waiting_s, market.request.due - self.now)
         first = synchronizer._backoff.failures
-        rounds = DOUBTS_MAX + 2
+        rounds = IMPLAUSIBLE_IN_A_ROW_MAX + 2
         backoff_s = sum(min(RETRY_S_MAX, 2.0 ** (first + n)) for n in range(rounds))
         resyncs_s = min(RETRY_S_MAX, 2.0**synchronizer._resync_backoff.failures)
         bound_s = waiting_s + backoff_s + resyncs_s + rounds * LATENCY_S_MAX + 5.0
@@ -709,7 +714,7 @@ class History:
                 market.judge_levels(truth, is_thorough=True)
                 recovery_s = max(recovery_s, self.back_at[symbol] - self.calm_at)
             if self.is_clean:
-                assert self.redundancy > 1 or synchronizer.frames_dropped[FrameDrop.HOLE] == 0
+                assert self.redundancy > 1 or synchronizer.updates_dropped[UpdateDrop.HOLE] == 0
                 market.judge_clean(self.now, is_starved=self.is_starved)
             counters = tuple(market.book.counters)
             summary.append((market.book.last_update_id, market.frames, counters, synchronizer.epoch, market.digest))

@@ -175,11 +175,11 @@ class EngineMarket:
 class Line:
     """One subscription of one market on one connection: what it has not sent yet."""
 
-    __slots__ = ("_first_id", "_last_id", "_last_window", "_touched", "feed", "market")
+    __slots__ = ("_first_id", "_last_id", "_last_window", "_touched", "connection_id", "market")
 
-    def __init__(self, market: EngineMarket, feed: int) -> None:
+    def __init__(self, market: EngineMarket, connection_id: int) -> None:
         self.market = market
-        self.feed = feed
+        self.connection_id = connection_id
         self.begin_anew()
         market.lines.append(self)
 

@@ -15,17 +15,17 @@ from history_engine import EngineMarket, Level, Truth
 from sync_kit import check
 
 from ldc.errors import MalformedMessage
-from ldc.sync.handlers import DOUBTS_MAX
+from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import (
     CancelSnapshot,
-    FrameDrop,
     Purpose,
     Refreshed,
     RefreshResult,
     RequestSnapshot,
     SnapshotDrop,
     StateChanged,
+    UpdateDrop,
 )
 from ldc.types import Cause, SyncState
 
@@ -115,12 +115,12 @@ class SimulatedMarket:
 
     # -- the caller
 
-    def receive(self, feed: int, frame: bytes, now: float) -> None:
+    def receive(self, connection_id: int, frame: bytes, now: float) -> None:
         """What the owner of the socket does with a frame: the hot path."""
         self.frames += 1
         synchronizer = self.synchronizer
         if synchronizer.wants_every_update:
-            synchronizer.receive_update(feed, memoryview(frame), None, now)
+            synchronizer.receive_update(connection_id, memoryview(frame), None, now)
         else:
             try:
                 verdict = self.book.apply(frame, None)
@@ -130,9 +130,9 @@ class SimulatedMarket:
                 if verdict or self.book.needs_attention:
                     if not self.book.is_crossed:  # of a crossed one other threads learn one step later
                         self.look()
-                    synchronizer.after_apply(feed, verdict, frame, None, now)
+                    synchronizer.after_apply(connection_id, verdict, frame, None, now)
         if self.log is not None:
-            self.log.append((now, feed, self.book.last_header))
+            self.log.append((now, connection_id, self.book.last_header))
         self.after_input(now)
 
     def after_input(self, now: float) -> None:
@@ -185,7 +185,7 @@ class SimulatedMarket:
         """What can be read is what the engine had; and what was readable does not go back."""
         book = self.book
         if book.suspended_by is not None:
-            assert self.doubted <= DOUBTS_MAX, "a snapshot was doubted once too often"
+            assert self.doubted <= IMPLAUSIBLE_IN_A_ROW_MAX, "a snapshot was doubted once too often"
             return
         counters = book.counters
         seen = book.last_update_id, counters.books_adopted, counters.snapshots_loaded
@@ -246,7 +246,7 @@ class SimulatedMarket:
     def judge_accounts(self) -> None:
         """Whatever came in has one end, and every change one cause."""
         synchronizer, requests, counters = self.synchronizer, self.synchronizer.requests, self.book.counters
-        dropped = sum(synchronizer.frames_dropped.values())
+        dropped = sum(synchronizer.updates_dropped.values())
         assert self.frames == counters.updates_applied + dropped + synchronizer.buffered_count, (
             "an update is unaccounted"
         )
@@ -272,7 +272,7 @@ class SimulatedMarket:
         synchronizer, requests = self.synchronizer, self.synchronizer.requests
         assert sum(synchronizer.resyncs.values()) == 0, "a resync without a fault"
         # Of two feeds the later one may be ahead when the snapshot comes; its id can lie in the hole between the two.
-        wasted = min(1, synchronizer.frames_dropped[FrameDrop.HOLE])
+        wasted = min(1, synchronizer.updates_dropped[UpdateDrop.HOLE])
         assert requests.issued[Purpose.SYNCHRONIZE] <= 1 + wasted, "a needless snapshot"
         assert sum(requests.dropped.values()) <= wasted, "a snapshot was wasted"
         assert requests.issued[Purpose.CONFIRM] == requests.issued[Purpose.REQUESTED] == 0, (
@@ -287,6 +287,6 @@ class SimulatedMarket:
             assert elapsed_s - refreshed_at <= interval_s + REFRESH_S_MAX, "a refresh that is due does not come"
         assert requests.failed == 0
         assert requests.cancelled <= requests.issued[Purpose.HORIZON]  # which took over a less urgent one
-        dropped = {why.value for why, count in synchronizer.frames_dropped.items() if count}
+        dropped = {why.value for why, count in synchronizer.updates_dropped.items() if count}
         assert dropped <= {"STALE", "REPEATED", "HOLE"}, dropped
         assert self.book.counters.updates_malformed == 0

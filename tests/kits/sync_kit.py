@@ -100,15 +100,15 @@ class Market:
     # -- inputs
 
     def open(self, feed: int = 0) -> "Market":
-        self.synchronizer.feed_opened(feed, self.now)
+        self.synchronizer.stream_opened(feed, self.now)
         return self._drain()
 
     def acknowledge(self, feed: int = 0) -> "Market":
-        self.synchronizer.feed_acknowledged(feed, self.now)
+        self.synchronizer.stream_acknowledged(feed, self.now)
         return self._drain()
 
     def close(self, feed: int = 0) -> "Market":
-        self.synchronizer.feed_closed(feed, self.now)
+        self.synchronizer.stream_closed(feed, self.now)
         return self._drain()
 
     def update(self, start: int, last: int, *, feed: int = 0, **what: object) -> "Market":
@@ -219,7 +219,7 @@ class Market:
 
     def dropped(self) -> dict[str, int]:
         """The causes of discarded updates that occurred."""
-        return {why.value: count for why, count in self.synchronizer.frames_dropped.items() if count}
+        return {why.value: count for why, count in self.synchronizer.updates_dropped.items() if count}
 
     def snapshots_dropped(self) -> dict[str, int]:
         """The causes of discarded snapshots that occurred."""
@@ -242,7 +242,7 @@ def check(synchronizer: Synchronizer, request: RequestSnapshot | None) -> None:
     ends = requests.used + sum(requests.dropped.values()) - late + requests.failed + requests.cancelled
     held = int(synchronizer.refresher.wants_every_update and requests.awaited is None)
     assert sum(requests.issued.values()) == ends + held + (requests.awaited is not None)
-    if state is SyncState.BUFFERING and synchronizer._feeds.is_any_live:
+    if state is SyncState.BUFFERING and synchronizer._streams.is_any_live:
         assert request is not None or synchronizer.next_due() is not None, "nothing would ever happen"
     if not synchronizer.wants_every_update:
         assert synchronizer.buffered_count == 0

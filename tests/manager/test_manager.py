@@ -137,7 +137,7 @@ def test_wait_for_update_returns_the_new_id_or_none_at_the_timeout():
         ]
         for waiter in waiters:
             waiter.start()
-        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        binding = manager.get_depth_cache("BTCUSDT").live.binding
         eventually(lambda: binding.waiting == 5, "five waiting threads")
         exchange.update()
         for waiter in waiters:
@@ -180,7 +180,7 @@ def test_who_waits_for_an_update_is_told_at_once_that_the_book_was_lost(after):
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         waiter, results = in_thread(lambda: manager.wait_for_update("BTCUSDT", after))  # without a timeout
-        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        binding = manager.get_depth_cache("BTCUSDT").live.binding
         eventually(lambda: binding.waiting, "the waiting thread")
         with lost(exchange, manager):  # its snapshot is held back: nothing else can wake anybody
             waiter.join(PATIENCE_S)
@@ -200,7 +200,7 @@ def test_who_has_read_a_book_that_is_lost_by_the_time_of_the_call_is_told_and_wh
             assert caught.value.cause == "GAP"
             assert manager.wait_for_update("BTCUSDT", timeout=0.01) is None
             waiter, results = in_thread(lambda: manager.wait_for_update("BTCUSDT"))
-            binding = manager.get_depth_cache("BTCUSDT").feed.binding
+            binding = manager.get_depth_cache("BTCUSDT").live.binding
             eventually(lambda: binding.waiting, "the waiting thread")
             hold.set()  # no update follows
             waiter.join(PATIENCE_S)
@@ -216,7 +216,7 @@ def test_an_id_of_before_the_ids_began_anew_strands_nobody():
         synchronize(exchange, manager, "ETHUSDT")
         seen = manager.get_book("ETHUSDT").last_update_id
         waiter, results = in_thread(lambda: manager.wait_for_update("ETHUSDT", seen))
-        binding = manager.get_depth_cache("ETHUSDT").feed.binding
+        binding = manager.get_depth_cache("ETHUSDT").live.binding
         eventually(lambda: binding.waiting, "the waiting thread")
         exchange.add_market("ETHUSDT", last_update_id=2_000)  # the same market, counted anew
 
@@ -265,7 +265,7 @@ def test_a_timeout_is_a_number_and_may_be_beyond_what_a_lock_can_wait():
             with pytest.raises(ValueError, match="NaN"):
                 wait(math.nan)
         waiter, results = in_thread(lambda: cache.wait_for_update(1003, timeout=2.0**70))
-        eventually(lambda: cache.feed.binding.waiting, "the waiting thread")
+        eventually(lambda: cache.live.binding.waiting, "the waiting thread")
         exchange.update()
         waiter.join(PATIENCE_S)
         assert results == [1006]
@@ -283,7 +283,7 @@ def test_who_waits_is_woken_by_a_refresh_that_makes_a_book_readable_again(wait):
         results = []
         waiter = threading.Thread(target=lambda: results.append(getattr(manager, wait)("BTCUSDT", timeout=PATIENCE_S)))
         waiter.start()
-        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        binding = manager.get_depth_cache("BTCUSDT").live.binding
         eventually(lambda: binding.waiting, "the waiting thread")
         hold.set()  # no update follows
         began = time.monotonic()
@@ -324,7 +324,7 @@ def test_who_waits_is_woken_by_the_end(wait, end):
             raised.append(caught.value.market)
 
         waiter = threading.Thread(target=run)
-        binding = manager.get_depth_cache("BTCUSDT").feed.binding
+        binding = manager.get_depth_cache("BTCUSDT").live.binding
         waiter.start()
         eventually(lambda: binding.waiting, "the waiting thread")
         getattr(manager, end)(*(["BTCUSDT"] if end == "stop_depth_cache" else []))
@@ -404,7 +404,7 @@ def test_updates_of_a_market_just_stopped_are_no_fault():
         manager.stop_depth_cache("BUSDT")
         exchange.update("BUSDT")
         reach(exchange, manager, "AUSDT")
-        assert sum(group.frames_dropped.values()) == 0
+        assert sum(group.messages_dropped.values()) == 0
 
 
 def test_a_manager_that_was_stopped_stays_stopped():

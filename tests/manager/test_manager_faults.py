@@ -77,7 +77,7 @@ def assert_all_well(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheM
 def assert_undisturbed(manager: BinanceLocalDepthCacheManager, market: str = "ETHUSDT") -> None:
     """Nothing at all has happened to this market."""
     status = manager.get_status(market)
-    dropped = dict(status.frames_dropped)
+    dropped = dict(status.updates_dropped)
     assert dropped.pop("STALE", 0) <= 1  # the first one, if the first snapshot was faster
     assert (status.resyncs, dropped, status.restart_count) == ({}, {}, 0)
     assert status.counters.updates_gap == status.counters.updates_malformed == 0
@@ -174,7 +174,7 @@ def test_a_frame_that_cannot_be_read_or_routed_is_dropped_and_counted(payload):
         assert_all_well(exchange, manager)
         group = manager.get_depth_cache("BTCUSDT").group
         counters = manager.get_status("BTCUSDT").counters
-        assert sum(group.frames_dropped.values()) + counters.updates_malformed == 1
+        assert sum(group.messages_dropped.values()) + counters.updates_malformed == 1
         assert manager.get_status("BTCUSDT").resyncs == {}
         assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
@@ -575,7 +575,7 @@ def assert_resyncs(manager: BinanceLocalDepthCacheManager, resyncs: dict[str, in
 def brisk_handover(monkeypatch):
     """Quiet markets are looked up after a tenth of a second, not after five."""
     monkeypatch.setattr("ldc.feed.handover.HANDOVER_QUIET_S", 0.1)
-    monkeypatch.setattr("ldc.feed.handover.HANDOVER_LOOK_S", 0.05)
+    monkeypatch.setattr("ldc.feed.handover.HANDOVER_CHECK_S", 0.05)
     monkeypatch.setattr("ldc.feed.handover.PROBE_AGAIN_S", 0.2)
     monkeypatch.setattr("ldc.feed.handover.MOVED_ON_S", 0.3)
 

@@ -176,7 +176,7 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
     with live(kind, (), markets_per_connection=markets_per_connection, snapshot_limit=1000) as (exchange, manager):
         views = play(exchange, manager, recording, updates_max)
         status = manager.get_status(recording.symbol)
-        synchronizer = manager.get_depth_cache(recording.symbol).feed.synchronizer
+        synchronizer = manager.get_depth_cache(recording.symbol).live.synchronizer
         assert status.resyncs == {}
         assert set(status.audits) <= {"EQUAL"}
         # The first snapshot, the deeper one, and one for each time that the market left half of what was known.
@@ -192,7 +192,7 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
         )
         assert len(exchange.rest_requests) <= sum(asked.issued.values())
         assert len(exchange.connections) == 1
-        assert not any(manager.get_depth_cache(recording.symbol).group.frames_dropped.values())
+        assert not any(manager.get_depth_cache(recording.symbol).group.messages_dropped.values())
     assert len(views) > 100
     assert assert_true(recording, views) >= STOPS_MAX
 
@@ -203,7 +203,7 @@ def test_a_market_that_walks_out_of_its_snapshots_is_never_wrong(recordings):
     with live("spot", (), snapshot_limit=100, high_performance=True) as (exchange, manager):
         views = play(exchange, manager, recording, UPDATES_MAX)
         status = manager.get_status(recording.symbol)
-        issued = manager.get_depth_cache(recording.symbol).feed.synchronizer.requests.issued
+        issued = manager.get_depth_cache(recording.symbol).live.synchronizer.requests.issued
         assert status.resyncs == {}
         assert set(status.audits) <= {"EQUAL"}
         assert sum(count for purpose, count in issued.items() if purpose.name == "HORIZON") > 3

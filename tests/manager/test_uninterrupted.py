@@ -99,7 +99,7 @@ def are_redundant(manager, markets):
     return all(
         sum(
             feed.is_acknowledged and feed.first_arrivals + feed.duplicates > 0
-            for feed in manager.get_status(each).feeds
+            for feed in manager.get_status(each).connections
         )
         == 2
         for each in markets
@@ -147,11 +147,11 @@ def test_what_one_connection_loses_the_other_one_fills():
             reach(exchange, manager)
         status = manager.get_status("BTCUSDT")
         assert (status.resyncs, status.counters.snapshots_loaded, len(exchange.rest_requests)) == ({}, 1, 1)
-        assert sum(feed.first_arrivals for feed in status.feeds) > 20
+        assert sum(feed.first_arrivals for feed in status.connections) > 20
 
         def are_all_accounted_for() -> bool:
             status = manager.get_status("BTCUSDT")
-            return status.frames_dropped["STALE"] == status.counters.updates_stale
+            return status.updates_dropped["STALE"] == status.counters.updates_stale
 
         eventually(are_all_accounted_for, "that every duplicate is counted")
 
@@ -192,7 +192,7 @@ def test_a_lost_update_is_waited_for_on_the_other_connection_for_as_long_as_is_s
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
         eventually(lambda: are_redundant(manager, [market]), "both connections")
         exchange.pause(market)
-        synchronizer, server = manager.get_depth_cache(market).feed.synchronizer, exchange._server
+        synchronizer, server = manager.get_depth_cache(market).live.synchronizer, exchange._server
         synchronizer._gap_wait_s = wait_ms / 1000
         wait_for_id(manager, market, exchange.advance(market, updates=1))
         server.call(lambda: lose_next_update(next(iter(server._connections))))
@@ -205,7 +205,7 @@ def test_a_lost_update_is_waited_for_on_the_other_connection_for_as_long_as_is_s
         wait_for_id(manager, market, last_id)
         assert_true(exchange, market, manager.get_depth_cache(market).reader.view(number=Decimal))
         status = manager.get_status(market)
-        filled = sum(feed.gaps_filled for feed in status.feeds)
+        filled = sum(feed.gaps_filled for feed in status.connections)
         if late_ms < wait_ms:
             assert (status.resyncs, filled, status.counters.snapshots_loaded) == ({}, 1, 1)
         else:
@@ -363,7 +363,7 @@ def test_pongs_prove_that_a_quiet_book_is_current():
     with live(**SHORT_PING | {"websocket_ping_timeout": 60}) as (exchange, manager):
         synchronize(exchange, manager)
         reach(exchange, manager)
-        heard_at = manager.get_depth_cache("BTCUSDT").feed.heard_at
+        heard_at = manager.get_depth_cache("BTCUSDT").live.heard_at
         eventually(
             lambda: manager.get_status("BTCUSDT").proof_age_s < time.monotonic() - heard_at - 0.5, "a proof by a pong"
         )
@@ -392,7 +392,7 @@ def test_a_frame_that_cannot_be_read_proves_nothing(payload, is_direct):
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         reach(exchange, manager)
-        feed = manager.get_depth_cache("BTCUSDT").feed
+        feed = manager.get_depth_cache("BTCUSDT").live
         hold = threading.Event()
         if not is_direct:  # while a refresh is under way every update goes by the synchronizer
             exchange.on_rest = lambda request: RestReply(body=exchange.snapshot("BTCUSDT", request.limit), hold=hold)
@@ -411,7 +411,7 @@ def test_a_frame_that_cannot_be_read_proves_nothing(payload, is_direct):
 
 def refused(manager):
     """How many updates could not be read."""
-    return manager.get_status("BTCUSDT").frames_dropped.get("MALFORMED", 0)
+    return manager.get_status("BTCUSDT").updates_dropped.get("MALFORMED", 0)
 
 
 def test_a_pong_proves_nothing_of_what_was_subscribed_after_its_ping():
@@ -428,7 +428,7 @@ def test_a_pong_proves_nothing_of_what_was_subscribed_after_its_ping():
         connection.send('{"result":null,"id":1}')
         own = next(iter(cache.group._connections))
         eventually(lambda: own.requests.acknowledged, "the acknowledgement")
-        assert cache.group.proven_at(cache.feed) < own.proven_at
+        assert cache.group.proven_at(cache.live) < own.proven_at
         connection.is_ponging = True
 
 
@@ -437,7 +437,7 @@ def test_a_gap_that_waits_is_no_proof():
         synchronize(exchange, manager)
         exchange.subscribed(number=2)
         eventually(lambda: reach(exchange, manager) and are_redundant(manager, ["BTCUSDT"]), "both connections")
-        feed = manager.get_depth_cache("BTCUSDT").feed
+        feed = manager.get_depth_cache("BTCUSDT").live
         feed.synchronizer._gap_wait_s = 3600.0
         other = exchange.connection(2)
         exchange.on_frame = lambda connection, symbol, payload: ()

@@ -203,9 +203,9 @@ def test_doubts_that_outlive_a_success_are_found() -> None:
         for market in history.markets:
 
             def publish(*arguments: Any, synchronizer: Any = market.synchronizer) -> None:
-                doubts = synchronizer._doubts
+                doubts = synchronizer._implausible_in_a_row
                 type(synchronizer)._publish(synchronizer, *arguments)
-                synchronizer._doubts = doubts
+                synchronizer._implausible_in_a_row = doubts
 
             market.synchronizer._publish = publish  # type: ignore[method-assign]
 
@@ -217,7 +217,7 @@ def test_doubts_without_an_end_are_found() -> None:
         for market in history.markets:
 
             def load(*arguments: Any, synchronizer: Any = market.synchronizer) -> Any:
-                synchronizer._doubts = 0
+                synchronizer._implausible_in_a_row = 0
                 return type(synchronizer)._load(synchronizer, *arguments)
 
             market.synchronizer._load = load  # type: ignore[method-assign]
@@ -256,9 +256,9 @@ def live_through_a_year(seed: int, rule: str, days: int = 365) -> SimulatedMarke
                     market.receive(feed, frame, now)
 
     for day in range(days):
-        market.synchronizer.feed_opened(day, now)
+        market.synchronizer.stream_opened(day, now)
         lines[day] = Line(engine, day)
-        market.synchronizer.feed_acknowledged(day, now)
+        market.synchronizer.stream_acknowledged(day, now)
         market.after_input(now)
         trade(2)
         if day == 0:
@@ -271,7 +271,7 @@ def live_through_a_year(seed: int, rule: str, days: int = 365) -> SimulatedMarke
             trade(1)
         if day > 0:
             engine.lines.remove(lines.pop(day - 1))
-            market.synchronizer.feed_closed(day - 1, now)
+            market.synchronizer.stream_closed(day - 1, now)
             market.after_input(now)
         trade(4)
         now += 23 * 3600.0

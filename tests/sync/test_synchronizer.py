@@ -13,7 +13,7 @@ from sync_kit import Market, market_in, snapshot, update
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.sync.machine import TABLE, Cell, Input, Synchronizer, state_diagram
-from ldc.sync.parts import ACTIONS_MAX, FrameDrop, Purpose, RequestSnapshot, SnapshotDrop, StateChanged
+from ldc.sync.parts import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
 from ldc.types import Cause, SyncState, Verdict
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -42,9 +42,9 @@ def inputs(market: Market) -> dict[Input, Callable[[], None]]:
     synchronizer, now = market.synchronizer, market.now
     payload = update(100, 110, rule=market.rule)
     return {
-        Input.FEED_OPENED: lambda: synchronizer.feed_opened(7, now),
-        Input.FEED_ACKNOWLEDGED: lambda: synchronizer.feed_acknowledged(7, now),
-        Input.FEED_CLOSED: lambda: synchronizer.feed_closed(7, now),
+        Input.STREAM_OPENED: lambda: synchronizer.stream_opened(7, now),
+        Input.STREAM_ACKNOWLEDGED: lambda: synchronizer.stream_acknowledged(7, now),
+        Input.STREAM_CLOSED: lambda: synchronizer.stream_closed(7, now),
         Input.RECEIVE_UPDATE: lambda: synchronizer.receive_update(7, payload, None, now),
         Input.AFTER_APPLY: lambda: synchronizer.after_apply(7, Verdict.STALE, payload, None, now),
         Input.UPDATE_MALFORMED: lambda: synchronizer.update_malformed(now),
@@ -65,11 +65,11 @@ def everything(market: Market) -> dict[str, object]:
         "state": (synchronizer.state, synchronizer.state_since, synchronizer.cause, synchronizer.wants_every_update),
         "due": synchronizer.next_due(),
         "counts": (synchronizer.resumes, synchronizer.gap_waits, synchronizer.gaps_filled, synchronizer.buffered_count),
-        "frames": dict(synchronizer.frames_dropped),
+        "frames": dict(synchronizer.updates_dropped),
         "changes": (dict(synchronizer.state_changes), dict(synchronizer.resyncs)),
         "requests": (synchronizer.epoch, synchronizer.requests.awaited, dict(synchronizer.requests.dropped)),
         "refresher": {name: str(value) for name, value in vars(synchronizer.refresher).items() if name != "_retained"},
-        "feeds": len(synchronizer._feeds),
+        "feeds": len(synchronizer._streams),
         "book": (book.last_update_id, book.suspended_by, book.is_loaded and (book.bid_count, book.counters)),
     }
 
@@ -142,7 +142,7 @@ def test_stopped_is_never_left_and_failed_only_to_stopped() -> None:
 # ------------------------------------------------------------------------------------------------ the cells, one by one
 
 
-@case(Input.FEED_OPENED, IDLE, BUFFERING)
+@case(Input.STREAM_OPENED, IDLE, BUFFERING)
 def a_first_feed_opens() -> Market:
     market = market_in(IDLE).open()
     assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]
@@ -150,14 +150,14 @@ def a_first_feed_opens() -> Market:
     return market
 
 
-@case(Input.FEED_OPENED, BUFFERING, BUFFERING)
+@case(Input.STREAM_OPENED, BUFFERING, BUFFERING)
 def a_second_feed_opens_before_there_is_a_book() -> Market:
     market = market_in(BUFFERING).open(1)
     assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]
     return market
 
 
-@case(Input.FEED_OPENED, BUFFERING, BUFFERING)
+@case(Input.STREAM_OPENED, BUFFERING, BUFFERING)
 def a_feed_that_is_open_opens_again_and_what_it_brought_before_is_forgotten() -> Market:
     market = market_in(BUFFERING).update(90, 100).open()
     assert market.dropped() == {"STREAM_CLOSED": 1}
@@ -165,7 +165,7 @@ def a_feed_that_is_open_opens_again_and_what_it_brought_before_is_forgotten() ->
     return market
 
 
-@case(Input.FEED_OPENED, SYNCHRONIZED, SYNCHRONIZED)
+@case(Input.STREAM_OPENED, SYNCHRONIZED, SYNCHRONIZED)
 def a_successor_opens_beside_the_live_feed() -> Market:
     market = market_in(SYNCHRONIZED)
     assert not market.synchronizer.wants_every_update
@@ -178,21 +178,21 @@ def a_successor_opens_beside_the_live_feed() -> Market:
     return market
 
 
-@case(Input.FEED_OPENED, SYNCHRONIZED, BUFFERING)
+@case(Input.STREAM_OPENED, SYNCHRONIZED, BUFFERING)
 def the_only_live_feed_opens_again() -> Market:
     market = market_in(SYNCHRONIZED).open()
     assert market.changes[-1] == (BUFFERING, Cause.STREAM_CLOSED)
     return market
 
 
-@case(Input.FEED_ACKNOWLEDGED, IDLE, BUFFERING)
+@case(Input.STREAM_ACKNOWLEDGED, IDLE, BUFFERING)
 def an_acknowledgement_opens_a_feed_that_is_not_open() -> Market:
     market = market_in(IDLE).acknowledge()
     assert market.synchronizer.next_due() == market.now + 1.0
     return market
 
 
-@case(Input.FEED_ACKNOWLEDGED, BUFFERING, BUFFERING)
+@case(Input.STREAM_ACKNOWLEDGED, BUFFERING, BUFFERING)
 def an_acknowledgement_starts_the_wait_for_a_first_update() -> Market:
     market = Market().open().acknowledge().wait(0.999)
     assert market.requests == []
@@ -201,14 +201,14 @@ def an_acknowledgement_starts_the_wait_for_a_first_update() -> Market:
     return market
 
 
-@case(Input.FEED_ACKNOWLEDGED, BUFFERING, BUFFERING)
+@case(Input.STREAM_ACKNOWLEDGED, BUFFERING, BUFFERING)
 def a_repeated_acknowledgement_does_not_prolong_the_wait() -> Market:
     market = Market().open().acknowledge().wait(0.6).acknowledge().wait(0.4)
     assert market.request is not None
     return market.acknowledge()
 
 
-@case(Input.FEED_ACKNOWLEDGED, SYNCHRONIZED, SYNCHRONIZED)
+@case(Input.STREAM_ACKNOWLEDGED, SYNCHRONIZED, SYNCHRONIZED)
 def an_acknowledged_successor_is_live() -> Market:
     market = market_in(SYNCHRONIZED).open(1).acknowledge(1).close(0)
     assert market.book.is_readable
@@ -216,7 +216,7 @@ def an_acknowledged_successor_is_live() -> Market:
     return market
 
 
-@case(Input.FEED_CLOSED, BUFFERING, IDLE)
+@case(Input.STREAM_CLOSED, BUFFERING, IDLE)
 def the_last_feed_closes_before_there_is_a_book() -> Market:
     market = market_in(BUFFERING).update(90, 100)
     assert market.request is not None
@@ -227,7 +227,7 @@ def the_last_feed_closes_before_there_is_a_book() -> Market:
     return market
 
 
-@case(Input.FEED_CLOSED, BUFFERING, BUFFERING)
+@case(Input.STREAM_CLOSED, BUFFERING, BUFFERING)
 def one_of_two_live_feeds_closes_before_there_is_a_book() -> Market:
     market = market_in(BUFFERING).update(90, 100).open(1).update(95, 105, feed=1).close(0)
     market.snapshot(95)
@@ -235,7 +235,7 @@ def one_of_two_live_feeds_closes_before_there_is_a_book() -> Market:
     return market
 
 
-@case(Input.FEED_CLOSED, BUFFERING, BUFFERING)
+@case(Input.STREAM_CLOSED, BUFFERING, BUFFERING)
 def the_only_live_feed_closes_while_another_is_opening() -> Market:
     market = market_in(BUFFERING).update(90, 100).open(1).close(0)
     # A snapshot now would make a book that nobody keeps up to date.
@@ -247,7 +247,7 @@ def the_only_live_feed_closes_while_another_is_opening() -> Market:
     return market
 
 
-@case(Input.FEED_CLOSED, SYNCHRONIZED, SYNCHRONIZED)
+@case(Input.STREAM_CLOSED, SYNCHRONIZED, SYNCHRONIZED)
 def one_of_two_live_feeds_closes_and_the_book_stays() -> Market:
     market = market_in(SYNCHRONIZED).open(1).update(100, 110, feed=1).close(0).update(110, 120, feed=1)
     assert market.bids()[100.0] == 1.0
@@ -256,14 +256,14 @@ def one_of_two_live_feeds_closes_and_the_book_stays() -> Market:
     return market
 
 
-@case(Input.FEED_CLOSED, SYNCHRONIZED, BUFFERING)
+@case(Input.STREAM_CLOSED, SYNCHRONIZED, BUFFERING)
 def the_only_live_feed_closes_while_its_successor_is_opening() -> Market:
     market = market_in(SYNCHRONIZED).open(1).close(0)
     assert market.changes[-1] == (BUFFERING, Cause.STREAM_CLOSED)
     return market
 
 
-@case(Input.FEED_CLOSED, SYNCHRONIZED, IDLE)
+@case(Input.STREAM_CLOSED, SYNCHRONIZED, IDLE)
 def the_only_feed_closes() -> Market:
     market = market_in(SYNCHRONIZED).close()
     with pytest.raises(DepthCacheOutOfSync) as raised:
@@ -589,10 +589,10 @@ def test_a_refresh_interval_must_be_positive() -> None:
 def test_a_caller_who_never_drains_is_told() -> None:
     market = Market()
     for _ in range(ACTIONS_MAX // 2):
-        market.synchronizer.feed_opened(0, market.now)
-        market.synchronizer.feed_closed(0, market.now)
+        market.synchronizer.stream_opened(0, market.now)
+        market.synchronizer.stream_closed(0, market.now)
     with pytest.raises(RuntimeError, match="drain"):
-        market.synchronizer.feed_opened(0, market.now)
+        market.synchronizer.stream_opened(0, market.now)
     assert market.state is IDLE
     market.synchronizer.stop(market.now)  # stopping is always possible
     assert market.state is STOPPED
@@ -601,7 +601,7 @@ def test_a_caller_who_never_drains_is_told() -> None:
 def test_every_cause_of_a_dropped_update_can_be_read_while_it_is_counted() -> None:
     """Another thread copies the counters; a key that appeared meanwhile would raise."""
     market = Market()
-    assert set(market.synchronizer.frames_dropped) == set(FrameDrop)
+    assert set(market.synchronizer.updates_dropped) == set(UpdateDrop)
     assert set(market.synchronizer.requests.dropped) == set(SnapshotDrop)
     assert set(market.synchronizer.resyncs) == set(market.synchronizer.state_changes) == set(Cause)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
-from ldc.sync.handlers import DOUBTS_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
 from ldc.sync.parts import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
 from ldc.sync.streams import RESYNC_AFTER_STALE, STALE_S_MAX
 from ldc.sync.transitions import STABLE_S
@@ -461,7 +461,7 @@ def test_a_feed_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> 
     market.update(100, 110, event_time_ms=5_000).update(110, 120, event_time_ms=5_100)
     market.update(90, 105, feed=1, event_time_ms=9_000)
     assert market.dropped() == {"IDS_WENT_BACK": 2}
-    for _ in range(DOUBTS_MAX):
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX):
         assert market.snapshot(118).state is BUFFERING
     assert market.snapshot(118).state is SYNCHRONIZED
     market.update(105, 115, feed=1, event_time_ms=9_100).update(115, 125, feed=1, event_time_ms=9_200)
@@ -534,10 +534,10 @@ def test_futures_start_with_the_update_that_ends_at_the_snapshot_or_bridges_it()
 
 def test_an_id_that_was_readable_does_not_come_back_lower_from_a_lagging_node(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync()
-    for _ in range(DOUBTS_MAX):
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX):
         market.snapshot(99)
         assert market.state is BUFFERING
-    assert market.snapshots_dropped() == {"LAGGING": DOUBTS_MAX}
+    assert market.snapshots_dropped() == {"LAGGING": IMPLAUSIBLE_IN_A_ROW_MAX}
     assert market.snapshot(100).state is SYNCHRONIZED
 
 
@@ -589,10 +589,10 @@ def test_a_lagging_snapshot_is_used_if_the_buffer_brings_it_past_what_was_readab
 def test_the_same_lower_id_over_and_over_is_believed_under_a_new_epoch(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync()
     epoch = market.synchronizer.epoch
-    for _ in range(DOUBTS_MAX + 1):
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX + 1):
         market.snapshot(50)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 50)
-    assert market.synchronizer.epoch == epoch + DOUBTS_MAX
+    assert market.synchronizer.epoch == epoch + IMPLAUSIBLE_IN_A_ROW_MAX
 
 
 def test_a_snapshot_with_the_prices_of_another_market_is_refetched(market_at: MarketIn) -> None:
@@ -634,7 +634,7 @@ def test_a_first_snapshot_is_held_to_the_prices_of_all_updates_that_wait(market_
 
 def test_a_first_snapshot_that_insists_is_believed(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(150, 160, bids={"99.00": "2"}, asks={"100.00": "3"})
-    for _ in range(DOUBTS_MAX + 1):
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX + 1):
         assert market.state is BUFFERING
         market.snapshot(170, **OTHER_MARKET)
     assert market.state is SYNCHRONIZED
@@ -642,7 +642,7 @@ def test_a_first_snapshot_that_insists_is_believed(market_at: MarketIn) -> None:
 
 def test_prices_that_stay_far_away_are_believed(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync()
-    for _ in range(DOUBTS_MAX + 1):
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX + 1):
         assert market.state is BUFFERING
         market.snapshot(200, bids={"10.00": "1"}, asks={"11.00": "1"})
     assert market.state is SYNCHRONIZED
@@ -818,13 +818,13 @@ def test_the_pair_of_epoch_and_id_never_goes_back(market_at: MarketIn) -> None:
 
 def test_who_waits_for_an_id_of_long_ago_is_still_told_after_a_second_start(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync().snapshot(200)
-    assert market.synchronizer.former_id is None
+    assert market.synchronizer.id_before_restart is None
     for update_id in (60, 60, 60, 30, 30, 30):
         if market.state is SYNCHRONIZED:
             market.resync()
         market.snapshot(update_id)
     assert market.book.last_update_id == 30
-    assert market.synchronizer.former_id == 200
+    assert market.synchronizer.id_before_restart == 200
 
 
 def test_retry_after_is_obeyed_also_by_the_next_stream(market_at: MarketIn) -> None:

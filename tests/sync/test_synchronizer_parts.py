@@ -18,7 +18,7 @@ from ldc.sync.parts import (
     UpdateBuffer,
     are_prices_far_apart,
 )
-from ldc.sync.streams import RESYNC_AFTER_STALE, Feeds
+from ldc.sync.streams import RESYNC_AFTER_STALE, Streams
 from ldc.types import Header
 
 
@@ -241,8 +241,8 @@ def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering(
     for one in held + former:
         buffer.add(one)
     later = update(19, 20, time_ms=5_100 + FORMER_NUMBERING_MS)
-    assert buffer.forget_former_numbering(later) == []  # the one that reaches furthest may have been sent at that time
-    assert buffer.forget_former_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == former
+    assert buffer.forget_previous_numbering(later) == []  # the one that reaches furthest may be of then
+    assert buffer.forget_previous_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == former
     assert list(buffer) == held
     assert buffer.newest is held[-1]
     for place in range(7):
@@ -260,20 +260,20 @@ def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering(
 )
 def test_an_update_that_reaches_as_far_or_has_no_time_ends_no_numbering(later: Update) -> None:
     buffer = UpdateBuffer()
-    assert buffer.forget_former_numbering(later) == []
+    assert buffer.forget_previous_numbering(later) == []
     buffer.add(update(99, 100, time_ms=5_000))
-    assert buffer.forget_former_numbering(later) == []
+    assert buffer.forget_previous_numbering(later) == []
     assert len(buffer) == 1
 
 
 def test_an_update_without_a_time_is_of_no_former_numbering() -> None:
     buffer = buffer_of((98, 99), (99, 100))
-    assert buffer.forget_former_numbering(update(19, 20, time_ms=100_000)) == []
+    assert buffer.forget_previous_numbering(update(19, 20, time_ms=100_000)) == []
     assert len(buffer) == 2
 
 
 def test_a_feed_is_live_once_it_was_acknowledged_or_has_brought_an_update() -> None:
-    feeds = Feeds()
+    feeds = Streams()
     feeds.open(1)
     assert (feeds.is_any_live, feeds.have_all_spoken) == (False, False)
     feeds.acknowledge(1)
@@ -286,7 +286,7 @@ def test_a_feed_is_live_once_it_was_acknowledged_or_has_brought_an_update() -> N
 
 
 def test_a_gap_is_given_up_when_every_live_feed_has_skipped_it() -> None:
-    feeds = Feeds()
+    feeds = Streams()
     for feed in (1, 2, 3):
         feeds.open(feed)
     feeds.note_update(1)
@@ -301,14 +301,14 @@ def test_a_gap_is_given_up_when_every_live_feed_has_skipped_it() -> None:
 
 @pytest.mark.parametrize(("book_time_ms", "time_ms"), [(None, 5), (5, None), (5, 5), (5, 4)])
 def test_stale_updates_without_a_later_event_time_prove_nothing(book_time_ms: int | None, time_ms: int | None) -> None:
-    feeds = Feeds()
+    feeds = Streams()
     feeds.open(1)
     feeds.note_update(1)
     assert not any(feeds.note_stale(1, stale(time_ms), 100, book_time_ms, 0.0) for _ in range(3 * RESYNC_AFTER_STALE))
 
 
 def test_stale_updates_count_anew_when_the_book_has_moved() -> None:
-    feeds = Feeds()
+    feeds = Streams()
     feeds.open(1)
     feeds.note_update(1)
     shown = [feeds.note_stale(1, stale(6), book_id, 5, 0.0) for book_id in (100, 100, 101, 101, 101)]

@@ -8,7 +8,7 @@ from recordings import RECORDINGS, SNAPSHOT_LIMIT, messages_of
 from sync_kit import BOOKS, check
 
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import FrameDrop, Purpose, RequestSnapshot
+from ldc.sync.parts import Purpose, RequestSnapshot, UpdateDrop
 from ldc.types import SyncState
 
 BOOK = BOOKS.get("cython", BOOKS["python"])  # what concerns the book itself is tested on both elsewhere
@@ -27,7 +27,7 @@ class RecordedMarket:
             limits=(SNAPSHOT_LIMIT,),
             now=0.0,
         )
-        self.synchronizer.feed_opened(0, 0.0)
+        self.synchronizer.stream_opened(0, 0.0)
         self.snapshot: bytes | None = None
         self.request: RequestSnapshot | None = None
         self.requests: list[RequestSnapshot] = []
@@ -42,9 +42,9 @@ class RecordedMarket:
             verdict = self.book.apply(payload, None)
             if verdict or self.book.needs_attention:
                 self.synchronizer.after_apply(0, verdict, payload, None, 0.0)
-        self.carry_out()
+        self.run_actions()
 
-    def carry_out(self) -> None:
+    def run_actions(self) -> None:
         for action in self.synchronizer.drain():
             if isinstance(action, RequestSnapshot):
                 self.requests.append(action)
@@ -52,7 +52,7 @@ class RecordedMarket:
         if self.snapshot is not None and self.request is not None and self.request.purpose is Purpose.SYNCHRONIZE:
             body, request, self.snapshot, self.request = self.snapshot, self.request, None, None
             self.synchronizer.snapshot_received(request.epoch, body, SNAPSHOT_LIMIT, 0.0)
-            self.carry_out()
+            self.run_actions()
 
     def take_ticker(self, payload: bytes) -> None:
         ticker = json.loads(payload)["data"]
@@ -75,7 +75,7 @@ def test_a_recorded_market_is_synchronized_by_its_snapshot_and_stays_so(captures
         market = markets.setdefault(message.market, RecordedMarket(RECORDINGS[name].rule))
         if message.kind == "snapshot":
             market.snapshot = message.payload
-            market.carry_out()
+            market.run_actions()
         elif message.kind == "depthUpdate":
             market.take_update(message.payload)
             market.compare_top()
@@ -90,6 +90,6 @@ def test_a_recorded_market_is_synchronized_by_its_snapshot_and_stays_so(captures
         assert sum(synchronizer.resyncs.values()) == 0
         assert [request.purpose for request in market.requests].count(Purpose.SYNCHRONIZE) == 1
         assert not any(synchronizer.requests.dropped.values())
-        assert {why for why, count in synchronizer.frames_dropped.items() if count} <= {FrameDrop.STALE}
+        assert {why for why, count in synchronizer.updates_dropped.items() if count} <= {UpdateDrop.STALE}
         applied = market.book.counters.updates_applied
-        assert applied + synchronizer.frames_dropped[FrameDrop.STALE] == market.updates
+        assert applied + synchronizer.updates_dropped[UpdateDrop.STALE] == market.updates

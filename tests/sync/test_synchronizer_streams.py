@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sync_kit import BOOKS, Market, market_in, snapshot
 
-from ldc.sync.streams import FEEDS_MAX, RESYNC_AFTER_STALE
+from ldc.sync.streams import RESYNC_AFTER_STALE, STREAMS_MAX
 from ldc.sync.transitions import RESYNCS_AT_ONCE_MAX, STABLE_S
 from ldc.types import Cause, SyncState
 
@@ -158,11 +158,11 @@ def test_an_update_of_a_closed_feed_is_dropped(market_at: MarketIn) -> None:
     assert market.book.last_update_id == 100
 
 
-def test_the_feeds_of_a_market_are_limited(market_at: MarketIn) -> None:
+def test_the_streams_of_a_market_are_limited(market_at: MarketIn) -> None:
     market = market_at(IDLE)
-    for feed in range(FEEDS_MAX):
+    for feed in range(STREAMS_MAX):
         market.open(feed)
-    with pytest.raises(ValueError, match="feed 99"):
+    with pytest.raises(ValueError, match="opening 99"):
         market.open(99)
     market.open(3).close(4).open(99)
 

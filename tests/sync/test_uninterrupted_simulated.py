@@ -15,7 +15,7 @@ from loopback_exchange import frame
 from sync_kit import BOOKS
 
 from ldc import frames
-from ldc.sync.parts import FrameDrop
+from ldc.sync.parts import UpdateDrop
 from ldc.types import Verdict
 
 MODULES = {"python": frames, "cython": BOOKS.get("cython")}
@@ -43,7 +43,7 @@ class Market(SimulatedMarket):
     def after_input(self, now):
         super().after_input(now)
         self.binding.is_direct = not self.synchronizer.wants_every_update
-        self.binding.is_redundant = self.synchronizer.has_several_feeds
+        self.binding.is_redundant = self.synchronizer.has_several_streams
 
     def take(self, reader, feed, payload, now):
         """What `FeedGroup` does with what a connection has received."""
@@ -84,10 +84,10 @@ class Simulation:
         reader = self.readers[feed] = MODULES[self.markets[0].name].FrameReader()
         for market in self.markets:
             reader.bind(market.stream, market.binding)
-            market.synchronizer.feed_opened(feed, self.now)
+            market.synchronizer.stream_opened(feed, self.now)
             market.after_input(self.now)
             self.lines[feed, market] = Line(market.engine, feed)
-            market.synchronizer.feed_acknowledged(feed, self.now)
+            market.synchronizer.stream_acknowledged(feed, self.now)
             market.after_input(self.now)
         return feed
 
@@ -112,7 +112,7 @@ class Simulation:
         del self.readers[feed]
         for market in self.markets:
             market.engine.lines.remove(self.lines.pop((feed, market)))
-            market.synchronizer.feed_closed(feed, self.now)
+            market.synchronizer.stream_closed(feed, self.now)
             market.after_input(self.now)
 
     def trade(self, beats, *, loses=False):
@@ -148,7 +148,7 @@ class Simulation:
             assert sum(market.synchronizer.resyncs.values()) == 0
             assert market.book.counters.snapshots_loaded == 1
             assert market.unsynchronized_s < 1.0
-            stale = market.synchronizer.frames_dropped[FrameDrop.STALE]
+            stale = market.synchronizer.updates_dropped[UpdateDrop.STALE]
             assert market.book.counters.updates_stale == duplicates + stale
         return self
 

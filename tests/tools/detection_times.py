@@ -94,7 +94,7 @@ def signs(manager: BinanceLocalDepthCacheManager, market: str) -> tuple[Any, ...
         sum(count for cause, count in status.resyncs.items() if cause != "REQUESTED"),
         sum(status.snapshots_dropped.values()), status.reconnects, status.last_error,
         status.restart_count, counters.updates_malformed, counters.updates_gap, counters.updates_overlapping,
-        counters.updates_stale, sum(status.frames_dropped.values()), sum(cache.group.frames_dropped.values()),
+        counters.updates_stale, sum(status.updates_dropped.values()), sum(cache.group.messages_dropped.values()),
     )  # fmt: skip
 
 
