@@ -32,13 +32,14 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.math cimport INFINITY
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from decimal import Decimal
 
-from ldc import frames
+from ldc import frames, limits
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
 from ldc.sequence import resolve_rule
 from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
@@ -474,6 +475,7 @@ cdef class OrderBook:
 
 include "core/reader.pxi"
 include "core/frames.pxi"
+include "core/keepalive.pxi"
 
 
 def read_header(payload):

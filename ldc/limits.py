@@ -48,6 +48,9 @@ __all__ = [
 WEIGHT_WINDOW_S = 60.0
 """Request weight is limited per minute."""
 
+PACE_WINDOW_S = 1.0
+"""The window in which exchanges count the messages of one connection."""
+
 CONNECT_WINDOW_S = 300.0
 """Connects are limited in five minutes."""
 
@@ -294,7 +297,7 @@ class MessagePacer(RollingLimit):
 
     __slots__ = ()
 
-    def __init__(self, limit: int = 3, window_s: float = 1.0) -> None:
+    def __init__(self, limit: int = 3, window_s: float = PACE_WINDOW_S) -> None:
         super().__init__(limit, window_s)
 
 

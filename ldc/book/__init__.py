@@ -20,6 +20,7 @@ __all__ = [
     "NESTING_MAX",
     "BookReader",
     "FrameReader",
+    "KeepAlive",
     "OrderBook",
     "StreamBinding",
     "StreamTally",
@@ -66,6 +67,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             NESTING_MAX,
             BookReader,
             FrameReader,
+            KeepAlive,
             OrderBook,
             StreamBinding,
             StreamTally,
@@ -84,4 +86,5 @@ else:
         OrderBook,
         read_header,
     )
+    from ldc.book.pure.keepalive import KeepAlive
     from ldc.frames import FrameReader, StreamBinding, StreamTally
