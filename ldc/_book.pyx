@@ -49,7 +49,7 @@ cdef extern from "Python.h":
 
 include "core/native.pxi"
 include "core/json.pxi"
-include "core/ladder.pxi"
+include "core/side.pxi"
 include "core/levels.pxi"
 include "core/depth.pxi"
 include "core/scales.pxi"

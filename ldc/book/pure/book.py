@@ -5,7 +5,7 @@ Rule 2: one lock per book, and never two at once: `compare` and `adopt` copy the
 Rule 3: the lock is held while integers are copied; floats, Decimals, texts and lists are made after it.
 
 How the bytes of a message are read is in `ldc.book.pure.json`, what levels, scales and horizons are in
-`ldc.book.pure.ladder`, how an update is judged and applied in `ldc.book.pure.state`. Here is what a user sees.
+`ldc.book.pure.side`, how an update is judged and applied in `ldc.book.pure.state`. Here is what a user sees.
 """
 
 import math
@@ -26,7 +26,7 @@ from ldc.book.pure.json import (
     read_snapshot,
     read_update,
 )
-from ldc.book.pure.ladder import LEVELS_PER_SIDE_MAX, Ladders, compare_ladders, converter, count_worth, load_ladders
+from ldc.book.pure.side import LEVELS_PER_SIDE_MAX, Ladders, compare_ladders, converter, count_worth, load_ladders
 from ldc.book.pure.state import State
 from ldc.errors import MalformedMessage
 from ldc.sequence import SequenceRule, resolve_rule

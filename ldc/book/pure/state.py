@@ -10,7 +10,7 @@ import threading
 from typing import NoReturn
 
 from ldc.book.pure.json import INT64_MAX, DepthUpdate, Snapshot, Unreadable
-from ldc.book.pure.ladder import (
+from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Ladders,
     Level,
