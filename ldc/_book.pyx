@@ -153,6 +153,8 @@ cdef class OrderBook:
     cdef bint _first_may_end_at_snapshot
     cdef object _cause                      # given to suspend(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
+    cdef const char* _symbol_text           # of `_symbol`; NULL: None
+    cdef Py_ssize_t _symbol_bytes
     cdef readonly object rule
     cdef readonly object market
 
@@ -162,6 +164,9 @@ cdef class OrderBook:
         if symbol is not None and not isinstance(symbol, str):
             raise TypeError(f"symbol must be a str or None, not {type(symbol).__name__}")
         self._symbol = symbol.encode() if symbol is not None else None
+        if symbol is not None:
+            self._symbol_text = PyBytes_AS_STRING(self._symbol)
+            self._symbol_bytes = PyBytes_GET_SIZE(self._symbol)
         self._chains_by_previous_id = self.rule.chains_by_previous_id
         self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
         side_blank(&self._bids)
