@@ -10,7 +10,7 @@ Records are named tuples, because the compiled book makes them in a tenth of the
 import enum
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = [
     "BookCounters",
@@ -203,6 +203,8 @@ class ConnectionStatus(NamedTuple):
     this connection; negative: later. None: not known yet, or there is no other connection."""
     gaps_filled: int
     """Gaps of other connections that this one filled."""
+    reading: Literal["native", "python"]
+    """What reads its socket: "native", TLS by OpenSSL without the GIL; "python", Python's `socket` or `ssl`."""
 
 
 class DepthCacheStatus(NamedTuple):

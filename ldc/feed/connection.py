@@ -16,22 +16,19 @@ The wire facts are in PROTOCOL sections 3 and 3.2 of the design papers; the ones
 
 import contextlib
 import enum
-import functools
 import math
-import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import certifi
 import websocket
 
-from ldc.book import FrameReader
+from ldc.book import FrameReader, TlsSocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
+from ldc.feed.tls import tls_context
 from ldc.frames import FrameError, FrameEvent, Opcode
 from ldc.limits import MessagePacer
 
@@ -126,6 +123,8 @@ class FeedConnection:
         self.last_pong_at: float | None = None
         self.proven_at: float | None = None
         """When the ping was sent that was answered last: what the exchange had sent by then has been received."""
+        self.reading: Literal["native", "python"] = "python"
+        """What reads the socket, once it is open: see `ConnectionStatus`."""
         self._options = options
         self._post = post
         self._on_opened = on_opened
@@ -136,8 +135,8 @@ class FeedConnection:
             sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
         )
-        self._socket: socket.socket | None = None
-        self._is_tls = False  # then a receive brings one record, and the next may wait where no selector sees it
+        self._socket: socket.socket | TlsSocket | None = None
+        self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
         self._pong: bytes | None = None  # the payload of the last ping that is not answered yet
@@ -163,7 +162,7 @@ class FeedConnection:
         problem = None
         try:
             if self.url.startswith("wss:"):
-                opened.sock_opt.sslopt["context"] = tls_context(_trusted_certificates())
+                opened.sock_opt.sslopt["context"] = tls_context()
             opened.connect(  # type: ignore[no-untyped-call]
                 self.url,
                 timeout=self._options.connect_timeout_s,
@@ -192,7 +191,11 @@ class FeedConnection:
             self._socket = self._websocket.sock
             assert self._socket is not None
             self._socket.setblocking(False)
-            self._is_tls = isinstance(self._socket, ssl.SSLSocket)
+            if isinstance(self._socket, TlsSocket):
+                self.reading = "native"
+                self._pending = self._socket.has_pending
+            elif isinstance(self._socket, ssl.SSLSocket):
+                self._pending = self._socket.pending
             self.state = ConnectionState.OPEN
             self.opened_at = now
             self._ping_due = now + self._options.ping_interval_s
@@ -208,6 +211,11 @@ class FeedConnection:
     def wants_to_write(self) -> bool:
         """Whether the selector shall watch for room to write."""
         return bool(self._outbox)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was received that has not been read, so that no selector sees it."""
+        return self._pending is not None and self._pending() > 0
 
     def receive(self, events: list[FrameEvent], now: float) -> bool:
         """Receive what is there; return whether more may be waiting where no selector sees it.
@@ -230,7 +238,8 @@ class FeedConnection:
                 raise ConnectionLost(f"the exchange closed the connection without a word{where}")
             self.reader.received(count)
             self._take_events(events, now)
-            if count < room_bytes and not self._is_tls:
+            # Over TLS a receive brings one record at most, however much room there is.
+            if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; what comes from now on the selector sees
         if self._pong_deadline is not None:
             # The pong may be in what is not read yet. Who brings more than we read is not dead.
@@ -383,35 +392,19 @@ class FeedConnection:
             _shut_down(self._websocket.sock)
 
 
-def _trusted_certificates() -> str | None:
-    """Return the file or folder of the environment that says whom to trust: the one that requests looks at."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-
-
-@functools.cache
-def tls_context(trusted: str | None = None) -> ssl.SSLContext:
-    """Return how TLS is done: names and certificates are checked, as they are for snapshots.
-
-    websocket-client alone trusts what the system trusts, which is nobody where no certificates are installed; so those
-    that requests brings along count as well. A company's own authority goes into REQUESTS_CA_BUNDLE, for both.
-    """
-    if trusted is not None:
-        is_folder = Path(trusted).is_dir()
-        return ssl.create_default_context(cafile=None if is_folder else trusted, capath=trusted if is_folder else None)
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
-
-
-def _shut(sock: socket.socket | None) -> None:
-    _shut_down(sock)
+def _shut(sock: socket.socket | TlsSocket | None) -> None:
+    if not isinstance(sock, TlsSocket):  # which does both, in an order of its own
+        _shut_down(sock)
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.close()
 
 
-def _shut_down(sock: socket.socket | None) -> None:
-    if sock is not None:
-        with contextlib.suppress(OSError, ValueError):
+def _shut_down(sock: socket.socket | TlsSocket | None) -> None:
+    """End a connection, so that a thread which waits for it goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(sock, TlsSocket):
+            sock.shutdown(socket.SHUT_RDWR)
+        elif sock is not None:
             # Not SSLSocket's own, which takes the TLS away from under a thread that reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -234,6 +234,8 @@ class FeedGroup(GroupMarkets):
             return
         for market in self._markets.values():
             self._subscribe(connection, market, now)
+        if connection.has_unread:  # what came with the last record of the handshake
+            self._has_more.add(connection)
         logger.info("%s: connected, for %d markets", self.name, len(self._markets))
 
     def connection_closed(self, connection: FeedConnection, now: float, *, is_last: bool) -> None:
