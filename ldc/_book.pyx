@@ -24,11 +24,15 @@ The parts, each included so that the C compiler sees one unit:
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
+    core/keepalive.pxi pings, pongs, and the pace of what is sent
+    core/wait.pxi      threads that sleep until a number changes
+    core/loop.pxi      a feed's steady state without the GIL
 """
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
@@ -41,6 +45,7 @@ from libc.stdlib cimport free, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from decimal import Decimal
+from os import urandom as os_urandom
 
 from ldc import frames, limits
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
@@ -52,6 +57,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
 
 include "core/native.pxi"
+include "core/wait.pxi"
 include "core/json.pxi"
 include "core/side.pxi"
 include "core/levels.pxi"
@@ -486,6 +492,7 @@ include "core/frames.pxi"
 include "core/keepalive.pxi"
 include "core/openssl.pxi"
 include "core/tls.pxi"
+include "core/loop.pxi"
 
 
 def read_header(payload):
