@@ -61,9 +61,7 @@ class Link:
         self.server, self.client = socket.socketpair()
         self.client.setblocking(False)
         self.book = OrderBook("spot")
-        self.book.load_snapshot(
-            messages.make_snapshot(last_update_id=100, bids=[("100.00", "1")], asks=[("101.00", "1")])
-        )
+        self.book.load_snapshot(messages.make_snapshot([("100.00", "1")], [("101.00", "1")]), limit=1000)
         self.reader = FrameReader()
         self.binding = StreamBinding(self.book, self)
         self.binding.is_direct = True
