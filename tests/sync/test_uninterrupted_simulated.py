@@ -14,7 +14,7 @@ from history_server import RestServer
 from loopback_exchange import frame
 from sync_kit import BOOKS
 
-from ldc import frames
+from ldc.book.pure import frames
 from ldc.sync.parts import UpdateDrop
 from ldc.types import Verdict
 
