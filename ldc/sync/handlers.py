@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ldc.errors import BookNotLoaded, MalformedMessage
 from ldc.sequence import check_ids
-from ldc.sync.parts import (
+from ldc.sync.actions import (
     Payload,
     Purpose,
     SnapshotDrop,

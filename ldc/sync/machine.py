@@ -28,7 +28,7 @@ them has itself skipped what is missing. A refresh never leaves SYNCHRONIZED.
 
 The rest of the machine, each with its own rules at its top: `ldc.sync.handlers` (what each cell does),
 `ldc.sync.transitions` (the memory, and every change of state), `ldc.sync.refresh` (the refresh and its audit),
-`ldc.sync.streams` (what each stream has shown), `ldc.sync.parts` (actions, counted causes, the buffer, the epochs).
+`ldc.sync.streams` (what each stream has shown), `ldc.sync.actions` (actions, counted causes, the buffer, the epochs).
 
 The hot path does not come here. One thread drives a market, and this is how:
 
@@ -51,8 +51,8 @@ Any other exception of `apply` (MemoryError, BookNotLoaded) leaves the book whol
 import enum
 from typing import NamedTuple
 
+from ldc.sync.actions import ACTIONS_MAX, Action, Payload
 from ldc.sync.handlers import Handlers
-from ldc.sync.parts import ACTIONS_MAX, Action, Payload
 from ldc.types import Cause, SyncState, Verdict
 
 __all__ = ["TABLE", "Cell", "Input", "Synchronizer", "state_diagram"]

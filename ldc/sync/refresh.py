@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ldc.errors import MalformedMessage
 from ldc.limits import Backoff
-from ldc.sync.parts import (
+from ldc.sync.actions import (
     RETRY_S_FIRST,
     RETRY_S_MAX,
     Action,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ldc.limits import Backoff
-from ldc.sync.parts import (
+from ldc.sync.actions import (
     RETRY_S_FIRST,
     RETRY_S_MAX,
     Action,

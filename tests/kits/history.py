@@ -25,8 +25,8 @@ from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Lie,
 from ldc.limits import Backoff, ConnectBudget, MessagePacer
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
+from ldc.sync.actions import RETRY_S_FIRST, RETRY_S_MAX, Purpose, RefreshResult, RequestSnapshot, UpdateDrop
 from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.parts import RETRY_S_FIRST, RETRY_S_MAX, Purpose, RefreshResult, RequestSnapshot, UpdateDrop
 from ldc.sync.refresh import AHEAD_S_MAX
 from ldc.types import Cause, SyncState
 from ldc.venues import VENUES, WeightStep

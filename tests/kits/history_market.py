@@ -15,9 +15,7 @@ from history_engine import EngineMarket, Level, Truth
 from sync_kit import check
 
 from ldc.errors import MalformedMessage
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX
-from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import (
+from ldc.sync.actions import (
     CancelSnapshot,
     Purpose,
     Refreshed,
@@ -27,6 +25,8 @@ from ldc.sync.parts import (
     StateChanged,
     UpdateDrop,
 )
+from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX
+from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, SyncState
 
 if TYPE_CHECKING:

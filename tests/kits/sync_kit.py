@@ -10,8 +10,8 @@ import ldc.book
 import ldc.book.pure.book
 from ldc.errors import MalformedMessage
 from ldc.sequence import RULES, SequenceRule
+from ldc.sync.actions import Action, CancelSnapshot, Purpose, Refreshed, RequestSnapshot, StateChanged
 from ldc.sync.machine import Input, Synchronizer
-from ldc.sync.parts import Action, CancelSnapshot, Purpose, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, SyncState
 
 BOOKS: dict[str, ModuleType] = {"python": ldc.book.pure.book, ldc.book.IMPLEMENTATION: ldc.book}

@@ -26,7 +26,7 @@ from history_server import Answer, Lie, RestServer
 from history_times import HistoryOfOddTimes
 from sync_kit import BOOKS
 
-from ldc.sync.parts import RequestSnapshot
+from ldc.sync.actions import RequestSnapshot
 
 COMPILED = list(BOOKS.values())[-1]
 TWIN = BOOKS["python"]

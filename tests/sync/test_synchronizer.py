@@ -12,8 +12,8 @@ import pytest
 from sync_kit import Market, market_in, snapshot, update
 
 from ldc.errors import DepthCacheOutOfSync
+from ldc.sync.actions import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
 from ldc.sync.machine import TABLE, Cell, Input, Synchronizer, state_diagram
-from ldc.sync.parts import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
 from ldc.types import Cause, SyncState, Verdict
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
+from ldc.sync.actions import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
 from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.parts import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
 from ldc.sync.streams import RESYNC_AFTER_STALE, STALE_S_MAX
 from ldc.sync.transitions import STABLE_S
 from ldc.types import Cause, SyncState

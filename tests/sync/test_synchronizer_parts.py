@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ldc.sequence import FUTURES, SPOT, SequenceRule
-from ldc.sync.parts import (
+from ldc.sync.actions import (
     BUFFER_BYTES_MAX,
     FORMER_NUMBERING_MS,
     Action,

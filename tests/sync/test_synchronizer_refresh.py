@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot
 
-from ldc.sync.parts import BUFFER_UPDATES_MAX, Purpose, RefreshResult
+from ldc.sync.actions import BUFFER_UPDATES_MAX, Purpose, RefreshResult
 from ldc.sync.refresh import (
     AHEAD_S_MAX,
     AHEAD_UPDATES_MAX,

@@ -15,7 +15,7 @@ from loopback_exchange import frame
 from sync_kit import BOOKS
 
 from ldc import frames
-from ldc.sync.parts import UpdateDrop
+from ldc.sync.actions import UpdateDrop
 from ldc.types import Verdict
 
 MODULES = {"python": frames, "cython": BOOKS.get("cython")}

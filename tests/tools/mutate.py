@@ -35,7 +35,7 @@ TESTS = PROJECT / "tests"
 
 MODULES = (
     "sequence", "limits",
-    "sync.machine", "sync.streams", "sync.handlers", "sync.parts", "sync.refresh", "sync.transitions",
+    "sync.machine", "sync.streams", "sync.handlers", "sync.actions", "sync.refresh", "sync.transitions",
 )  # fmt: skip
 
 KILLED_SHARE_MIN = 0.95
