@@ -49,7 +49,7 @@ and a mutant that was only slow would be called dead."""
 
 MEMORY_BYTES_MAX = 4 << 30
 SYNCHRONIZER_TESTS = tuple(
-    f"sync/test_synchronizer{part}.py" for part in ("", "_parts", "_streams", "_faults", "_refresh")
+    f"sync/test_{name}.py" for name in ("machine", "buffer", "machine_streams", "machine_faults", "refresh")
 )
 UNIT_TESTS = {
     "sequence": ("ground/test_sequence.py", "book/test_book_apply.py", *SYNCHRONIZER_TESTS),
