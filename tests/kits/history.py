@@ -25,9 +25,10 @@ from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Lie,
 from ldc.limits import Backoff, ConnectBudget, MessagePacer
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
-from ldc.sync.actions import RETRY_S_FIRST, RETRY_S_MAX, Purpose, RefreshResult, RequestSnapshot, UpdateDrop
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.actions import Purpose, RefreshResult, RequestSnapshot, UpdateDrop
+from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
 from ldc.sync.refresh import AHEAD_S_MAX
+from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX
 from ldc.types import Cause, SyncState
 from ldc.venues import VENUES, WeightStep
 
@@ -469,7 +470,7 @@ class History:
         """Return the falsehood that this snapshot is to tell, if it is to tell one."""
         # Where a falsehood cannot be noticed, none is told; but the prices of another market can.
         are_prices_noticed = (
-            market.synchronizer._published_price is not None and market.doubted < IMPLAUSIBLE_IN_A_ROW_MAX
+            market.synchronizer._numbering.readable_price is not None and market.doubted < IMPLAUSIBLE_IN_A_ROW_MAX
         )
         if self.is_slandered and purpose is Purpose.SYNCHRONIZE and are_prices_noticed and self.now < self.faults_until:
             return Lie("prices", 0.0)
@@ -647,13 +648,13 @@ class History:
     def recovery_s_max(self, market: SimulatedMarket) -> float:
         """Return how long a market may take to come back: what it waits for already, and three rounds of back-off."""
         synchronizer = market.synchronizer
-        waiting_s = max(0.0, synchronizer._not_before - self.now)
+        waiting_s = max(0.0, synchronizer._retry._not_before - self.now)
         if market.request is not None:
             waiting_s = max(waiting_s, market.request.due - self.now)
-        first = synchronizer._backoff.failures
+        first = synchronizer._retry._backoff.failures
         rounds = IMPLAUSIBLE_IN_A_ROW_MAX + 2
         backoff_s = sum(min(RETRY_S_MAX, 2.0 ** (first + n)) for n in range(rounds))
-        resyncs_s = min(RETRY_S_MAX, 2.0**synchronizer._resync_backoff.failures)
+        resyncs_s = min(RETRY_S_MAX, 2.0**synchronizer._retry._resync_backoff.failures)
         bound_s = waiting_s + backoff_s + resyncs_s + rounds * LATENCY_S_MAX + 5.0
         if market.engine.restarts:
             bound_s += 2 * STALE_AFTER_SNAPSHOT_S
@@ -663,7 +664,8 @@ class History:
         """Return what the library may use of that: three times a snapshot's round trip and the step of its back-off."""
         synchronizer = market.synchronizer
         step_s = max(
-            min(RETRY_S_MAX, RETRY_S_FIRST * 2.0**synchronizer._backoff.failures), synchronizer._not_before - self.now
+            min(RETRY_S_MAX, RETRY_S_FIRST * 2.0**synchronizer._retry._backoff.failures),
+            synchronizer._retry._not_before - self.now,
         )
         return 3 * (LATENCY_S_MAX + step_s)
 

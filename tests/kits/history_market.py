@@ -25,8 +25,8 @@ from ldc.sync.actions import (
     StateChanged,
     UpdateDrop,
 )
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX
 from ldc.sync.machine import Synchronizer
+from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX
 from ldc.types import Cause, SyncState
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from types import ModuleType
 from history import Connection, History
 from history_market import SimulatedMarket
 
-from ldc.sync.actions import RETRY_S_MAX
+from ldc.sync.retry import RETRY_S_MAX
 from ldc.sync.streams import STALE_S_MAX
 
 __all__ = ["HistoryOfOddTimes"]

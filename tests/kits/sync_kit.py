@@ -236,7 +236,7 @@ def check(synchronizer: Synchronizer, request: RequestSnapshot | None) -> None:
     assert book.suspended_by == (None if synchronizer.cause is None else synchronizer.cause.value)
     assert requests.awaited == request, "the caller and the synchronizer disagree about what is awaited"
     assert sum(synchronizer.state_changes.values()) >= sum(synchronizer.resyncs.values())
-    assert synchronizer.gaps_filled <= synchronizer.gap_waits
+    assert synchronizer.gap.filled <= synchronizer.gap.waits
     # Every request has one end: its snapshot was used or dropped, it failed or was cancelled, or it has none yet.
     late = requests.dropped["LATE"]  # type: ignore[index]
     ends = requests.used + sum(requests.dropped.values()) - late + requests.failed + requests.cancelled

@@ -202,7 +202,7 @@ def test_a_thousand_rotations_of_20_markets_in_a_year_cost_nothing(rule):
 def test_killing_either_of_two_connections_costs_nothing(name, rule):
     simulation = kill(name, 3, rule, times=50)
     assert simulation.lost > 0
-    assert sum(market.synchronizer.gaps_filled for market in simulation.markets) > 0
+    assert sum(market.synchronizer.gap.filled for market in simulation.markets) > 0
 
 
 @pytest.mark.check

@@ -203,9 +203,9 @@ def test_doubts_that_outlive_a_success_are_found() -> None:
         for market in history.markets:
 
             def publish(*arguments: Any, synchronizer: Any = market.synchronizer) -> None:
-                doubts = synchronizer._implausible_in_a_row
+                doubts = synchronizer._numbering._implausible_in_a_row
                 type(synchronizer)._publish(synchronizer, *arguments)
-                synchronizer._implausible_in_a_row = doubts
+                synchronizer._numbering._implausible_in_a_row = doubts
 
             market.synchronizer._publish = publish  # type: ignore[method-assign]
 
@@ -217,7 +217,7 @@ def test_doubts_without_an_end_are_found() -> None:
         for market in history.markets:
 
             def load(*arguments: Any, synchronizer: Any = market.synchronizer) -> Any:
-                synchronizer._implausible_in_a_row = 0
+                synchronizer._numbering._implausible_in_a_row = 0
                 return type(synchronizer)._load(synchronizer, *arguments)
 
             market.synchronizer._load = load  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ def everything(market: Market) -> dict[str, object]:
     return {
         "state": (synchronizer.state, synchronizer.state_since, synchronizer.cause, synchronizer.wants_every_update),
         "due": synchronizer.next_due(),
-        "counts": (synchronizer.resumes, synchronizer.gap_waits, synchronizer.gaps_filled, synchronizer.buffered_count),
+        "counts": (synchronizer.resumes, synchronizer.gap.waits, synchronizer.gap.filled, synchronizer.buffered_count),
         "frames": dict(synchronizer.updates_dropped),
         "changes": (dict(synchronizer.state_changes), dict(synchronizer.resyncs)),
         "requests": (synchronizer.epoch, synchronizer.requests.awaited, dict(synchronizer.requests.dropped)),
@@ -84,7 +84,6 @@ def test_the_table_has_a_cell_for_every_input_in_every_state() -> None:
 
 @pytest.mark.parametrize(("event", "state", "cell"), CELLS, ids=in_words)
 def test_every_cell_names_a_handler_and_an_input_that_exist(event: Input, state: SyncState, cell: Cell) -> None:
-    assert callable(getattr(Synchronizer, f"_{cell.handler}"))
     assert callable(getattr(Synchronizer, event.value))
     assert len(set(cell.next_states)) == len(cell.next_states) > 0
 
@@ -93,13 +92,13 @@ def test_every_cell_and_every_outcome_of_it_has_a_case() -> None:
     wanted = {
         (event, state, next_state)
         for event, state, cell in CELLS
-        if cell.handler not in ALIKE
+        if cell.name not in ALIKE
         for next_state in cell.next_states
     }
     assert set(CASES) == wanted
 
 
-@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].handler == "ignore"], ids=in_words)
+@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].name == "ignore"], ids=in_words)
 def test_an_ignored_input_changes_nothing(event: Input, state: SyncState, cell: Cell) -> None:
     market = market_in(state)
     before = everything(market)
@@ -109,7 +108,7 @@ def test_an_ignored_input_changes_nothing(event: Input, state: SyncState, cell: 
     assert cell.next_states == (state,)
 
 
-@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].handler == "refuse"], ids=in_words)
+@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].name == "refuse"], ids=in_words)
 def test_a_refused_input_raises_and_changes_nothing(event: Input, state: SyncState, cell: Cell) -> None:
     market = market_in(state)
     before = everything(market)
@@ -119,7 +118,7 @@ def test_a_refused_input_raises_and_changes_nothing(event: Input, state: SyncSta
 
 
 @pytest.mark.parametrize(
-    ("event", "state", "cell"), [c for c in CELLS if c[2].handler == "drop_late_answer"], ids=in_words
+    ("event", "state", "cell"), [c for c in CELLS if c[2].name == "drop_late_answer"], ids=in_words
 )
 def test_an_answer_that_nobody_awaits_is_counted_and_changes_nothing(
     event: Input, state: SyncState, cell: Cell
@@ -611,5 +610,5 @@ def test_the_document_shows_the_diagram_and_the_table() -> None:
     assert f"```mermaid\n{state_diagram()}```\n" in text
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
     shown = {event: [cell.strip(" `") for cell in cells.split(" | ")] for event, cells in rows.items()}
-    wanted = {event.value: [row[state].handler for state in SyncState] for event, row in TABLE.items()}
+    wanted = {event.value: [row[state].name for state in SyncState] for event, row in TABLE.items()}
     assert {event: cells for event, cells in shown.items() if event in wanted} == wanted

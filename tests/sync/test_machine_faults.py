@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
-from ldc.sync.actions import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.actions import StateChanged
+from ldc.sync.buffer import BUFFER_UPDATES_MAX, PREVIOUS_NUMBERING_MS
+from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.retry import STABLE_S
 from ldc.sync.streams import RESYNC_AFTER_STALE, STALE_S_MAX
-from ldc.sync.transitions import STABLE_S
 from ldc.types import Cause, SyncState
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -415,7 +416,7 @@ def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at:
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
     market.update(1_050, 1_060, event_time_ms=5_100).snapshot(20)  # what lies between was lost with the old numbering
     assert market.snapshots_dropped() == {"TOO_OLD": 1}
-    market.update(20, 22, event_time_ms=5_100 + FORMER_NUMBERING_MS + 1)
+    market.update(20, 22, event_time_ms=5_100 + PREVIOUS_NUMBERING_MS + 1)
     assert market.dropped() == {"IDS_WENT_BACK": 1}
     assert market.snapshot(21).state is SYNCHRONIZED
     assert market.book.last_update_id == 22

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from sync_kit import BOOKS, Market, market_in, snapshot
 
+from ldc.sync.retry import RESYNCS_AT_ONCE_MAX, STABLE_S
 from ldc.sync.streams import RESYNC_AFTER_STALE, STREAMS_MAX
-from ldc.sync.transitions import RESYNCS_AT_ONCE_MAX, STABLE_S
 from ldc.types import Cause, SyncState
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -190,7 +190,7 @@ def test_a_gap_waits_readable_for_the_other_feed_and_is_filled(market_at: Market
     assert market.book.last_update_id == 130
     assert market.bids()[99.0] == 7.0
     assert market.bids()[98.0] == 6.0
-    assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (1, 1)
+    assert (market.synchronizer.gap.waits, market.synchronizer.gap.filled) == (1, 1)
     assert [market.synchronizer.gaps_filled_by(feed) for feed in (0, 1, 7)] == [0, 1, 0]
     assert not market.synchronizer.wants_every_update
     assert market.wait(10.0).state is SYNCHRONIZED
@@ -209,7 +209,7 @@ def test_a_gap_that_is_filled_in_part_does_not_wait_longer(market_at: MarketIn) 
     market = market_at(SYNCHRONIZED).open(1).acknowledge(1).update(110, 120).wait(0.3)
     market.update(100, 105, feed=1)
     assert market.book.last_update_id == 105
-    assert market.synchronizer.gaps_filled == 0
+    assert market.synchronizer.gap.filled == 0
     assert market.wait(0.2).changes[-1] == (BUFFERING, Cause.GAP)
 
 
@@ -282,7 +282,7 @@ def test_a_second_gap_waits_anew(market_at: MarketIn) -> None:
     assert market.state is SYNCHRONIZED
     market.update(110, 130, feed=1)
     assert market.book.last_update_id == 140
-    assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (2, 2)
+    assert (market.synchronizer.gap.waits, market.synchronizer.gap.filled) == (2, 2)
 
 
 def test_a_gap_behind_a_filled_one_has_the_whole_time(market_at: MarketIn) -> None:
@@ -295,7 +295,7 @@ def test_a_gap_behind_a_filled_one_has_the_whole_time(market_at: MarketIn) -> No
     assert market.synchronizer.gap_since == since  # the book is no newer for having waited twice
     market.update(120, 130, feed=1)
     assert market.book.last_update_id == 140
-    assert (market.synchronizer.gap_waits, market.synchronizer.gaps_filled) == (2, 2)
+    assert (market.synchronizer.gap.waits, market.synchronizer.gap.filled) == (2, 2)
     assert market.synchronizer.gap_since is None
 
 

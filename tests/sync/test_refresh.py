@@ -6,7 +6,8 @@ from decimal import Decimal
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot
 
-from ldc.sync.actions import BUFFER_UPDATES_MAX, Purpose, RefreshResult
+from ldc.sync.actions import Purpose, RefreshResult
+from ldc.sync.buffer import BUFFER_UPDATES_MAX
 from ldc.sync.refresh import (
     AHEAD_S_MAX,
     AHEAD_UPDATES_MAX,

@@ -35,7 +35,8 @@ TESTS = PROJECT / "tests"
 
 MODULES = (
     "sequence", "limits",
-    "sync.machine", "sync.streams", "sync.handlers", "sync.actions", "sync.refresh", "sync.transitions",
+    "sync.machine", "sync.streams", "sync.numbering", "sync.gap", "sync.retry", "sync.actions", "sync.buffer",
+    "sync.plausibility", "sync.refresh",
 )  # fmt: skip
 
 KILLED_SHARE_MIN = 0.95
