@@ -206,7 +206,7 @@ def judge(mutant: Mutant) -> int:
     if mutant.module == "sequence":
         os.environ["LDC_PURE_PYTHON"] = "1"  # the compiled book has rules of its own
     try:
-        from history import live_through
+        from history import run_seed
 
         import ldc.book
         import ldc.sync.machine
@@ -214,7 +214,7 @@ def judge(mutant: Mutant) -> int:
         return 3
     try:
         for seed in SEEDS[:: 3 if ldc.book.IMPLEMENTATION == "python" else 1]:
-            live_through(seed, ldc.book)
+            run_seed(seed, ldc.book)
     except Exception:
         return 1
     import pytest
