@@ -470,7 +470,7 @@ class Synchronizer:
 
     def _discard_retained_levels(self, now: float, _cause: Cause) -> None:
         self._has_retained_levels = False
-        if self.state is SyncState.BUFFERING and self._streams.is_any_live:
+        if self._streams.is_any_live:
             self._request(now)
 
     def _note_restart(self) -> None:

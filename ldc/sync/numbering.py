@@ -121,8 +121,8 @@ class Numbering:
     def note_discarded(self, previous: Sequence[Update], update: Update) -> None:
         """The buffer has discarded updates, because this one shows their numbering to be over.
 
-        It is a single witness, and a quiet market sends no second one for long. So the ids that were readable still
-        count, but a snapshot from where the discarded updates stood is taken for one of the previous numbering.
+        It is a single observation, and a quiet market sends no second update for long. So the ids that were readable
+        still count, but a snapshot from where the discarded updates stood is taken for one of the previous numbering.
         """
         previous_id = min(other.start for other in previous)
         book_id = self._book.last_update_id

@@ -500,6 +500,15 @@ def a_resync_does_not_wait_for_a_first_update() -> Market:
     return market
 
 
+@case(Input.REQUEST_RESYNC, BUFFERING, BUFFERING)
+def a_resync_requests_nothing_before_a_stream_is_live() -> Market:
+    market = Market().open().resync()
+    assert market.request is None  # a snapshot now would make a book that no stream keeps up to date
+    market.acknowledge().wait(1.0)
+    assert market.request is not None
+    return market
+
+
 @case(Input.REQUEST_RESYNC, SYNCHRONIZED, BUFFERING)
 def a_resync_takes_the_book_away_until_there_is_a_new_one() -> Market:
     market = market_in(SYNCHRONIZED).resync()

@@ -140,8 +140,8 @@ def test_a_snapshot_of_the_previous_numbering_is_refused_after_a_restart(numbere
 def test_discarded_updates_mark_the_previous_numbering(numbered: Numbered, lower_id: int, refused_from: int) -> None:
     """From where they started, or from the book's id if that is higher than the update that showed the restart."""
     previous = list(waiting((150, 160, 1_000), (200, 210, 1_000)))
-    [witness] = waiting((lower_id - 1, lower_id, 5_000))
-    numbered.numbering.note_discarded(previous, witness)
+    [lower] = waiting((lower_id - 1, lower_id, 5_000))
+    numbered.numbering.note_discarded(previous, lower)
     assert numbered.judge(refused_from) is SnapshotDrop.LAGGING
     assert numbered.judge(refused_from - 1) is None
 

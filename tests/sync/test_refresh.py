@@ -107,6 +107,19 @@ def test_a_snapshot_without_anything_retained_is_used_if_nothing_lies_between(ma
     assert market_at().refresh().begin().snapshot(99).snapshots_dropped() == {"TOO_OLD": 1}
 
 
+@pytest.mark.parametrize("snapshot_id", [105, 120])
+def test_updates_that_waited_behind_a_gap_are_retained_or_reach_the_candidate(
+    market_at: MarketIn, snapshot_id: int
+) -> None:
+    market = market_at().open(1).acknowledge(1).refresh().begin().update(110, 120, bids={"99.00": "9"})
+    if snapshot_id == 105:
+        market.update(100, 110, connection_id=1).snapshot(snapshot_id)
+    else:
+        market.snapshot(snapshot_id, bids={**BIDS, "99.00": "9"}).update(100, 110, connection_id=1)
+    assert market.snapshots_dropped() == {}
+    assert [(done.result, done.last_update_id) for done in market.refreshes] == [(RefreshResult.EQUAL, 120)]
+
+
 def test_a_snapshot_newer_than_the_book_waits_for_it(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6)).begin().update(100, 110).snapshot(125, bids=DEEP_BIDS, asks=DEEP_ASKS)
     assert market.refreshes == []

@@ -50,8 +50,12 @@ and a mutant that was only slow would be called dead."""
 
 MEMORY_BYTES_MAX = 4 << 30
 SYNCHRONIZER_TESTS = tuple(
-    f"sync/test_{name}.py" for name in ("machine", "buffer", "machine_streams", "machine_faults", "refresh")
-)
+    f"sync/test_{name}.py"
+    for name in (
+        "machine", "actions", "buffer", "streams", "numbering", "gap", "retry", "plausibility",
+        "machine_streams", "machine_faults", "refresh",
+    )
+)  # fmt: skip
 UNIT_TESTS = {
     "sequence": ("ground/test_sequence.py", "book/test_book_apply.py", *SYNCHRONIZER_TESTS),
     "limits": ("ground/test_limits.py", "snapshots/test_snapshot_queue.py"),
