@@ -36,9 +36,7 @@ from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
-from ldc.sync.parts import (
-    RequestSnapshot,
-)
+from ldc.sync.actions import RequestSnapshot
 from ldc.types import Cause, ConnectionStatus
 
 __all__ = ["FeedGroup"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ldc.feed.market import MOVED_ON_S, LiveMarket
 from ldc.feed.pool import ConnectionPool
 from ldc.feed.timers import MarketTimers
-from ldc.sync.parts import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, SyncState
 
 __all__ = ["GroupMarkets"]

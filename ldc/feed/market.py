@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from ldc.book import OrderBook, StreamBinding, StreamTally
 from ldc.errors import MalformedMessage
+from ldc.sync.actions import Refreshed, RefreshResult, StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Refreshed, RefreshResult, StateChanged
 
 __all__ = ["LiveMarket", "MessageDrop", "SilenceWatch", "UpdateSignal"]
 

@@ -23,7 +23,7 @@ from ldc.limits import CONNECT_WINDOW_S
 from ldc.sequence import SequenceRule
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotBody, SnapshotFailure, SnapshotRequest
 from ldc.snapshots.shared_budget import shared_connects
-from ldc.sync.parts import StateChanged
+from ldc.sync.actions import StateChanged
 from ldc.types import DepthCacheStatus, SyncState
 from ldc.venues import Venue
 

@@ -38,8 +38,8 @@ from ldc.snapshots.downloader import (
     shared_downloader,
 )
 from ldc.snapshots.shared_budget import shared_folder
+from ldc.sync.actions import Purpose, RequestSnapshot
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose, RequestSnapshot
 from ldc.types import Cause, Progress, SyncState
 from ldc.venues import venue_named
 

@@ -43,7 +43,7 @@ from ldc.snapshots.reply import (
 )
 from ldc.snapshots.shared_budget import LEDGER_PAUSE_S, SharedLedger
 from ldc.snapshots.worker import Download, Worker
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
 __all__ = [

@@ -38,7 +38,7 @@ from typing import NamedTuple
 from ldc.limits import checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
 from ldc.snapshots.weight import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX, Lane, Ledger, part_for
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ldc.limits import Backoff, WeightBudget
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 
 __all__ = ["HOST_PAUSE_S_FIRST", "HOST_PAUSE_S_MAX", "PART_OF_SHARE", "PROBE_PART", "SPARE_PART", "Lane", "Ledger"]
 

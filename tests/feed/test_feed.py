@@ -17,8 +17,8 @@ from ldc.feed.mailbox import Mailbox
 from ldc.feed.market import LiveMarket, SilenceWatch, UpdateSignal
 from ldc.feed.pool import SharedConnectBudget
 from ldc.feed.slot import TROUBLE_PAUSE_S, ConnectionSlot
+from ldc.sync.actions import RequestSnapshot
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import RequestSnapshot
 from ldc.types import Cause, SyncState
 
 OPTIONS = ConnectionOptions(

@@ -19,7 +19,7 @@ from ldc.snapshots.queue import (
     Ticket,
 )
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure, failure
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import VENUES, Venue, venue_named
 
 SPOT = venue_named("binance.com")
