@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -465,6 +464,10 @@ def test_a_receive_time_must_be_an_int(books: ModuleType, time: Any) -> None:
     assert everything(book) == before
 
 
+CHANGERS = {f"ldc.book.pure.{name}" for name in ("ladder", "side", "state")}
+"""The modules of the plain Python book that change it."""
+
+
 def interrupt_at(call: Callable[[], Any], line: int) -> bool:
     """Run a call, raise KeyboardInterrupt where it comes to that line of what changes a book; return whether it did."""
     left = line
@@ -472,7 +475,7 @@ def interrupt_at(call: Callable[[], Any], line: int) -> bool:
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
         if event == "call":
-            return trace if Path(frame.f_code.co_filename).name in ("_pyladder.py", "_pystate.py") else None
+            return trace if frame.f_globals["__name__"] in CHANGERS else None
         if event == "line":
             left -= 1
             if left == 0:
