@@ -21,6 +21,9 @@ import pytest
 import ldc
 from ldc._build import BUILD
 
+# What several of them look into is built once.
+pytestmark = pytest.mark.xdist_group("packaging")
+
 PROJECT = Path(__file__).parents[2]
 NAME = "binance_local_depth_cache"
 SOURCE_SUFFIXES = {".c", ".pxi", ".pyx"}
