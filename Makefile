@@ -186,10 +186,10 @@ coverage: $(VENV)/.installed $(VENV)/.lint-tools
 matrix:
 	.ci/matrix $(ARGS)
 
-# FUZZ_TARGET="update" FUZZ_JUDGE="c" FUZZ_BUILD=release FUZZ_RUNS=1000000; fuzz/run.py says what they are. Inputs that are
+# FUZZ_TARGET="update" FUZZ_JUDGE="portable" FUZZ_BUILD=release FUZZ_RUNS=1000000; fuzz/run.py says what they are. Inputs that are
 # found stay in build/fuzz, so that the next run goes on from there.
 FUZZ_TARGET ?= update snapshot number
-FUZZ_JUDGE ?= python c
+FUZZ_JUDGE ?= python portable
 FUZZ_BUILD ?= fuzz
 FUZZ_RUNS ?= 0
 FUZZ_SECONDS ?= $(if $(filter 0,$(FUZZ_RUNS)),60,0)
@@ -287,9 +287,9 @@ try-pure-python:
 	$(call try_variant,pure-python,)
 
 # Each target for some seconds under the sanitizers: without coverage, so that it needs no more than check-sanitize does.
-# What json and Decimal judge is in tests/book/test_fuzz.py.
+# Two builds are compared. What json and Decimal judge, beside a sample here, is in tests/book/test_fuzz.py.
 check-fuzz: $(VENV)/.installed
-	judge=c; set -e; \
+	judge=portable; set -e; \
 	target=update; $(call FUZZ,sanitize,60000,0,0); \
 	target=snapshot; $(call FUZZ,sanitize,60000,0,0); \
 	target=number; $(call FUZZ,sanitize,8000,0,0)
