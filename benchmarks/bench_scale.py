@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
 
 from bench_memory import resident_bytes
-from bench_scale_sender import kinds_of, serve, sources, stream_of
+from bench_scale_traffic import kinds_of, serve, sources, stream_of
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup

@@ -17,7 +17,7 @@ __all__ = ["Form", "Message", "Stream", "StreamName", "framed", "parse_stream"]
 
 _PARTIAL_DEPTHS = (5, 10, 20)
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 def framed(payload: bytes, opcode: int = TEXT) -> bytes:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 from live_kit import eventually, no_thread_is_left  # noqa: F401
-from loopback_exchange import PATIENCE_S, PING, PONG, Connection, LoopbackExchange
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
+from wire_frames import PING, PONG
 
 from ldc.book import OrderBook, StreamBinding, read_header
 from ldc.feed.connection import ConnectionOptions, ConnectionState
@@ -119,7 +120,7 @@ def test_a_group_without_markets_opens_no_connection_and_ends_at_once(bench):
     done = threading.Event()
     bench.group.post(lambda now: done.set())
     assert done.wait(PATIENCE_S)
-    assert bench.exchange.accepted_count == 0
+    assert bench.exchange.connections == bench.exchange.rest_requests == []
 
 
 def test_a_market_goes_through_its_states(bench):

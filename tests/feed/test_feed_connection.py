@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, LoopbackExchange, frame
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
+from wire_frames import CLOSE, PING, PONG, TEXT, frame
 
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.subscriptions import ACKNOWLEDGE_S, ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
@@ -232,7 +233,7 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
 
 
 class CountingSocket(socket.socket):
-    """Counts what it is asked to receive, and waits until there is enough to fill the room if told so."""
+    """Counts what it receives, waits until there is enough to fill the room if told so, and keeps what is sent."""
 
     def __init__(self, actual: socket.socket) -> None:
         timeout_s = actual.gettimeout()
@@ -240,6 +241,12 @@ class CountingSocket(socket.socket):
         self.settimeout(timeout_s)
         self.receives = 0
         self.fills_room = False
+        self.sent = b""
+
+    def send(self, data: bytes) -> int:
+        count = super().send(data)
+        self.sent += bytes(data[:count])
+        return count
 
     def recv_into(self, room: memoryview) -> int:
         self.receives += 1
@@ -249,6 +256,17 @@ class CountingSocket(socket.socket):
             count += super().recv_into(room[count:])
         self.fills_room = False
         return count
+
+
+def test_what_is_sent_is_masked(driver):
+    """A server must refuse a client's frame that is not; the embedded exchange does not look."""
+    driver.open()
+    watched = driver.connection._socket = CountingSocket(driver.connection._socket)
+    driver.connection.requests.subscribe(["a"])
+    driver.connection.tick(driver.now)
+    [text] = driver.sent(TEXT, 1)
+    assert watched.sent[:2] == bytes([0x80 | TEXT, 0x80 | len(text)])
+    assert len(watched.sent) == 2 + 4 + len(text)
 
 
 def test_a_receive_that_left_room_is_not_followed_by_another(driver):

@@ -1,75 +1,102 @@
-"""What the feed's thread does for an update of a synchronized market: which lines run, and what stands in them."""
+"""What the feed's thread does for an update of a synchronized market: how many calls, and of which kind."""
 
-import ast
+import contextlib
+import dis
 import sys
-import threading
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
 from live_kit import live, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from loopback_exchange import LoopbackExchange
 
 import ldc
+from ldc.manager.manager import BinanceLocalDepthCacheManager
 
-pytestmark = pytest.mark.usefixtures("no_jitter")
+UPDATES = 200
+PYTHON_CALLS_MAX = 13
+"""Python functions that may be called for one update. It was 11.3 when this was written."""
+CALLS_MAX = 30
+"""All calls, those of C included. It was 26.6."""
 
-PACKAGE = Path(ldc.__file__).parent
-LOCKS = {"acquire", "notify", "notify_all", "wait", "wait_for"}
-TEXT = {"format", "dumps", "loads", "log", "debug", "info", "warning", "error", "exception", "str", "repr"}
-# `recv_into` gets a view of the reader's buffer, which must be given back; the mailbox looks whether it is empty.
-CONTEXTS = {"self.reader.writable()"}
+# Parts of the names of functions that an update has no business with.
+FORBIDDEN = {
+    "acquire", "release", "notify", "notify_all", "wait", "wait_for", "_wait", "lock", "RLock",
+    "format", "dumps", "loads", "raw_decode", "encode", "decode", "sub", "match",
+    "log", "debug", "info", "warning", "error", "exception", "isEnabledFor", "print", "write",
+}  # fmt: skip
+FORMATTING = {"BUILD_STRING", "CONVERT_VALUE", "FORMAT_SIMPLE", "FORMAT_VALUE", "FORMAT_WITH_SPEC"}
 
-
-def what_stands_in(line: int, tree: ast.Module) -> set[str]:
-    """Return what of a line formats text, reads JSON or takes a lock."""
-    found = set()
-    for node in ast.walk(tree):
-        if not hasattr(node, "lineno") or not node.lineno <= line <= node.lineno:
-            continue
-        if isinstance(node, ast.JoinedStr):
-            found.add("an f-string")
-        elif isinstance(node, ast.With):
-            found.update(ast.unparse(item.context_expr) for item in node.items)
-        elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            found.update({name} & (LOCKS | TEXT))
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
-            found.add("%")
-    return found - CONTEXTS
+pytestmark = [
+    pytest.mark.usefixtures("no_jitter"),
+    pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces"),
+    pytest.mark.skipif(
+        ldc.IMPLEMENTATION != "cython", reason="the order book in plain Python calls Python for each level"
+    ),
+]
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces")
-@pytest.mark.skipif(ldc.IMPLEMENTATION != "cython", reason="the order book in plain Python reads JSON, under a lock")
-@pytest.mark.parametrize("kind", ["spot", "usdm"])
-def test_an_update_costs_no_formatting_no_json_in_python_and_no_lock(kind):
-    lines: dict[tuple[str, int], int] = {}
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            place = (frame.f_code.co_filename, frame.f_lineno)
-            lines[place] = lines.get(place, 0) + 1
-        return trace
-
+@contextlib.contextmanager
+def synchronized(kind: str) -> Iterator[tuple[LoopbackExchange, BinanceLocalDepthCacheManager]]:
     with live(kind) as (exchange, manager):
         synchronize(exchange, manager)
         reach(exchange, manager)
-        group = manager.get_depth_cache("BTCUSDT").group
-        reader = manager.get_depth_cache("BTCUSDT").reader
-        assert group.post(lambda now: sys.settrace(trace))
-        for _ in range(150):
-            last = exchange.update("BTCUSDT", bids=[("99.99", "7.25")])
-            while reader.last_update_id < last:
-                pass  # a waiting thread would have to be woken, which takes a lock
-        assert group.post(lambda now: sys.settrace(None))
-        reach(exchange, manager)
-    # `Event.is_set`, which every turn calls, is Python that takes no lock: its lines are looked at as ours are.
-    looked_at = (PACKAGE, Path(threading.__file__))
-    ours = {place: count for place, count in lines.items() if any(map(Path(place[0]).is_relative_to, looked_at))}
-    elsewhere = {name for (name, line), count in lines.items() if count >= 100 and (name, line) not in ours}
-    assert {Path(name).stem for name in elsewhere} <= {"selectors", "<string>"}  # the latter makes the named tuples
-    trees = {name: ast.parse(Path(name).read_text(encoding="utf-8")) for name, _ in ours}
-    often = {place: count for place, count in ours.items() if count >= 100}
-    assert any(name.endswith("feed/connection.py") for name, _ in often)  # the path was seen
-    found = {place: what for place in often if (what := what_stands_in(place[1], trees[place[0]]))}
-    assert found == {}
+        yield exchange, manager
+
+
+def bring_updates(
+    exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, switch: Callable[[Any], None], hook: Any
+) -> None:
+    """Bring updates one by one while the feed's thread has the hook."""
+    group = manager.get_depth_cache("BTCUSDT").group
+    reader = manager.get_depth_cache("BTCUSDT").reader
+    assert group.post(lambda now: switch(hook))
+    for _ in range(UPDATES):
+        last = exchange.update("BTCUSDT", bids=[("99.99", "7.25")])
+        while reader.last_update_id < last:
+            pass  # a waiting thread would have to be woken, which takes a lock
+    assert group.post(lambda now: switch(None))
+    reach(exchange, manager)
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+def test_an_update_costs_few_calls_and_none_that_locks_logs_or_reads_text(kind):
+    in_python: Counter[str] = Counter()
+    in_c: Counter[str] = Counter()
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            in_python[frame.f_code.co_qualname] += 1
+        elif event == "c_call":
+            in_c[getattr(argument, "__qualname__", str(argument))] += 1
+
+    with synchronized(kind) as (exchange, manager):
+        bring_updates(exchange, manager, sys.setprofile, profile)
+    counted = in_python + in_c
+    assert in_python["FeedConnection.receive"] >= UPDATES  # the path was seen
+    assert in_python.total() / UPDATES <= PYTHON_CALLS_MAX, in_python.most_common(20)
+    assert counted.total() / UPDATES <= CALLS_MAX, counted.most_common(40)
+    # What is done once in a while, such as a ping, may do all that.
+    often = {name for name, count in counted.items() if count >= UPDATES / 2}
+    assert {name for name in often if FORBIDDEN & set(name.split("."))} == set()
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+def test_an_update_formats_no_text(kind):
+    formats: Counter[str] = Counter()
+    frames: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "call":
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            frames[frame.f_code.co_qualname] += 1
+        elif event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] in FORMATTING:
+            formats[frame.f_code.co_qualname] += 1
+        return trace
+
+    with synchronized(kind) as (exchange, manager):
+        bring_updates(exchange, manager, sys.settrace, trace)
+    assert frames["FeedConnection.receive"] >= UPDATES
+    assert {name for name, count in formats.items() if count >= UPDATES / 2} == set()

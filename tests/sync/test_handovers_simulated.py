@@ -11,8 +11,8 @@ import pytest
 from history_engine import EngineMarket, Style, Subscription
 from history_market import SimulatedMarket
 from history_server import RestServer
-from loopback_exchange import frame
 from sync_kit import BOOKS
+from wire_frames import frame
 
 from ldc.book.pure import frames
 from ldc.sync.actions import UpdateDrop
