@@ -24,7 +24,7 @@ from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
-from ldc.limits import checked_weight_share
+from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
 from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.reads import ManagerReads
@@ -43,12 +43,9 @@ from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, Progress, SyncState
 from ldc.venues import venue_named
 
-__all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
+__all__ = ["BinanceLocalDepthCacheManager"]
 
 logger = logging.getLogger("binance_local_depth_cache")
-
-STOP_S_MAX = 0.9
-"""How long `stop_manager` waits for its threads together. One that has not ended then ends by itself."""
 
 PROBE_LEVELS = 5
 """What a look-up of a silent market asks for: the least, because only its id matters."""
@@ -82,6 +79,8 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         shared_budget: True: share the request weight and the connects with the other processes of this user that do so
             too, by files in the user's cache folder; or a path: by files in that folder. Needs the extra
             ``shared-budget``.
+        timing: an `ldc.limits.Timing`: how long feeds wait for what; None: its defaults, which suit an exchange.
+        _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
     """
@@ -89,6 +88,9 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
     # Set before the first depth cache: the address is not known earlier.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+
+    _launched: Any = None
+    _is_stopped = False
 
     def __init__(
         self,
@@ -111,6 +113,8 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
+        timing: Timing | None = None,
+        _random: Callable[[], float] = random.random,
         **former: Any,
     ) -> None:
         lifecycle.check_compat_parameters(former)
@@ -136,19 +140,17 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
             proxy=proxy_options(proxy),
+            timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
-        self._on_restart = on_restart
-        self._callbacks = CallbackThread()
-        self._lock = threading.Lock()
+        self._on_restart, self._random = on_restart, _random
+        self._callbacks, self._lock = CallbackThread(), threading.Lock()
         self._caches: dict[str, DepthCache] = {}
         self._stopped: dict[str, str] = {}  # symbol -> the market as it was spelt
         self._group_sizes: dict[FeedGroup, int] = {}
         self._ending_groups: list[FeedGroup] = []
         self._group_numbers, self._serials = count(1), count(1)
         self._downloads: SnapshotClient | None = None
-        self._launched: Any = None
-        self._is_stopped = False
         lifecycle.end_in_forked_children(self)
 
     # ------------------------------------------------------------------------------------------ life
@@ -220,7 +222,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         except RuntimeError:  # no more threads to be had
             self._stop_all()
         else:
-            stopper.join(STOP_S_MAX)
+            stopper.join(self._options.timing.stop_s_max)
         return True
 
     def _stop_all(self) -> None:
@@ -231,7 +233,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._caches.clear()
-        give_up_at = time.monotonic() + STOP_S_MAX
+        give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
             group.stop()
         self._callbacks.stop()
@@ -379,7 +381,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             book,
             make_book=make_book,
             read_header=read_header,
-            random=random.random,
+            random=self._random,
             limits=venue.snapshot_steps(settings.snapshot_limit),
             now=time.monotonic(),
             symbol=symbol,
@@ -387,7 +389,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, lifecycle.log_state, self._restarted)
+        live = LiveMarket(*named, lifecycle.log_state, self._restarted, self._options.timing)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
@@ -415,7 +417,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,
-            random=random.random,
+            random=self._random,
         )
         self._group_sizes[group] = 0
         try:
