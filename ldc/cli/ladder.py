@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import accumulate
 from typing import NamedTuple, Self
 
-from ldc.cli.shots import Shot, Side
+from ldc.cli.samples import Shot, Side
 from ldc.cli.text import Glyphs, Line, bar, beside, curve, duration, ends, fitted, fixed, width_of
 from ldc.types import SyncState
 

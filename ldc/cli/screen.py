@@ -18,7 +18,7 @@ from ldc.cli.ladder import (
     resyncs_of,
     wide_panel,
 )
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.text import UNICODE, Glyphs, Line, aligned, bar, beside, duration, ends, fitted, fixed, plural, width_of
 from ldc.types import SyncState
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, forget
 from ldc.simulator import Fault, SimulatedExchange

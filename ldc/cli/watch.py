@@ -17,8 +17,8 @@ from enum import IntEnum
 from typing import TextIO
 
 from ldc.cli.plain import plain_line
+from ldc.cli.samples import Meter, Shot
 from ldc.cli.screen import Screen, drawn, levels_for
-from ldc.cli.shots import Meter, Shot
 from ldc.cli.signals import Interruption
 from ldc.cli.text import ASCII, UNICODE, Glyphs, duration, plural
 from ldc.errors import DepthCacheError
