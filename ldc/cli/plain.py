@@ -9,8 +9,6 @@ import datetime
 from ldc.cli.samples import Shot
 from ldc.cli.text import fixed
 
-__all__ = ["FIELDS", "plain_line"]
-
 FIELDS = {
     "time": "of the look, UTC",
     "market": "as it was asked for",

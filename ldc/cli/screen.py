@@ -22,8 +22,6 @@ from ldc.cli.samples import Shot
 from ldc.cli.text import UNICODE, Glyphs, Line, aligned, bar, beside, duration, ends, fitted, fixed, plural, width_of
 from ldc.types import SyncState
 
-__all__ = ["Screen", "drawn", "levels_for"]
-
 PANEL_WIDTH_MAX = 140
 """One market does not become wider."""
 

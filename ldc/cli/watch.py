@@ -25,8 +25,6 @@ from ldc.errors import DepthCacheError
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import SyncState
 
-__all__ = ["ExitStatus", "Watch", "forget", "is_live_terminal"]
-
 REDRAW_S = 0.2
 """Between two drawings of the view. Eyes do not read faster; the book is kept at full speed whatever is drawn."""
 
