@@ -1,4 +1,4 @@
-"""The tree of exceptions: who is whose kind, what each carries, and that each survives a pickle."""
+"""The tree of exceptions: what each derives from and carries, and that each survives a pickle."""
 
 import pickle
 from types import ModuleType
@@ -18,7 +18,7 @@ from ldc.errors import (
     UnknownMarket,
 )
 
-ALL = [getattr(errors, name) for name in errors.__all__]
+ALL = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 WITH_MARKET = [kind for kind in ALL if kind is not DepthCacheClusterNotReachableError]
 
 
