@@ -531,7 +531,7 @@ def test_a_success_makes_the_next_failure_a_first_one():
 
 @pytest.mark.parametrize(("first_s", "max_s"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_waits_that_make_no_sense_are_refused(first_s, max_s):
-    with pytest.raises(ValueError, match="the first wait"):
+    with pytest.raises(ValueError, match="the first ceiling"):
         Backoff(lambda: 0.5, first_s=first_s, max_s=max_s)
 
 
