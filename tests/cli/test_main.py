@@ -322,7 +322,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
     try:
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not interruption.is_asked
+            assert not interruption.is_requested
             os.kill(os.getpid(), signal.SIGTERM)
             assert interruption.wait(cli_kit.GIVE_UP_S)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

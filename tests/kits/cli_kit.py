@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Self
 
-from ldc.cli.samples import Shot
+from ldc.cli.samples import Sample
 from ldc.cli.text import Line, width_of
 from ldc.types import BookCounters, DepthCacheStatus, SyncState
 
@@ -43,7 +43,7 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
     return DepthCacheStatus(**(values | changes))
 
 
-def shot(
+def sample(
     market: str = "BTCUSDT",
     *,
     levels: int = 40,
@@ -51,7 +51,7 @@ def shot(
     step: str = "0.01",
     size: str = "0.00500",
     **rest: object,
-) -> Shot:
+) -> Sample:
     """A market in sync: best bid and ask one step from the middle, each size larger than the one before."""
     middle, gap, quantity = Decimal(mid), Decimal(step), Decimal(size)
     bids = tuple((middle - number * gap, number * quantity) for number in range(1, levels + 1))
@@ -73,13 +73,13 @@ def shot(
         "state_age_s": 31.0,
         "mids": tuple(61840 + number % 7 for number in range(100)),
     }
-    return Shot(**(values | rest))
+    return Sample(**(values | rest))
 
 
-def lost_shot(market: str = "BTCUSDT", cause: str = "GAP", state: SyncState = SyncState.BUFFERING) -> Shot:
+def lost_sample(market: str = "BTCUSDT", cause: str = "GAP", state: SyncState = SyncState.BUFFERING) -> Sample:
     """A market that cannot be read, and was in sync before."""
     changes = {"state": state, "is_synchronized": False, "cause": cause, "resyncs": {cause: 2}}
-    return shot(market)._replace(
+    return sample(market)._replace(
         status=status(market, **changes), state=state, cause=cause, bids=None, asks=None, bid_depth=None, ask_depth=None
     )
 
