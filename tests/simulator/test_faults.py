@@ -12,7 +12,7 @@ import websocket
 from simulator_kit import Client, Fold, get, simulated
 
 from ldc.simulator import FAULTS, Fault, parse_fault
-from ldc.simulator.faults import FaultBoard, Place, kind_of
+from ldc.simulator.faults import PendingFaults, Place, kind_of
 from ldc.simulator.limits import REFUSALS_BEFORE_BAN, RequestWeight, RollingCount
 
 URL = "/stream?streams=btcusdt@depth@100ms"
@@ -81,27 +81,27 @@ def test_a_fault_that_no_market_has_is_refused():
 
 def test_luck_is_seeded_and_about_as_often_as_it_should_be():
     def struck(seed):
-        board = FaultBoard(seed)
+        board = PendingFaults(seed)
         board.add(Fault(name="drop", count=None, probability=0.1))
-        return [board.take(Place.FRAME, "BTCUSDT") is not None for _ in range(2000)]
+        return [board.take(Place.UPDATE, "BTCUSDT") is not None for _ in range(2000)]
 
     assert struck(1) == struck(1) != struck(2)
     assert 140 <= sum(struck(1)) <= 260
 
 
 def test_a_fault_strikes_so_often_where_it_is_meant_to():
-    board = FaultBoard(1)
+    board = PendingFaults(1)
     board.add(Fault(name="drop", market="BTCUSDT", count=2))
-    assert board.take(Place.FRAME, "ETHUSDT") is None
-    assert board.take(Place.LINK, "BTCUSDT") is None
-    assert board.take(Place.FRAME, "BTCUSDT").name == "drop"
-    assert board.take(Place.FRAME, "BTCUSDT").count == 1
-    assert board.take(Place.FRAME, "BTCUSDT") is None
-    assert board.injected == {"drop": 2}
+    assert board.take(Place.UPDATE, "ETHUSDT") is None
+    assert board.take(Place.CONNECTION, "BTCUSDT") is None
+    assert board.take(Place.UPDATE, "BTCUSDT").name == "drop"
+    assert board.take(Place.UPDATE, "BTCUSDT").count == 1
+    assert board.take(Place.UPDATE, "BTCUSDT") is None
+    assert board.fired == {"drop": 2}
     assert board.places == frozenset()
     board.add(Fault(name="drop"))
     board.clear()
-    assert board.take(Place.FRAME, "BTCUSDT") is None
+    assert board.take(Place.UPDATE, "BTCUSDT") is None
 
 
 # ---------------------------------------------------------------------------------------------------------- the gate
@@ -156,7 +156,7 @@ def ids(texts):
     return [(json.loads(text)["data"]["U"], json.loads(text)["data"]["u"]) for text in texts]
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if kind_of(name).place is Place.FRAME])
+@pytest.mark.parametrize("fault", [name for name in FAULTS if kind_of(name).place is Place.UPDATE])
 def test_a_frame_fault_is_seen_on_the_wire(fault):
     with simulated() as exchange, Client(exchange, URL) as client:
         texts = updates_after(exchange, client, fault)
