@@ -1,4 +1,4 @@
-"""The lines for programs: names and order are a promise."""
+"""The lines for programs: their names and order are stable."""
 
 from cli_kit import lost_sample, sample
 
@@ -11,7 +11,7 @@ def fields(line: str) -> dict[str, str]:
     return dict(field.split("=", 1) for field in line.split(" "))
 
 
-def test_a_line_is_what_is_promised() -> None:
+def test_a_line_has_the_documented_form() -> None:
     assert plain_line(sample(), NOON_NS) == (
         "time=2026-11-22T12:00:00.123Z market=BTCUSDT state=SYNCHRONIZED cause=- id=1009639641 "
         "bid=61839.99 bid_size=0.005 ask=61840.01 ask_size=0.005 spread=0.02 mid=61840.000 "

@@ -1,4 +1,4 @@
-"""The view: always exactly of the terminal's size, never a number of a book that is not in sync."""
+"""The view: always exactly the terminal's size, and no number of a book that is not in sync."""
 
 import re
 from decimal import Decimal
@@ -78,7 +78,7 @@ def test_a_bar_is_as_long_as_its_size_is_large() -> None:
     assert asks[0] > 8 * asks[-1] > 0
 
 
-def test_no_more_levels_than_asked_for() -> None:
+def test_no_more_levels_than_requested() -> None:
     lines = texts_of(drawn([sample()], SCREEN._replace(levels_max=3), 80, 24))
     assert sum(bool(re.match(" 618(39|40)[.]", line)) for line in lines) == 6
     assert levels_for(24, None) == 12
@@ -108,7 +108,7 @@ def test_a_book_that_left_its_horizon_is_not_called_synchronized() -> None:
     assert "SYNCHRONIZED" not in text
 
 
-def test_every_cause_and_every_state_has_words() -> None:
+def test_every_cause_and_every_state_has_a_text() -> None:
     assert set(MEANING) == {cause.value for cause in Cause}
     assert set(WAITING) == set(SyncState)
     assert max(map(len, MEANING.values())) <= 36
@@ -185,7 +185,7 @@ def test_a_market_that_has_failed_is_not_waited_for() -> None:
     assert "synchronizing" not in header
 
 
-def test_what_the_connection_said_last_is_shown_while_there_is_no_book() -> None:
+def test_the_last_error_is_shown_while_the_book_is_unreadable() -> None:
     lost = lost_sample()
     lost = lost._replace(
         status=lost.status._replace(last_error="cannot connect to ws://127.0.0.1:1/stream: " + "x " * 300)
@@ -206,7 +206,7 @@ def test_an_empty_side_is_shown_as_empty() -> None:
     assert "one side is empty" in "\n".join(texts_of(drawn([empty], SCREEN, 80, 24)))
 
 
-def test_text_from_outside_cannot_tear_the_screen() -> None:
+def test_text_from_outside_cannot_break_the_screen() -> None:
     nasty = lost_sample()
     nasty = nasty._replace(status=nasty.status._replace(last_error="a\nb\x1b[2J\tc"))
     for line in drawn([nasty], SCREEN._replace(event="x\r\ny"), 80, 24):

@@ -52,11 +52,11 @@ def test_an_error_carries_market_cause_and_message(kind: type[DepthCacheError]) 
     assert said.message == "Something else happened."
 
 
-def test_each_kind_says_something_of_its_own() -> None:
+def test_each_kind_has_a_text_of_its_own() -> None:
     assert len({str(kind("X")) for kind in ALL}) == len(ALL)
 
 
-def test_the_errors_that_pass_by_themselves_say_what_to_wait_for() -> None:
+def test_the_errors_that_pass_name_the_call_to_wait_with() -> None:
     assert "wait until it is synchronized" in str(DepthCacheOutOfSync("BTCUSDT"))
     assert "load one first" in str(BookNotLoaded("BTCUSDT"))
     assert "create it" in str(DepthCacheNotFound("BTCUSDT"))

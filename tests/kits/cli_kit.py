@@ -1,4 +1,4 @@
-"""Shots made by hand, and the command run as a program: for the tests of the command line."""
+"""For the tests of the command line: samples made by hand, and the command run as a program."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from ldc.cli.text import Line, width_of
 from ldc.types import BookCounters, DepthCacheStatus, SyncState
 
 GIVE_UP_S = 60
-"""What is waited for comes in a second. This only keeps a broken test from hanging."""
+"""Seconds; the awaited output comes in one. This only ends a broken test."""
 
 
 def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
@@ -100,12 +100,12 @@ COMMAND = [sys.executable, "-P", "-m", "ldc"]
 
 RUN = "import sys; from ldc.cli.main import main; sys.exit(main())"
 
-# So that Ctrl-C typed into it is a signal.
+# Makes Ctrl-C in the terminal a signal.
 TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 class Program:
-    """`ldc` as a process; what it writes is read until something is in it, however long that takes."""
+    """`ldc` as a process; its output is read until it contains something."""
 
     def __init__(self, *arguments: str, terminal: tuple[int, int] | None = None, code: str | None = None) -> None:
         command = COMMAND if code is None else [sys.executable, "-P", "-c", code]
@@ -161,7 +161,7 @@ class Program:
     def _read(self) -> bytes:
         try:
             return os.read(self.output, 65536)
-        except OSError:  # how a terminal says that nobody writes to it any more
+        except OSError:  # how a terminal reports that it has no writer any more
             return b""
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
@@ -182,12 +182,12 @@ class Program:
 
     @property
     def lines(self) -> list[dict[str, str]]:
-        """The plain lines that are whole, as what their fields are."""
+        """The complete plain lines, as dicts of their fields."""
         whole = self.written.decode().rpartition("\n")[0]
         return [dict(field.split("=", 1) for field in line.split(" ")) for line in whole.splitlines()]
 
 
 def frames(written: bytes) -> list[list[str]]:
-    """The whole screens that were drawn, each as its lines without colours."""
+    """The drawn screens, each as its lines without colours."""
     parts = written.decode(errors="replace").split("\x1b[H")[1:-1]
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part).replace("\r", "").split("\n") for part in parts]
