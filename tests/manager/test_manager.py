@@ -224,7 +224,7 @@ def test_a_wait_with_an_id_from_before_a_restart_of_the_ids_returns():
             exchange.update("ETHUSDT")
             return manager.get_status("ETHUSDT").resyncs
 
-        eventually(is_noticed, "that the ids began anew")
+        eventually(is_noticed, "the restart of the ids to be noticed")
         waiter.join(PATIENCE_S)
         assert not waiter.is_alive()
         assert results[0] < seen if isinstance(results[0], int) else results[0][0] == "IDS_WENT_BACK"

@@ -604,12 +604,12 @@ def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it(brisk_handove
         second = exchange.connection_of("BTCUSDT", after=CONNECTIONS)
         second.streams.discard(exchange.stream("BTCUSDT"))  # acknowledged, and forgotten
 
-        def is_subscribed_anew() -> bool:
+        def is_subscribed_again() -> bool:
             for market in BOTH:
                 exchange.update(market)
             return exchange.stream("BTCUSDT") in second.streams
 
-        eventually(is_subscribed_anew, "the new subscription")
+        eventually(is_subscribed_again, "the new subscription")
         eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
@@ -736,7 +736,7 @@ def test_a_market_that_is_silent_because_nothing_happens_is_left_alone(monkeypat
     monkeypatch.setattr(ldc.feed.group, "SILENCE_CHECK_S", 0.05)
     monkeypatch.setattr(ldc.feed.market, "QUIET_S_FIRST", 0.1)
     with both(websocket_ping_interval=0.2) as (exchange, manager):
-        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four look-ups")
+        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four probes")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
         times = [request.time for request in exchange.requests_of("BTCUSDT") if request.limit == 5]
