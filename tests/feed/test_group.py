@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from ldc.sync.actions import RequestSnapshot
 from live_kit import eventually, no_thread_is_left  # noqa: F401
 from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
 from wire_frames import PING, PONG
@@ -17,6 +16,7 @@ from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import Timing
+from ldc.sync.actions import RequestSnapshot
 from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, SyncState
 

@@ -652,8 +652,8 @@ class History:
 
     @property
     def queue_paused_until(self) -> float:
-        """Until when the library requests nothing."""
-        return max(lane.budget.paused_until_s for lane in self.queue._lanes.values())
+        """When the library asks again."""
+        return max(pool.budget.paused_until_s for pool in self.queue._weight_pools.values())
 
     @property
     def is_starved(self) -> bool:
