@@ -130,7 +130,7 @@ bench-peers: $(PEERS_PARTS:%=bench-peers-%)
 define bench_peers
 	$(PEERS_PY) benchmarks/$(1).py --json benchmarks/results/$(PEERS_RESULTS)$(2).json $(3)
 	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
-		docs/performance-peers.md docs/images/peers$(2).svg README.md)
+		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
 
 bench-peers-recordings: $(PEERS_VENV)/.installed
