@@ -156,7 +156,7 @@ define site_program
 		echo "$(1) cannot be fetched with npm: diagrams, or the search without a server, need the network" >&2; fi
 endef
 
-# Add --record to ARGS to make a row of docs/reliability.md out of the result.
+# Add --record to ARGS to make a row of docs/evidence/runs.md out of the result.
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/simulate.py $(SEEDS) $(ARGS)
