@@ -36,7 +36,7 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "audits": {},
         "restart_count": 0,
         "reconnects": 0,
-        "feeds": (),
+        "connections": (),
         "proof_age_s": 0.0,
         "progress": None,
     }
