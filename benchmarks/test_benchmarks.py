@@ -113,7 +113,7 @@ def test_the_compiled_book_is_measured_wherever_there_is_one() -> None:
 def test_the_embedded_exchange_is_measured() -> None:
     pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
     found = measure_simulator("binance.com", markets=4, seconds=0.5, updates_per_second=50, levels=50)
-    assert found["windows skipped"] >= 0  # on a machine that is busy with other things it may be some
+    assert found["windows a second"] > 0
     assert found["frames read"] > 20
 
 
