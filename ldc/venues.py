@@ -31,8 +31,6 @@ from typing import NamedTuple
 from ldc.errors import UnknownExchange
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 
-__all__ = ["PERMANENT_ERROR_CODES", "VENUES", "UpdateSpeed", "Venue", "WeightStep", "checked_base_uri", "venue_named"]
-
 PERMANENT_ERROR_CODES = frozenset({-1121, -1220})
 """Error codes that no retry can cure: an invalid symbol, and a symbol that has not the asked-for status (D)."""
 

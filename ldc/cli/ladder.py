@@ -10,21 +10,9 @@ from decimal import Decimal
 from itertools import accumulate
 from typing import NamedTuple, Self
 
-from ldc.cli.shots import Shot, Side
+from ldc.cli.samples import Shot, Side
 from ldc.cli.text import Glyphs, Line, bar, beside, curve, duration, ends, fitted, fixed, width_of
 from ldc.types import SyncState
-
-__all__ = [
-    "FACTS_WIDTH",
-    "PANEL_HEIGHT_MIN",
-    "PANEL_WIDTH_MIN",
-    "badge",
-    "bare_panel",
-    "depths_text",
-    "one_line",
-    "resyncs_of",
-    "wide_panel",
-]
 
 PANEL_WIDTH_MIN = 38
 """A ladder that is narrower has no room for bars."""

@@ -22,8 +22,6 @@ from ldc.venues import VENUES
 if TYPE_CHECKING:
     from ldc.simulator import Fault
 
-__all__ = ["main"]
-
 EXIT_STATUS = """
 exit status:
   0    every market was in sync when it ended, be it by --seconds, q or Ctrl-C

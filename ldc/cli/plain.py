@@ -6,10 +6,8 @@ Rule 2: `-` is what is not known, or may not be shown because the book is not in
 
 import datetime
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.text import fixed
-
-__all__ = ["FIELDS", "plain_line"]
 
 FIELDS = {
     "time": "of the look, UTC",

@@ -18,11 +18,9 @@ from ldc.cli.ladder import (
     resyncs_of,
     wide_panel,
 )
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.text import UNICODE, Glyphs, Line, aligned, bar, beside, duration, ends, fitted, fixed, plural, width_of
 from ldc.types import SyncState
-
-__all__ = ["Screen", "drawn", "levels_for"]
 
 PANEL_WIDTH_MAX = 140
 """One market does not become wider."""

@@ -16,8 +16,6 @@ import types
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-__all__ = ["Interruption"]
-
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Not every system has them all."""
 

@@ -7,13 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, forget
 from ldc.simulator import Fault, SimulatedExchange
 from ldc.venues import venue_named
-
-__all__ = ["FaultInjector", "demo_exchange", "demo_markets", "serve", "served_exchange"]
 
 LEVELS_OF_FEW = 6000
 """Levels a side of a market while there are few: more than one snapshot shows, so that the horizon is seen."""

@@ -19,8 +19,6 @@ from rich.theme import Theme
 
 from ldc.cli.text import Line
 
-__all__ = ["STYLES", "Terminal", "opened"]
-
 STYLES = {
     "alert": "bold magenta",
     "ask": "red",

@@ -10,24 +10,6 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = [
-    "ASCII",
-    "UNICODE",
-    "Glyphs",
-    "Line",
-    "aligned",
-    "bar",
-    "beside",
-    "curve",
-    "decimals_of",
-    "duration",
-    "ends",
-    "fitted",
-    "fixed",
-    "plural",
-    "width_of",
-]
-
 Span = tuple[str, str]
 Line = list[Span]
 

@@ -17,15 +17,13 @@ from enum import IntEnum
 from typing import TextIO
 
 from ldc.cli.plain import plain_line
+from ldc.cli.samples import Meter, Shot
 from ldc.cli.screen import Screen, drawn, levels_for
-from ldc.cli.shots import Meter, Shot
 from ldc.cli.signals import Interruption
 from ldc.cli.text import ASCII, UNICODE, Glyphs, duration, plural
 from ldc.errors import DepthCacheError
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import SyncState
-
-__all__ = ["ExitStatus", "Watch", "forget", "is_live_terminal"]
 
 REDRAW_S = 0.2
 """Between two drawings of the view. Eyes do not read faster; the book is kept at full speed whatever is drawn."""

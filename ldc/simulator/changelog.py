@@ -7,8 +7,6 @@ from array import array
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["CHANGES_MAX", "ChangeLog", "Levels", "TrueBook"]
-
 Levels = list[tuple[int, int]]
 """(price, quantity) in the last printed decimals."""
 

@@ -21,8 +21,6 @@ from ldc.simulator.limits import MESSAGES_PER_SECOND_MAX, RollingCount
 from ldc.simulator.streams import CLOSE, PING, PONG, framed
 from ldc.simulator.wire import Family
 
-__all__ = ["Connection", "Timing"]
-
 UNSENT_BYTES_MAX = 32 << 20
 """A client that reads too slowly is cut off when so much waits for it."""
 

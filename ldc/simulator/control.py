@@ -8,8 +8,6 @@ from typing import Any
 
 from ldc.simulator.streams import Form
 
-__all__ = ["Subscriptions", "answer"]
-
 
 class Subscriptions:
     """What a connection listens to, and in which form.

@@ -15,8 +15,6 @@ from ldc.simulator.server import Server
 from ldc.simulator.wire import family_of
 from ldc.venues import Venue, venue_named
 
-__all__ = ["SimulatedExchange", "launch"]
-
 UPDATES_PER_SECOND_MAX = 1000.0
 """More than a window in a millisecond is not counted in whole milliseconds any more."""
 

@@ -10,8 +10,6 @@ from typing import Any
 from ldc.simulator.listing import Listing
 from ldc.simulator.wire import Family, decimal_text
 
-__all__ = ["exchange_info"]
-
 _ORDER_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET"]
 
 

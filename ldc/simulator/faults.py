@@ -13,8 +13,6 @@ from enum import StrEnum
 from random import Random
 from types import MappingProxyType
 
-__all__ = ["FAULTS", "Fault", "FaultBoard", "FaultKind", "Place", "kind_of", "parse_fault"]
-
 
 class Place(StrEnum):
     """Where a fault strikes."""

@@ -7,8 +7,6 @@ Rule 1: nothing here knows a clock. Wall-clock seconds for request weight, whose
 from collections import deque
 from typing import NamedTuple
 
-__all__ = ["BAN_S_MAX", "MESSAGES_PER_SECOND_MAX", "REFUSALS_BEFORE_BAN", "Admission", "RequestWeight", "RollingCount"]
-
 MESSAGES_PER_SECOND_MAX = 5
 """Messages of a client in any second: text, pings and pongs. The next one ends the connection with code 1008.
 Documents of futures say 10; 5 is what was seen."""

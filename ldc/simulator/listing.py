@@ -8,8 +8,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_MARKETS", "Listing", "listing_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:

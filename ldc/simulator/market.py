@@ -14,8 +14,6 @@ from typing import NamedTuple
 from ldc.simulator.changelog import ChangeLog, Levels
 from ldc.simulator.listing import Listing
 
-__all__ = ["LEVELS_MAX", "LEVELS_MIN", "Market", "Side", "Update"]
-
 LEVELS_MIN = 10
 LEVELS_MAX = 20_000
 """Levels a side at the start, and about as many later. Fewer where the price leaves no room for them."""

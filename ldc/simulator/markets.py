@@ -16,8 +16,6 @@ from ldc.simulator.market import Market
 from ldc.simulator.streams import Message, Stream, StreamName
 from ldc.simulator.wire import Family
 
-__all__ = ["MARKETS_MAX", "Markets", "RunningMarket"]
-
 MARKETS_MAX = 2000
 """At most so many markets run. One more is an invalid symbol to clients, and a ``ValueError`` to `add`."""
 

@@ -18,8 +18,6 @@ from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.wire import Family, snapshot_text
 from ldc.venues import Venue
 
-__all__ = ["Reply", "Rest"]
-
 STALE_UPDATES = 20
 """A stale snapshot is about so many changes of levels old."""
 

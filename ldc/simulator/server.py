@@ -27,8 +27,6 @@ from ldc.simulator.streams import StreamName, parse_stream
 from ldc.simulator.wire import Family
 from ldc.venues import Venue
 
-__all__ = ["PORTS_REFUSED_MAX", "Server"]
-
 Result = TypeVar("Result")
 
 BEHIND_S_MAX = 1.0

@@ -13,8 +13,6 @@ from ldc.simulator.market import Market, Update
 from ldc.simulator.wire import Family, diff_text, partial_text, ticker_text, wrapped
 from ldc.venues import Venue
 
-__all__ = ["Form", "Message", "Stream", "StreamName", "framed", "parse_stream"]
-
 _PARTIAL_DEPTHS = (5, 10, 20)
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10

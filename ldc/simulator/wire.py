@@ -14,19 +14,6 @@ from ldc.simulator.listing import Listing
 from ldc.simulator.market import Update
 from ldc.venues import Venue
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "decimal_text",
-    "diff_text",
-    "family_of",
-    "levels_text",
-    "partial_text",
-    "snapshot_text",
-    "ticker_text",
-    "wrapped",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Self
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Shot
 from ldc.cli.text import Line, width_of
 from ldc.types import BookCounters, DepthCacheStatus, SyncState
 
@@ -36,7 +36,7 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "audits": {},
         "restart_count": 0,
         "reconnects": 0,
-        "feeds": (),
+        "connections": (),
         "proof_age_s": 0.0,
         "progress": None,
     }

@@ -133,7 +133,7 @@ class History:
         share = 0.8
         self.server = RestServer(dice, venue.weight_per_minute, share)
         self.queue = SnapshotQueue(lot)
-        self.requester = self.queue.join(venue, 0.0, weight_share=share)
+        self.queue_client = self.queue.join(venue, 0.0, weight_share=share)
         self.under_way = 0
         self.pump_at = 0.0
         self.connect_budget = ConnectBudget()
@@ -414,14 +414,14 @@ class History:
     def put_request(self, market: SimulatedMarket, request: RequestSnapshot) -> None:
         """A market wants a snapshot."""
         self.queue.put(
-            self.requester,
+            self.queue_client,
             SnapshotRequest(market.engine.symbol, request.epoch, request.purpose, request.limit, request.due),
         )
         self.pump_at = min(self.pump_at, self.now)
 
     def cancel_request(self, market: SimulatedMarket, epoch: int) -> None:
         """A market does not want it any more."""
-        self.queue.cancel(self.requester, market.engine.symbol, epoch)
+        self.queue.cancel(self.queue_client, market.engine.symbol, epoch)
 
     def pump(self) -> None:
         """Begin the downloads that may begin."""
@@ -637,7 +637,7 @@ class History:
     @property
     def queue_paused_until(self) -> float:
         """When the library asks again."""
-        return max(lane.budget.paused_until_s for lane in self.queue._lanes.values())
+        return max(pool.budget.paused_until_s for pool in self.queue._weight_pools.values())
 
     @property
     def is_starved(self) -> bool:

@@ -14,7 +14,7 @@ from loopback_exchange import PATIENCE_S
 from simulator_kit import managed, simulated
 
 import binance_local_depth_cache as ubldc
-from ldc.manager import compat, lifecycle
+from ldc.manager import compat
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 NAMES_ON_PAGE = set(re.findall(r"`(\w+)`", PAGE))
@@ -92,7 +92,7 @@ def test_the_page_names_the_whole_surface():
 
 def test_every_former_name_that_the_code_knows_is_on_the_page():
     known = {*compat.RENAMED, *compat.WITHOUT_EFFECT, *compat.GONE}
-    assert known | {*lifecycle._IGNORED, *lifecycle._REFUSED} <= NAMES_ON_PAGE
+    assert known | {*compat.IGNORED_PARAMETERS, *compat.REFUSED_PARAMETERS} <= NAMES_ON_PAGE
 
 
 def test_the_page_is_right_about_what_warns_and_what_is_missing():
@@ -124,7 +124,7 @@ def test_every_parameter_is_taken(parameter):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ubldc.BinanceLocalDepthCacheManager("binance.com", **{parameter: PARAMETERS[parameter]})
-    is_former = parameter in lifecycle._IGNORED or parameter in lifecycle._REFUSED
+    is_former = parameter in compat.IGNORED_PARAMETERS or parameter in compat.REFUSED_PARAMETERS
     assert [parameter in str(warning.message) for warning in caught] == [True] * is_former
 
 
@@ -139,7 +139,7 @@ def test_a_parameter_that_would_change_something_is_taken_without_effect_or_refu
 
 
 def test_a_present_name_that_is_told_exists():
-    for former, why in lifecycle._REFUSED.items():
+    for former, why in compat.REFUSED_PARAMETERS.items():
         if why.startswith("it is called "):
             ubldc.BinanceLocalDepthCacheManager(**{why.removeprefix("it is called "): 100})
             assert former.endswith(why.removeprefix("it is called ").removeprefix("depth_cache_"))

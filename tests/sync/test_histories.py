@@ -189,9 +189,9 @@ def test_a_request_that_is_never_answered_is_found() -> None:
 
 def test_impatience_is_found() -> None:
     def pause_nothing(history: History) -> None:
-        lane = next(iter(history.queue._lanes.values()))
+        pool = next(iter(history.queue._weight_pools.values()))
         history.server.faults = ["429", "418", "429"]
-        history.at(1.5, lambda: setattr(lane.budget, "_paused_until_s", 0.0))
+        history.at(1.5, lambda: setattr(pool.budget, "_paused_until_s", 0.0))
 
     assert_found(pause_nothing, "although told")
 

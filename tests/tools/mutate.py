@@ -53,7 +53,7 @@ SYNCHRONIZER_TESTS = tuple(
 )
 UNIT_TESTS = {
     "sequence": ("ground/test_sequence.py", "book/test_book_apply.py", *SYNCHRONIZER_TESTS),
-    "limits": ("ground/test_limits.py", "snapshots/test_snapshot_queue.py"),
+    "limits": ("ground/test_limits.py", "snapshots/test_queue.py"),
 }
 ENDS = ("survived", "killed by a history", "killed by a unit test", "killed: not even importable", "killed: it hangs")
 

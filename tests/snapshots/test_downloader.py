@@ -37,7 +37,7 @@ from ldc.snapshots.downloader import (
     shared_downloader,
 )
 from ldc.snapshots.reply import FailureKind
-from ldc.snapshots.shared_budget import SharedLedger
+from ldc.snapshots.shared_budget import SharedBudget
 from ldc.sync.parts import Purpose
 
 
@@ -155,17 +155,17 @@ def test_what_waits_behind_a_request_goes_on_at_once_when_that_is_given_up(kit, 
 def test_an_end_while_the_shared_budget_is_asked_does_not_keep_the_next_client_waiting(kit, monkeypatch, tmp_path):
     """The worker that asked is dismissed. Once, it ended without a word to those who waited for its answer."""
     pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
-    take, asked, go_on = SharedLedger.take, threading.Event(), threading.Event()
+    take, asked, go_on = SharedBudget.take, threading.Event(), threading.Event()
 
-    def slow_take(ledger: SharedLedger, weight: int, allowed: int, now: float) -> tuple[float, str]:
+    def slow_take(budget: SharedBudget, weight: int, allowed: int, now: float) -> tuple[float, str]:
         asked.set()
         assert go_on.wait(LONG_S)
-        return take(ledger, weight, allowed, now)
+        return take(budget, weight, allowed, now)
 
     server = kit.serve(always(reply()))
     first = kit.client_of(server.base_uri, shared_folder=tmp_path)
     assert isinstance(first.get(), SnapshotBody)  # what it has spent is not forgotten with it
-    monkeypatch.setattr(SharedLedger, "take", slow_take)
+    monkeypatch.setattr(SharedBudget, "take", slow_take)
     first.ask()
     assert asked.wait(LONG_S)
     dismissed = downloader_threads()
@@ -204,7 +204,7 @@ def test_the_answer_to_a_cancelled_request_is_not_told(kit):
     results = [client.result() for _ in range(4)]
     assert all(isinstance(result, SnapshotBody) for result in results)
     assert client.told.empty()
-    assert (client.client.requester.started, client.client.requester.bodies) == (5, 4)
+    assert (client.client.queue_client.started, client.client.queue_client.bodies) == (5, 4)
 
 
 def test_a_connection_with_an_answer_that_is_not_read_to_its_end_is_hung_up(kit):
@@ -298,7 +298,7 @@ def test_closing_twice_is_harmless_and_a_closed_client_cannot_ask(kit):
     client.get()
     client.client.close()
     client.client.close()
-    with pytest.raises(ValueError, match="BTCUSDT was asked for by a requester that has left"):
+    with pytest.raises(ValueError, match="BTCUSDT was requested by a client that is closed"):
         client.ask()
 
 

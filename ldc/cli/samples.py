@@ -14,8 +14,6 @@ from ldc.errors import DepthCacheOutOfSync
 from ldc.manager.depth_cache import DepthCache
 from ldc.types import DepthCacheStatus, SyncState
 
-__all__ = ["Meter", "Shot", "Side"]
-
 RATE_S = 5.0
 """The update rate is that of so many seconds."""
 

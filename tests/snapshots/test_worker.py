@@ -14,7 +14,7 @@ from snapshot_kit import LONG_S, STALLS, Clock, Kit, downloader_threads, every_s
 
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotBody, SnapshotRequest
 from ldc.snapshots.reply import FailureKind
-from ldc.snapshots.worker import Worker, told_without_secrets
+from ldc.snapshots.worker import Worker, without_password
 from ldc.sync.parts import Purpose
 from ldc.types import Cause
 
@@ -43,7 +43,7 @@ def test_a_snapshot_is_announced_and_then_handed_over_as_it_came(kit):
     assert head.startswith("GET /api/v3/depth?symbol=BTCUSDT&limit=1000 HTTP/1.1\r\n")
     assert "\r\nAccept-Encoding: gzip\r\n" in head
     assert "\r\nUser-Agent: tester/1" in head
-    assert client.client.requester.bodies == client.client.requester.started == 1
+    assert client.client.queue_client.bodies == client.client.queue_client.started == 1
 
 
 def test_nothing_is_opened_or_started_before_the_first_request(kit):
@@ -178,7 +178,7 @@ def test_a_bad_answer_is_a_failure_of_its_kind_and_the_next_download_is_not_harm
     assert failed.kind is kind, failed
     assert failed.permanent is (Cause.UNKNOWN_MARKET if kind is FailureKind.UNKNOWN_MARKET else None)
     assert "There is no snapshot of BTCUSDT: " in failed.text
-    assert client.client.requester.failures == {kind: 1}
+    assert client.client.queue_client.failures == {kind: 1}
     well = kit.client_of(kit.serve(always(reply())).base_uri, downloader=client.downloader)
     for _ in range(4):  # each of the workers, probably
         assert isinstance(well.get(), SnapshotBody)
@@ -273,10 +273,10 @@ def test_the_deadline_is_the_downloaders_and_the_failure_names_it(kit):
     client.ask()
     assert server.is_held.wait(LONG_S)
     clock.now += 2000
-    client.ask("ETHUSDT")  # lets the watcher look at the clock
+    client.ask("ETHUSDT")  # lets the watchdog look at the clock
     failed = client.result()
     assert failed.kind is FailureKind.TIMED_OUT
-    assert "There is no snapshot of BTCUSDT: it was not complete after 2000 s; it is tried again." == failed.text
+    assert "There is no snapshot of BTCUSDT: it was not complete after 2000 s; ldc retries." == failed.text
     assert server.was_hung_up.wait(LONG_S)
 
 
@@ -294,7 +294,7 @@ def test_a_limit_is_learnt_even_if_the_body_of_the_refusal_stalls(kit, monkeypat
     client.ask()
     assert reads.wait(LONG_S)
     clock.now += 3600
-    client.ask("ETHUSDT")  # lets the watcher look at the clock
+    client.ask("ETHUSDT")  # lets the watchdog look at the clock
     failed = client.result()
     assert (failed.kind, failed.retry_at) == (FailureKind.RATE_LIMITED, clock.now + 33)
 
@@ -389,5 +389,5 @@ def test_a_proxy_that_cannot_be_one_is_refused_without_repeating_it(kit, proxy):
 
 def test_the_password_of_a_proxy_is_taken_out_of_what_libraries_say():
     error = ValueError("Failed to parse:\n http://me:s%40cret@127.0.0.1")
-    assert told_without_secrets(error, "http://me:s%40cret@127.0.0.1") == "Failed to parse: http://me:***@127.0.0.1"
-    assert told_without_secrets(ValueError(), None) == "ValueError"
+    assert without_password(error, "http://me:s%40cret@127.0.0.1") == "Failed to parse: http://me:***@127.0.0.1"
+    assert without_password(ValueError(), None) == "ValueError"

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldc.limits import BAN_PAUSE_S, LIMIT_PAUSE_S, WEIGHT_SHARE_MIN, WEIGHT_WINDOW_S
-from ldc.snapshots.queue import (
-    FORBIDDEN_PAUSE_S,
-    HOST_PAUSE_S_FIRST,
-    HOST_PAUSE_S_MAX,
-    Requester,
-    SnapshotQueue,
-    SnapshotRequest,
-    Ticket,
-)
+from ldc.snapshots.queue import FORBIDDEN_PAUSE_S, QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure, failure
+from ldc.snapshots.weight import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX
 from ldc.sync.parts import Purpose
 from ldc.venues import VENUES, Venue, venue_named
 
@@ -31,7 +24,7 @@ def queue_of(drawn: float = 1.0) -> SnapshotQueue:
     return SnapshotQueue(lambda: drawn)
 
 
-def requester_of(queue: SnapshotQueue, venue: Venue = SPOT, **settings: Any) -> Requester:
+def client_of(queue: SnapshotQueue, venue: Venue = SPOT, **settings: Any) -> QueueClient:
     return queue.join(venue, NOW, **settings)
 
 
@@ -59,11 +52,9 @@ def failed(kind: FailureKind) -> SnapshotFailure:
     return failure("BTCUSDT", kind, "because")
 
 
-def settle_next(
-    queue: SnapshotQueue, requester: Requester, kind: FailureKind | None, now: float, **headers: Any
-) -> Any:
-    """Let one more download of the requester end like this."""
-    queue.put(requester, wanted("NEXT"))
+def settle_next(queue: SnapshotQueue, client: QueueClient, kind: FailureKind | None, now: float, **headers: Any) -> Any:
+    """Let one more download of the client end like this."""
+    queue.put(client, wanted("NEXT"))
     result = BODY if kind is None else failed(kind)
     return queue.settle(taken(queue, now), result, ReplyHeaders(**headers) if headers else NO_HEADERS, now)
 
@@ -73,15 +64,15 @@ def settle_next(
 
 def test_the_purpose_decides_first_and_probes_come_last():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for purpose in (None, *reversed(Purpose)):
-        queue.put(requester, wanted("PROBE" if purpose is None else purpose.name, purpose))
+        queue.put(client, wanted("PROBE" if purpose is None else purpose.name, purpose))
     assert markets_taken(queue) == [*(purpose.name for purpose in Purpose), "PROBE"]
 
 
 def test_among_equals_fewer_levels_then_the_greater_need_then_who_came_first():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for market, limit, need in [
         ("DEEP", 1000, 9.0),
         ("FIRST", 100, 0.0),
@@ -89,14 +80,14 @@ def test_among_equals_fewer_levels_then_the_greater_need_then_who_came_first():
         ("NEEDY", 100, 2.0),
         ("NEEDIEST", 100, 3.0),
     ]:
-        queue.put(requester, wanted(market, Purpose.DEEPEN, limit, need=need))
+        queue.put(client, wanted(market, Purpose.DEEPEN, limit, need=need))
     assert markets_taken(queue) == ["NEEDIEST", "NEEDY", "FIRST", "SECOND", "DEEP"]
 
 
 def test_the_order_holds_across_requesters_and_exchanges():
     queue = queue_of()
-    spot, margin = requester_of(queue), requester_of(queue, venue_named("binance.com-margin"))
-    futures = requester_of(queue, venue_named("binance.com-futures"))
+    spot, margin = client_of(queue), client_of(queue, venue_named("binance.com-margin"))
+    futures = client_of(queue, venue_named("binance.com-futures"))
     queue.put(spot, wanted("SPOT", Purpose.INTERVAL))
     queue.put(margin, wanted("MARGIN", Purpose.DEEPEN))
     queue.put(futures, wanted("FUTURES", Purpose.REQUESTED))
@@ -105,13 +96,13 @@ def test_the_order_holds_across_requesters_and_exchanges():
 
 def test_a_request_that_is_not_due_waits_and_holds_nobody_up():
     queue = queue_of()
-    requester = requester_of(queue)
-    queue.put(requester, wanted("LATER", due=NOW + 5))
-    queue.put(requester, wanted("SOON", due=NOW + 0.5))
+    client = client_of(queue)
+    queue.put(client, wanted("LATER", due=NOW + 5))
+    queue.put(client, wanted("SOON", due=NOW + 0.5))
     assert queue.take(NOW) is None
     assert queue.next_time(NOW) == NOW + 0.5
     assert markets_taken(queue, NOW + 0.5) == ["SOON"]
-    queue.put(requester, wanted("LESS_URGENT", Purpose.INTERVAL))
+    queue.put(client, wanted("LESS_URGENT", Purpose.INTERVAL))
     assert markets_taken(queue) == ["LESS_URGENT"]
     assert markets_taken(queue, NOW + 5) == ["LATER"]
     assert queue.next_time(NOW + 5) == math.inf
@@ -119,11 +110,11 @@ def test_a_request_that_is_not_due_waits_and_holds_nobody_up():
 
 def test_a_heavy_request_is_not_overtaken_by_lighter_ones_while_it_waits_for_the_budget():
     queue = queue_of()
-    requester = requester_of(queue, weight_share=0.1)  # 600, of which 450 are spare
-    queue.put(requester, wanted("DEEP", Purpose.DEEPEN, 5000))
+    client = client_of(queue, weight_share=0.1)  # 600, of which 450 are spare
+    queue.put(client, wanted("DEEP", Purpose.DEEPEN, 5000))
     assert markets_taken(queue) == ["DEEP"]
-    queue.put(requester, wanted("DEEPER", Purpose.DEEPEN, 5000))
-    queue.put(requester, wanted("LIGHT", Purpose.INTERVAL, 5))
+    queue.put(client, wanted("DEEPER", Purpose.DEEPEN, 5000))
+    queue.put(client, wanted("LIGHT", Purpose.INTERVAL, 5))
     assert queue.take(NOW + 1) is None
     assert queue.next_time(NOW + 1) == NOW + 60
     assert markets_taken(queue, NOW + 60) == ["DEEPER", "LIGHT"]
@@ -134,26 +125,26 @@ def test_a_heavy_request_is_not_overtaken_by_lighter_ones_while_it_waits_for_the
 
 def test_what_cannot_be_read_is_served_at_once_during_a_long_deepening():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for number in range(50):
-        queue.put(requester, wanted(f"DEEP{number}", Purpose.DEEPEN, 5000))
+        queue.put(client, wanted(f"DEEP{number}", Purpose.DEEPEN, 5000))
     assert len(markets_taken(queue)) == 14  # 3500 of 3600, which are three quarters of 4800
     for number in range(1000):
-        queue.put(requester, wanted(f"HORIZON{number}", Purpose.HORIZON))
+        queue.put(client, wanted(f"HORIZON{number}", Purpose.HORIZON))
     assert len(markets_taken(queue)) == 164  # 820 of the 820 that are left of nine tenths
     for number in range(1000):
-        queue.put(requester, wanted(f"GAP{number}"))
+        queue.put(client, wanted(f"GAP{number}"))
     assert len(markets_taken(queue)) == 96  # the 480 that are left
     assert queue.take(NOW + 59) is None
 
 
 def test_probes_use_at_most_a_tenth():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for number in range(200):
-        queue.put(requester, wanted(f"QUIET{number}", None, 5))
+        queue.put(client, wanted(f"QUIET{number}", None, 5))
     assert len(markets_taken(queue)) == 96  # 480 of 4800
-    queue.put(requester, wanted("GAP"))
+    queue.put(client, wanted("GAP"))
     assert markets_taken(queue) == ["GAP"]
     assert queue.next_time(NOW) == NOW + 60
     assert len(markets_taken(queue, NOW + 60)) == 96
@@ -161,37 +152,37 @@ def test_probes_use_at_most_a_tenth():
 
 def test_two_hundred_cold_markets_get_their_first_levels_before_any_gets_more():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     order = []
     for number in range(200):
-        queue.put(requester, wanted(f"M{number}"))
+        queue.put(client, wanted(f"M{number}"))
     now = NOW
     while (ticket := queue.take(now)) is not None:
         order.append(ticket.request.limit)
         queue.settle(ticket, BODY, NO_HEADERS, now)
         if ticket.request.limit == 100:
-            queue.put(requester, wanted(ticket.request.market, Purpose.DEEPEN, 1000))
+            queue.put(client, wanted(ticket.request.market, Purpose.DEEPEN, 1000))
     assert order[:200] == [100] * 200
     assert order[200:] == [1000] * 52  # of the spare 3600, 1000 are spent
 
 
 def test_markets_of_one_address_share_the_weight_that_the_exchange_counts_together():
     queue = queue_of()
-    usd_m, coin_m = (requester_of(queue, venue_named(f"binance.com-{name}")) for name in ("futures", "coin_futures"))
+    usd_m, coin_m = (client_of(queue, venue_named(f"binance.com-{name}")) for name in ("futures", "coin_futures"))
     for number in range(1000):
         queue.put(usd_m, wanted(f"A{number}", limit=1000))
     assert len(markets_taken(queue)) == 96  # 1920 of 20 each
     queue.put(coin_m, wanted("BTCUSD_PERP", limit=1000))
     assert queue.take(NOW) is None
     for settings in ({"proxy": "http://127.0.0.1:3128"}, {"restful_base_uri": "http://127.0.0.1:8080"}):
-        elsewhere = requester_of(queue, venue_named("binance.com-coin_futures"), **settings)
+        elsewhere = client_of(queue, venue_named("binance.com-coin_futures"), **settings)
         queue.put(elsewhere, wanted("BTCUSD_PERP", limit=1000))
         assert markets_taken(queue) == ["BTCUSD_PERP"]
 
 
 def test_a_requester_with_a_larger_share_may_use_what_another_may_not():
     queue = queue_of()
-    modest, high_performance = requester_of(queue), requester_of(queue, weight_share=1.0)
+    modest, high_performance = client_of(queue), client_of(queue, weight_share=1.0)
     for number in range(2000):
         queue.put(modest, wanted(f"M{number}"))
     assert len(markets_taken(queue)) == 960
@@ -203,7 +194,7 @@ def test_a_requester_with_a_larger_share_may_use_what_another_may_not():
 
 def test_a_book_of_a_larger_share_does_not_wait_for_a_smaller_share_to_have_room():
     queue = queue_of()
-    modest, high_performance = requester_of(queue, weight_share=0.1), requester_of(queue)
+    modest, high_performance = client_of(queue, weight_share=0.1), client_of(queue)
     for number in range(200):
         queue.put(modest, wanted(f"M{number}"))
     assert len(markets_taken(queue)) == 120
@@ -219,9 +210,9 @@ def test_a_book_of_a_larger_share_does_not_wait_for_a_smaller_share_to_have_room
 
 def test_the_weight_of_other_programs_is_respected():
     queue = queue_of()
-    requester = requester_of(queue)
-    settle_next(queue, requester, None, NOW, used_weight=4790, server_time_s=100.0)
-    queue.put(requester, wanted("DEEP", limit=1000))
+    client = client_of(queue)
+    settle_next(queue, client, None, NOW, used_weight=4790, server_time_s=100.0)
+    queue.put(client, wanted("DEEP", limit=1000))
     assert queue.take(NOW) is None
     assert queue.next_time(NOW) == NOW + 20
     assert markets_taken(queue, NOW + 20) == ["DEEP"]
@@ -230,20 +221,20 @@ def test_the_weight_of_other_programs_is_respected():
 @pytest.mark.parametrize("exchange", [exchange for exchange, venue in VENUES.items() if venue.launcher is None])
 def test_even_the_smallest_share_of_every_venue_pays_for_every_request(exchange):
     queue, venue = queue_of(), venue_named(exchange)
-    requester = requester_of(queue, venue, weight_share=WEIGHT_SHARE_MIN)
+    client = client_of(queue, venue, weight_share=WEIGHT_SHARE_MIN)
     for purpose in (*Purpose, None):
         limit = venue.honoured_limit(5) if purpose is None else venue.snapshot_limit_max
-        queue.put(requester, wanted("M", purpose, limit))
+        queue.put(client, wanted("M", purpose, limit))
         now = NOW + 100 * (len(Purpose) if purpose is None else purpose)
         assert markets_taken(queue, now) == ["M"]
 
 
-# -- intervals of the requester
+# -- intervals of the client
 
 
 def test_the_init_interval_separates_the_snapshots_of_one_requester_only():
     queue = queue_of()
-    slow, fast = requester_of(queue, init_interval_s=4.0), requester_of(queue)
+    slow, fast = client_of(queue, init_interval_s=4.0), client_of(queue)
     for market in ("A", "B"):
         queue.put(slow, wanted(f"SLOW_{market}"))
         queue.put(fast, wanted(f"FAST_{market}", Purpose.INTERVAL))
@@ -255,29 +246,29 @@ def test_the_init_interval_separates_the_snapshots_of_one_requester_only():
 
 def test_the_init_time_window_lets_one_snapshot_of_a_market_through():
     queue = queue_of()
-    requester = requester_of(queue, init_time_window_s=5.0)
-    queue.put(requester, wanted("BTCUSDT"))
-    queue.put(requester, wanted("ETHUSDT"))
+    client = client_of(queue, init_time_window_s=5.0)
+    queue.put(client, wanted("BTCUSDT"))
+    queue.put(client, wanted("ETHUSDT"))
     assert markets_taken(queue) == ["BTCUSDT", "ETHUSDT"]
-    queue.put(requester, wanted("BTCUSDT"))
-    queue.put(requester, wanted("BNBUSDT"))
+    queue.put(client, wanted("BTCUSDT"))
+    queue.put(client, wanted("BNBUSDT"))
     assert markets_taken(queue, NOW + 1) == ["BNBUSDT"]
     assert queue.next_time(NOW + 1) == NOW + 5
     assert markets_taken(queue, NOW + 5) == ["BTCUSDT"]
     # Stopping and starting a market does not get around it.
-    queue.cancel(requester, "BTCUSDT")
-    queue.put(requester, wanted("BTCUSDT"))
+    queue.cancel(client, "BTCUSDT")
+    queue.put(client, wanted("BTCUSDT"))
     assert markets_taken(queue, NOW + 9) == []
     assert markets_taken(queue, NOW + 10) == ["BTCUSDT"]
 
 
 def test_what_the_window_remembers_is_forgotten_after_it():
     queue = queue_of()
-    requester = requester_of(queue, init_time_window_s=5.0)
+    client = client_of(queue, init_time_window_s=5.0)
     for number in range(100):
-        queue.put(requester, wanted(f"M{number}"))
+        queue.put(client, wanted(f"M{number}"))
         taken(queue, NOW + number)
-    assert len(requester._began_at) <= 5
+    assert len(client._began_at) <= 5
 
 
 # -- replacing and cancelling
@@ -285,19 +276,19 @@ def test_what_the_window_remembers_is_forgotten_after_it():
 
 def test_a_newer_request_of_a_market_replaces_the_one_that_waits_and_a_probe_stands_beside_it():
     queue = queue_of()
-    requester = requester_of(queue)
-    queue.put(requester, wanted("BTCUSDT", Purpose.INTERVAL, epoch=1, due=NOW + 100))
-    queue.put(requester, wanted("BTCUSDT", None, 5, epoch=0))
-    queue.put(requester, wanted("BTCUSDT", Purpose.SYNCHRONIZE, epoch=2))
-    assert requester.waiting_count == 2
+    client = client_of(queue)
+    queue.put(client, wanted("BTCUSDT", Purpose.INTERVAL, epoch=1, due=NOW + 100))
+    queue.put(client, wanted("BTCUSDT", None, 5, epoch=0))
+    queue.put(client, wanted("BTCUSDT", Purpose.SYNCHRONIZE, epoch=2))
+    assert client.waiting_count == 2
     assert [taken(queue).request.epoch for _ in range(2)] == [2, 0]
     assert queue.take(NOW + 100) is None
-    assert requester.cancelled == 1
+    assert client.cancelled == 1
 
 
 def test_requesters_do_not_replace_or_cancel_each_others_requests():
     queue = queue_of()
-    one, other = requester_of(queue), requester_of(queue)
+    one, other = client_of(queue), client_of(queue)
     queue.put(one, wanted("BTCUSDT", epoch=1))
     queue.put(other, wanted("BTCUSDT", epoch=2))
     queue.cancel(one, "BTCUSDT")
@@ -307,30 +298,30 @@ def test_requesters_do_not_replace_or_cancel_each_others_requests():
 
 def test_what_waits_can_be_cancelled_by_market_and_by_epoch():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for market in ("BTCUSDT", "ETHUSDT"):
-        queue.put(requester, wanted(market, epoch=7))
-        queue.put(requester, wanted(market, None, 5, epoch=0, due=NOW + 1))
-    queue.cancel(requester, "BTCUSDT", epoch=6)
-    assert requester.waiting_count == 4
-    queue.cancel(requester, "BTCUSDT", epoch=7)
-    queue.cancel(requester, "ETHUSDT")
-    assert requester.waiting_count == 1
+        queue.put(client, wanted(market, epoch=7))
+        queue.put(client, wanted(market, None, 5, epoch=0, due=NOW + 1))
+    queue.cancel(client, "BTCUSDT", epoch=6)
+    assert client.waiting_count == 4
+    queue.cancel(client, "BTCUSDT", epoch=7)
+    queue.cancel(client, "ETHUSDT")
+    assert client.waiting_count == 1
     assert markets_taken(queue, NOW + 1) == ["BTCUSDT"]
-    assert requester.cancelled == 3
+    assert client.cancelled == 3
 
 
 def test_cancelling_keeps_the_order_of_the_rest():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     purposes = [list(Purpose)[number * 5 % len(Purpose)] for number in range(60)]
     for number, purpose in enumerate(purposes):
-        queue.put(requester, wanted(f"READY{number}", purpose))
-        queue.put(requester, wanted(f"LATER{number}", due=NOW + 1 + number * 7 % 60))
+        queue.put(client, wanted(f"READY{number}", purpose))
+        queue.put(client, wanted(f"LATER{number}", due=NOW + 1 + number * 7 % 60))
     assert queue.take(NOW - 1) is not None  # now they lie in the two heaps
     for number in range(0, 60, 3):
-        queue.cancel(requester, f"READY{number}")
-        queue.cancel(requester, f"LATER{number}")
+        queue.cancel(client, f"READY{number}")
+        queue.cancel(client, f"LATER{number}")
     ready = [purposes[int(market.removeprefix("READY"))] for market in markets_taken(queue)]
     assert ready == sorted(ready)
     assert len(ready) == 40
@@ -341,9 +332,9 @@ def test_cancelling_keeps_the_order_of_the_rest():
 
 def test_cancelling_returns_the_downloads_of_that_requester_only():
     queue = queue_of()
-    one, other = requester_of(queue), requester_of(queue)
-    for requester in (one, other):
-        queue.put(requester, wanted("BTCUSDT"))
+    one, other = client_of(queue), client_of(queue)
+    for client in (one, other):
+        queue.put(client, wanted("BTCUSDT"))
     tickets = [taken(queue), taken(queue)]
     assert queue.cancel(other) == [tickets[1]]
     assert [queue.settle(ticket, BODY, NO_HEADERS, NOW) for ticket in tickets] == [BODY, None]
@@ -351,41 +342,41 @@ def test_cancelling_returns_the_downloads_of_that_requester_only():
 
 def test_the_answer_to_a_cancelled_download_is_counted_and_not_handed_out():
     queue = queue_of()
-    requester = requester_of(queue)
-    queue.put(requester, wanted("BTCUSDT"))
+    client = client_of(queue)
+    queue.put(client, wanted("BTCUSDT"))
     ticket = taken(queue)
-    assert queue.cancel(requester, "BTCUSDT", epoch=2) == []
-    assert queue.cancel(requester, "BTCUSDT") == [ticket]
-    assert queue.cancel(requester, "BTCUSDT") == []
+    assert queue.cancel(client, "BTCUSDT", epoch=2) == []
+    assert queue.cancel(client, "BTCUSDT") == [ticket]
+    assert queue.cancel(client, "BTCUSDT") == []
     assert queue.settle(ticket, BODY, ReplyHeaders(used_weight=4800, server_time_s=0.0), NOW) is None
-    assert (requester.started, requester.bodies, requester.cancelled) == (1, 0, 1)
-    queue.put(requester, wanted("ETHUSDT"))
+    assert (client.started, client.bodies, client.cancelled) == (1, 0, 1)
+    queue.put(client, wanted("ETHUSDT"))
     assert queue.next_time(NOW) == NOW + 60
 
 
 def test_leaving_cancels_everything_and_a_requester_that_left_cannot_ask():
     queue = queue_of()
-    requester, other = requester_of(queue), requester_of(queue)
-    queue.put(requester, wanted("UNDER_WAY"))
+    client, other = client_of(queue), client_of(queue)
+    queue.put(client, wanted("UNDER_WAY"))
     ticket = taken(queue)
-    queue.put(requester, wanted("WAITING"))
+    queue.put(client, wanted("WAITING"))
     queue.put(other, wanted("OTHER"))
-    assert queue.leave(requester) == [ticket]
-    assert queue.leave(requester) == []
+    assert queue.leave(client) == [ticket]
+    assert queue.leave(client) == []
     assert markets_taken(queue) == ["OTHER"]
     assert queue.settle(ticket, BODY, NO_HEADERS, NOW) is None
-    with pytest.raises(ValueError, match="BTCUSDT was asked for by a requester that has left"):
-        queue.put(requester, wanted("BTCUSDT"))
+    with pytest.raises(ValueError, match="BTCUSDT was requested by a client that is closed"):
+        queue.put(client, wanted("BTCUSDT"))
 
 
 def test_only_the_first_result_of_a_download_counts():
     queue = queue_of()
-    requester = requester_of(queue)
-    queue.put(requester, wanted("BTCUSDT"))
+    client = client_of(queue)
+    queue.put(client, wanted("BTCUSDT"))
     ticket = taken(queue)
     assert queue.settle(ticket, failed(FailureKind.TIMED_OUT), NO_HEADERS, NOW) is not None
     assert queue.settle(ticket, BODY, NO_HEADERS, NOW) is None
-    assert (requester.bodies, requester.failures) == (0, Counter({FailureKind.TIMED_OUT: 1}))
+    assert (client.bodies, client.failures) == (0, Counter({FailureKind.TIMED_OUT: 1}))
 
 
 # -- pauses
@@ -405,14 +396,14 @@ def test_only_the_first_result_of_a_download_counts():
 )
 def test_a_limit_a_ban_and_a_firewall_stop_everybody_at_this_address_and_nobody_else(kind, retry_after_s, pause_s):
     queue = queue_of()
-    one, other = requester_of(queue), requester_of(queue)
-    futures = requester_of(queue, venue_named("binance.com-futures"))
+    one, other = client_of(queue), client_of(queue)
+    futures = client_of(queue, venue_named("binance.com-futures"))
     result = settle_next(queue, one, kind, NOW, retry_after_s=retry_after_s)
     assert (result.kind, result.retry_at) == (kind, NOW + pause_s)
     assert one.failures == {kind: 1}
-    for requester in (one, other, futures):
-        queue.put(requester, wanted("BTCUSDT"))
-    assert taken(queue).requester is futures
+    for client in (one, other, futures):
+        queue.put(client, wanted("BTCUSDT"))
+    assert taken(queue).client is futures
     assert queue.take(NOW + pause_s - 0.001) is None
     assert queue.next_time(NOW) == NOW + pause_s
     assert len(markets_taken(queue, NOW + pause_s)) == 2
@@ -420,30 +411,30 @@ def test_a_limit_a_ban_and_a_firewall_stop_everybody_at_this_address_and_nobody_
 
 def test_a_ban_outlives_the_manager_that_brought_it_about():
     queue = queue_of()
-    first = requester_of(queue)
+    first = client_of(queue)
     settle_next(queue, first, FailureKind.BANNED, NOW, retry_after_s=7200)
     queue.leave(first)
-    second = requester_of(queue)
+    second = client_of(queue)
     queue.put(second, wanted("BTCUSDT"))
     assert queue.next_time(NOW) == NOW + 7200
 
 
-def test_a_lane_that_remembers_nothing_is_forgotten():
+def test_a_weight_pool_that_remembers_nothing_is_forgotten():
     queue = queue_of()
     for number in range(100):
         now = NOW + 100 * number
-        requester = queue.join(SPOT, now, restful_base_uri=f"http://127.0.0.1:{8000 + number}")
-        settle_next(queue, requester, None, now)
-        queue.leave(requester)
-    assert len(queue._lanes) <= 2
+        client = queue.join(SPOT, now, restful_base_uri=f"http://127.0.0.1:{8000 + number}")
+        settle_next(queue, client, None, now)
+        queue.leave(client)
+    assert len(queue._weight_pools) <= 2
 
 
 def test_bans_double_and_a_good_answer_in_between_begins_anew():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     now, waits_s = NOW, []
     for kind in (FailureKind.BANNED, FailureKind.BANNED, None, FailureKind.BANNED):
-        result = settle_next(queue, requester, kind, now)
+        result = settle_next(queue, client, kind, now)
         if kind is not None:
             waits_s.append(result.retry_at - now)
             now = result.retry_at
@@ -452,24 +443,24 @@ def test_bans_double_and_a_good_answer_in_between_begins_anew():
 
 def test_the_second_failure_of_a_host_in_a_row_pauses_it_shortly_and_longer_with_each_more_up_to_a_cap():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     now, waits_s = NOW, []
     for _ in range(8):
-        result = settle_next(queue, requester, FailureKind.SERVER_ERROR, now)
+        result = settle_next(queue, client, FailureKind.SERVER_ERROR, now)
         wait_s = 0.0 if result.retry_at is None else result.retry_at - now
         waits_s.append(wait_s)
         now += wait_s + 1
     assert waits_s == [0.0, HOST_PAUSE_S_FIRST, 1.0, 2.0, 4.0, HOST_PAUSE_S_MAX, HOST_PAUSE_S_MAX, HOST_PAUSE_S_MAX]
-    settle_next(queue, requester, None, now)
-    assert settle_next(queue, requester, FailureKind.SERVER_ERROR, now + 1).retry_at is None
-    assert settle_next(queue, requester, FailureKind.SERVER_ERROR, now + 2).retry_at == now + 2 + HOST_PAUSE_S_FIRST
+    settle_next(queue, client, None, now)
+    assert settle_next(queue, client, FailureKind.SERVER_ERROR, now + 1).retry_at is None
+    assert settle_next(queue, client, FailureKind.SERVER_ERROR, now + 2).retry_at == now + 2 + HOST_PAUSE_S_FIRST
 
 
 def test_failures_that_were_under_way_together_count_as_one():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for number in range(4):
-        queue.put(requester, wanted(f"M{number}"))
+        queue.put(client, wanted(f"M{number}"))
     tickets = [taken(queue) for _ in range(4)]
     results = [queue.settle(ticket, failed(FailureKind.UNREACHABLE), NO_HEADERS, NOW + 1) for ticket in tickets]
     assert [result.retry_at for result in results if isinstance(result, SnapshotFailure)] == [None] * 4
@@ -478,32 +469,32 @@ def test_failures_that_were_under_way_together_count_as_one():
 @pytest.mark.parametrize("kind", [FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED])
 def test_what_concerns_one_market_pauses_nobody_and_shows_that_the_host_is_well(kind):
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for number in range(10):
-        assert settle_next(queue, requester, FailureKind.SERVER_ERROR, NOW + 2 * number).retry_at is None
-        assert settle_next(queue, requester, kind, NOW + 2 * number + 1).retry_at is None
+        assert settle_next(queue, client, FailureKind.SERVER_ERROR, NOW + 2 * number).retry_at is None
+        assert settle_next(queue, client, kind, NOW + 2 * number + 1).retry_at is None
 
 
 def test_downloads_that_were_cut_off_on_purpose_say_nothing_of_the_host():
     queue = queue_of()
-    requester = requester_of(queue)
+    client = client_of(queue)
     for number in range(5):
-        queue.put(requester, wanted("BTCUSDT"))
+        queue.put(client, wanted("BTCUSDT"))
         ticket = taken(queue, NOW + number)
-        queue.cancel(requester)
+        queue.cancel(client)
         queue.settle(ticket, failed(FailureKind.UNREACHABLE), NO_HEADERS, NOW + number)
-    queue.put(requester, wanted("BTCUSDT"))
+    queue.put(client, wanted("BTCUSDT"))
     assert queue.take(NOW + 5) is not None
 
 
 def test_a_limit_that_a_cancelled_download_ran_into_holds_all_the_same():
     queue = queue_of()
-    requester = requester_of(queue)
-    queue.put(requester, wanted("BTCUSDT"))
+    client = client_of(queue)
+    queue.put(client, wanted("BTCUSDT"))
     ticket = taken(queue)
-    queue.cancel(requester)
+    queue.cancel(client)
     queue.settle(ticket, failed(FailureKind.RATE_LIMITED), ReplyHeaders(retry_after_s=30), NOW)
-    queue.put(requester, wanted("BTCUSDT"))
+    queue.put(client, wanted("BTCUSDT"))
     assert queue.next_time(NOW) == NOW + 30
 
 
@@ -523,21 +514,21 @@ def test_a_limit_that_a_cancelled_download_ran_into_holds_all_the_same():
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        requester_of(queue_of(), **settings)
+        client_of(queue_of(), **settings)
 
 
 def test_a_limit_that_the_venue_does_not_honour_is_refused():
     queue = queue_of()
-    requester = requester_of(queue, venue_named("binance.com-futures"))
+    client = client_of(queue, venue_named("binance.com-futures"))
     with pytest.raises(ValueError, match="serves no snapshot of 700 levels of BTCUSDT"):
-        queue.put(requester, wanted("BTCUSDT", limit=700))
+        queue.put(client, wanted("BTCUSDT", limit=700))
 
 
 def test_a_request_that_the_share_can_never_pay_is_refused_and_not_waited_for():
     queue = queue_of()
-    requester = requester_of(queue, weight_share=0.1)
+    client = client_of(queue, weight_share=0.1)
     with pytest.raises(ValueError, match=r"5000 levels of BTCUSDT costs 250, .* weight_share of 0.1"):
-        queue.put(requester, wanted("BTCUSDT", None, 5000))
+        queue.put(client, wanted("BTCUSDT", None, 5000))
     assert queue.take(NOW) is None
 
 
@@ -546,7 +537,7 @@ def test_a_request_that_the_share_can_never_pay_is_refused_and_not_waited_for():
 
 STEPS = st.lists(
     st.tuples(
-        st.integers(0, 2),  # requester
+        st.integers(0, 2),  # client
         st.integers(0, 5),  # market
         st.sampled_from([*Purpose, None]),
         st.sampled_from([5, 100, 1000, 5000]),
@@ -563,7 +554,7 @@ STEPS = st.lists(
 def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
     queue = queue_of(0.5)
     settings = ({"weight_share": 0.1}, {"weight_share": 0.2}, {"weight_share": 0.2, "init_interval_s": 3.0})
-    requesters = [requester_of(queue, **setting) for setting in settings]
+    clients = [client_of(queue, **setting) for setting in settings]
     put, answered, spent = Counter(), Counter(), []
     pauses: list[tuple[float, float]] = []
     outcomes = iter([step[5] for step in steps] * 2)
@@ -576,7 +567,7 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
             if ticket is not None:
                 assert ticket.request.due <= now
                 assert not any(begin <= now < until for begin, until in pauses)
-                spent.append((now, ticket.weight, ticket.requester.weight_share))
+                spent.append((now, ticket.weight, ticket.client.weight_share))
                 kind = next(outcomes, None)
                 result = BODY if kind is None else failed(kind)
                 told = queue.settle(ticket, result, NO_HEADERS, now)
@@ -595,20 +586,20 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
         now = max(now, end)
 
     for epoch, (who, market, purpose, limit, due_in, _kind, pause_s, action) in enumerate(steps):
-        requester = requesters[who]
+        client = clients[who]
         if action == "put":
             levels = 5 if purpose is None else limit
-            queue.put(requester, wanted(f"M{market}", purpose, levels, due=now + due_in, epoch=epoch))
+            queue.put(client, wanted(f"M{market}", purpose, levels, due=now + due_in, epoch=epoch))
             put[epoch] += 1
         else:
-            queue.cancel(requester, f"M{market}")
+            queue.cancel(client, f"M{market}")
         run_until(now + pause_s)
     # A day is enough for everything that waits, the longest pause after 60 bans that each are answered included.
     run_until(now + 86_400 * 300)
-    cancelled = sum(requester.cancelled for requester in requesters)
+    cancelled = sum(client.cancelled for client in clients)
     assert max(answered.values(), default=0) <= 1
     assert sum(put.values()) == sum(answered.values()) + cancelled
-    assert sum(requester.waiting_count for requester in requesters) == 0
+    assert sum(client.waiting_count for client in clients) == 0
     for begin, _, _ in spent:
         window = [(weight, share) for time, weight, share in spent if begin <= time < begin + WEIGHT_WINDOW_S]
         assert sum(weight for weight, _ in window) <= 6000 * max(share for _, share in window)
@@ -619,7 +610,7 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
 
 def test_how_long_is_estimated_by_the_weights_that_wait_and_the_budget_of_a_minute():
     queue = queue_of()
-    one, other = requester_of(queue), requester_of(queue)
+    one, other = client_of(queue), client_of(queue)
     assert queue.estimated_s(one, 0, 100, 4, NOW) == 0.0
     assert queue.estimated_s(one, 3, 100, 4, NOW) is None  # nothing has been downloaded yet
     queue.put(one, wanted("FIRSTUSDT"))
@@ -644,7 +635,7 @@ def test_how_long_is_estimated_by_the_weights_that_wait_and_the_budget_of_a_minu
 
 def test_what_has_not_asked_yet_is_estimated_too_and_what_is_under_way_is_paid_for():
     queue = queue_of()
-    one = requester_of(queue, weight_share=0.5)
+    one = client_of(queue, weight_share=0.5)
     queue.put(one, wanted("FIRSTUSDT"))
     queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
     now = NOW + 0.2
@@ -657,7 +648,7 @@ def test_what_has_not_asked_yet_is_estimated_too_and_what_is_under_way_is_paid_f
 
 def test_an_interval_between_snapshots_is_part_of_the_estimate():
     queue = queue_of()
-    one = requester_of(queue, init_interval_s=3.0)
+    one = client_of(queue, init_interval_s=3.0)
     queue.put(one, wanted("FIRSTUSDT"))
     queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
     assert queue.estimated_s(one, 10, 100, 4, NOW + 0.2) == pytest.approx(30.0)
