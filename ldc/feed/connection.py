@@ -1,8 +1,7 @@
 """One websocket of a feed group: opened by websocket-client, then read and written without ever blocking.
 
-Rule 1: websocket-client does what it does well: URL, proxy, TLS, handshake. It may block there, so it does so in a
-    thread of its own, which touches nothing else and may be left behind (the resolver cannot be interrupted). TLS is
-    left to the first write, when the socket is known here and can be ended: so its handshake has the same deadline.
+Rule 1: a connection is opened by `ldc.feed.opening`. That blocks, so it has a thread of its own, which touches nothing
+    else and may be left behind (the resolver cannot be interrupted).
 Rule 2: everything else happens in the group's thread: a non-blocking socket, a frame reader, an outbox for writing.
     Nothing here waits; `next_due` says when to come back.
 Rule 3: liveness has total deadlines. A connection must be open CONNECT grace after it was begun. An open one is pinged;
@@ -16,24 +15,24 @@ The wire facts are in PROTOCOL sections 3 and 3.2 of the design papers; the ones
 
 import contextlib
 import enum
-import functools
 import math
-import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import certifi
 import websocket
 
 from ldc.book import FrameReader
+from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
 from ldc.limits import MessagePacer
+from ldc.network.connecting import mark_failed, peer_of
+from ldc.network.proxy import Proxy, ProxyRules
+from ldc.network.text import described, printable
 
 __all__ = [
     "CLOSE_S_MAX",
@@ -51,8 +50,7 @@ effect where the user's ping timeout is shorter: such a link is dead before."""
 PONG_S_MIN = 1.0
 """At most one pong in this time, for the last ping (RFC 6455, 5.5.3): a flood of pings does not stop our requests."""
 
-_PROBLEM_CHARACTERS_MAX = 300
-_SWITCHING_PROTOCOLS = 101
+_REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 
 CLOSE_S_MAX = 0.3
 """The longest that a closing handshake is waited for, whatever the caller allows: stopping must not take a second."""
@@ -84,8 +82,9 @@ class ConnectionOptions(NamedTuple):
     close_timeout_s: float
     messages_per_second: int
     user_agent: str
-    proxy: Mapping[str, Any]
-    """Keyword arguments for websocket-client's ``connect``."""
+    proxies: ProxyRules
+    spare_urls: tuple[str, ...] = ()
+    """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
 
     def checked(self) -> "ConnectionOptions":
         """Return these; raise ``ValueError`` for a time that is none."""
@@ -131,11 +130,9 @@ class FeedConnection:
         self._on_opened = on_opened
         self._deadline = now + options.connect_timeout_s
         self._problem: str | None = None
-        self._websocket = websocket.WebSocket(
-            skip_utf8_validation=True,
-            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
-        )
+        self._proxy: Proxy | None = None  # known when the connector has begun
+        self._peer: tuple[str, int] | None = None
+        self._websocket = new_websocket()
         self._socket: socket.socket | None = None
         self._is_tls = False  # then a receive brings one record, and the next may wait where no selector sees it
         self._pacer = MessagePacer(options.messages_per_second)
@@ -159,25 +156,15 @@ class FeedConnection:
 
     def _connect(self) -> None:
         """Open the websocket and hand it over. Runs in the connector; blocking, within per-step time-outs."""
-        opened = self._websocket
-        problem = None
+        opened, options = self._websocket, self._options
         try:
-            if self.url.startswith("wss:"):
-                opened.sock_opt.sslopt["context"] = tls_context(_trusted_certificates())
-            opened.connect(  # type: ignore[no-untyped-call]
-                self.url,
-                timeout=self._options.connect_timeout_s,
-                header=[f"User-Agent: {self._options.user_agent}"],
-                redirect_limit=0,
-                suppress_origin=True,
-                http_proxy_timeout=self._options.connect_timeout_s,
-                **self._options.proxy,
+            self._proxy = options.proxies.for_url(self.url)
+        except ValueError as error:
+            problem: str | None = str(error)
+        else:
+            problem = open_websocket(
+                opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
-            status = opened.getstatus()
-            if opened.sock is None or status != _SWITCHING_PROTOCOLS:
-                problem = f"the handshake ended with HTTP status {status}"
-        except Exception as error:  # noqa: BLE001 - what a hostile answer makes of a parser is not ours to foresee
-            problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARACTERS_MAX]
         if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._connected(problem, now)):
             _shut(opened.sock)
 
@@ -191,6 +178,7 @@ class FeedConnection:
         else:
             self._socket = self._websocket.sock
             assert self._socket is not None
+            self._peer = peer_of(self._socket)
             self._socket.setblocking(False)
             self._is_tls = isinstance(self._socket, ssl.SSLSocket)
             self.state = ConnectionState.OPEN
@@ -224,7 +212,7 @@ class FeedConnection:
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     return False
                 except (OSError, ValueError) as error:
-                    raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                    raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             if count == 0:
                 where = "" if self.reader.is_between_frames else " in the middle of a frame"
                 raise ConnectionLost(f"the exchange closed the connection without a word{where}")
@@ -248,7 +236,7 @@ class FeedConnection:
                     self._take_control(event, now)
         except FrameError as error:
             self._send_close(error.close_code)
-            raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
+            raise ConnectionLost(f"the exchange broke the websocket protocol: {described(error)}") from error
 
     def _take_control(self, event: FrameEvent, now: float) -> None:
         self.has_heard_control = True
@@ -262,9 +250,9 @@ class FeedConnection:
             self.proven_at = self._pinged_at
         elif opcode == Opcode.CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else 1000
-            reason = payload[2:].decode()
+            reason = printable(payload[2:].decode(), _REASON_CHARACTERS_MAX)
             self._send_close(code if payload else 1000)
-            raise ConnectionLost(f"the exchange closed the connection with code {code} {reason!r}")
+            raise ConnectionLost(f"the exchange closed the connection with code {code} '{reason}'")
         # A binary message is not for us: JSON streams have none.
 
     def flush(self) -> None:
@@ -276,7 +264,7 @@ class FeedConnection:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ValueError) as error:
-                raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             del self._outbox[:sent]
 
     def _queue(self, opcode: int, payload: bytes | str, now: float) -> None:
@@ -292,10 +280,10 @@ class FeedConnection:
             raise ConnectionLost(self._problem)
         if self.state is ConnectionState.CONNECTING:
             if now >= self._deadline:
-                raise ConnectionLost(
-                    f"no connection to {self.url} within {self._options.connect_timeout_s} s: "
-                    "the name server, the network or the handshake stalls"
-                )
+                who = "the name server, the network or the handshake stalls"
+                if self._proxy is not None:
+                    who = f"the proxy {self._proxy} stalls, or what lies behind it"
+                raise ConnectionLost(f"no connection to {self.url} within {self._options.connect_timeout_s} s: {who}")
             return
         if self._pong_deadline is not None and now >= self._pong_deadline:
             raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
@@ -354,6 +342,11 @@ class FeedConnection:
 
     # the end
 
+    def mark_failed(self) -> None:
+        """The connection has failed: the next one begins with another address of the host, if there is one."""
+        if self._proxy is None:
+            mark_failed(self._peer)
+
     def _send_close(self, code: int) -> None:
         """Try to say good-bye; nobody waits for it."""
         if self._socket is None:
@@ -381,26 +374,6 @@ class FeedConnection:
             # Wakes a connector that waits for the handshake. It closes the socket itself: were it done here, the number
             # of the descriptor could be another socket's by the time that the connector reads on.
             _shut_down(self._websocket.sock)
-
-
-def _trusted_certificates() -> str | None:
-    """Return the file or folder of the environment that says whom to trust: the one that requests looks at."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-
-
-@functools.cache
-def tls_context(trusted: str | None = None) -> ssl.SSLContext:
-    """Return how TLS is done: names and certificates are checked, as they are for snapshots.
-
-    websocket-client alone trusts what the system trusts, which is nobody where no certificates are installed; so those
-    that requests brings along count as well. A company's own authority goes into REQUESTS_CA_BUNDLE, for both.
-    """
-    if trusted is not None:
-        is_folder = Path(trusted).is_dir()
-        return ssl.create_default_context(cafile=None if is_folder else trusted, capath=trusted if is_folder else None)
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
 
 
 def _shut(sock: socket.socket | None) -> None:

@@ -36,6 +36,7 @@ from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
+from ldc.network.text import described, printable
 from ldc.sync.parts import (
     RequestSnapshot,
 )
@@ -167,7 +168,7 @@ class FeedGroup(GroupMarkets):
                     self._turn()
                 except Exception as error:  # see rule 5
                     logger.exception("Feed group %s failed; its connections start anew", self.name)
-                    self._lose_all(f"a fault of ldc: {type(error).__name__}: {error}")
+                    self._lose_all(f"a fault of ldc: {type(error).__name__}: {described(error)}")
                     self._stop_requested.wait(FAULT_PAUSE_S)
         finally:
             self._release()
@@ -358,7 +359,7 @@ class FeedGroup(GroupMarkets):
             if market is not None:
                 self._take_update(connection, market, payload, now)
             elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
-                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
+                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:
             self._drop(MessageDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
         else:
@@ -382,7 +383,8 @@ class FeedGroup(GroupMarkets):
 
     def _drop(self, why: MessageDrop, text: str) -> None:
         if self.messages_dropped[why] == 0:
-            logger.warning("%s: frame dropped (%s): %s; more of these are only counted", self.name, why.value, text)
+            said = printable(text)
+            logger.warning("%s: frame dropped (%s): %s; more of these are only counted", self.name, why.value, said)
         self.messages_dropped[why] += 1
 
     # markets

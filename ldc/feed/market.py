@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ldc.book import OrderBook, StreamBinding, StreamTally
 from ldc.errors import MalformedMessage
+from ldc.network.text import described
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import Refreshed, RefreshResult, StateChanged
 
@@ -226,7 +227,7 @@ class LiveMarket:
         """An update of it could not be read. The first one is logged."""
         if not self.has_logged_malformed:
             self.has_logged_malformed = True
-            logger.warning("%s; more of this market are only counted", error)
+            logger.warning("%s; more of this market are only counted", described(error))
 
     def note_audit(self, audit: Refreshed) -> None:
         """A refresh has ended, and with it a comparison with the exchange's book."""

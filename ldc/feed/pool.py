@@ -111,7 +111,7 @@ class ConnectionPool:
         self._owner = owner
         self._options = options
         self._selector = selector
-        self._lines = [ConnectionSlot(self, url, random) for url in urls]
+        self._lines = [ConnectionSlot(self, url, random, options.spare_urls) for url in urls]
         self._feeds = count(1)
         self._slept_s = clock_of_sleep()
 
@@ -182,6 +182,7 @@ class ConnectionPool:
                     lasted_s = now - connection.opened_at
                     logger.warning("%s: connection lost after %.1f s: %s", self._owner.name, lasted_s, why)
                 line.lose(connection, now, is_wanted=is_wanted)
+                connection.mark_failed()
 
     def close_all(self, now: float) -> None:
         """Close everything, and want nothing any more."""

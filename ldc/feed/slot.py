@@ -6,7 +6,7 @@ Rule 2: make before break. A connection that is to be replaced is closed when it
     (`ldc.feed.handover`), not before; if the successor fails, the old one stays.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from ldc.feed.connection import ConnectionState, FeedConnection
@@ -46,8 +46,10 @@ class SlotOwner(Protocol):
 class ConnectionSlot:
     """A connection to one address, renewed for as long as it is wanted. The group's thread calls everything."""
 
-    def __init__(self, owner: SlotOwner, url: str, random: Callable[[], float]) -> None:
+    def __init__(self, owner: SlotOwner, url: str, random: Callable[[], float], spare_urls: Sequence[str] = ()) -> None:
         self.url = url
+        """Of the next connection. After a failure it is the next one of `spare_urls`."""
+        self._spare_urls = spare_urls
         self.connects = 0
         """Connections begun."""
         self._owner = owner
@@ -157,6 +159,9 @@ class ConnectionSlot:
         """A connection of this line ended by itself. If no newer one is there already, plan the next one."""
         if connection.state is ConnectionState.OPEN and now - connection.opened_at >= STABLE_S:
             self._backoff.reset()
+        elif connection.url == self.url and self.url in self._spare_urls:
+            place = self._spare_urls.index(self.url)
+            self.url = self._spare_urls[(place + 1) % len(self._spare_urls)]
         was_newest = connection is self._connections[-1]
         self._take_out(connection, now)
         if not was_newest or not is_wanted:

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
+from ldc.network.text import printable
+
 __all__ = [
     "ACKNOWLEDGE_S",
     "ACKNOWLEDGE_TRIES_MAX",
@@ -35,8 +37,6 @@ ACKNOWLEDGE_TRIES_MAX = 3
 
 REFUSED_S_MAX = 600.0
 """A stream that is refused is asked for again after ACKNOWLEDGE_S, then twice that, up to this."""
-
-_SAID_CHARACTERS_MAX = 300
 
 
 class RequestRefused(ValueError):
@@ -157,7 +157,7 @@ class StreamRequests:
         if "error" in reply or "code" in reply:
             self._take_refusal(number, request, now)
             concerned = f"{request.streams[0]!r}" if len(request.streams) == 1 else f"{len(request.streams)} streams"
-            said = str(reply.get("error", reply))[:_SAID_CHARACTERS_MAX]
+            said = printable(reply.get("error", reply))
             text = f"the exchange refuses the {request.method} of {concerned}: {said}"
             raise RequestRefused(text, request.streams)
         if request.method == "UNSUBSCRIBE":

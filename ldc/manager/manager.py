@@ -29,7 +29,8 @@ from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import checked_weight_share
 from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
-from ldc.manager.settings import Settings, checked_seconds, proxy_options
+from ldc.manager.settings import Settings, checked_seconds
+from ldc.network.proxy import ProxyRules, address_key
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_downloader
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
@@ -120,7 +121,6 @@ class BinanceLocalDepthCacheManager:
             init_time_window_s=init_time_window,
             restful_base_uri=restful_base_uri,
             websocket_base_uri=websocket_base_uri,
-            proxy=proxy,
         )
         self._options = ConnectionOptions(
             ping_interval_s=websocket_ping_interval,
@@ -128,7 +128,8 @@ class BinanceLocalDepthCacheManager:
             close_timeout_s=websocket_close_timeout,
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
-            proxy=proxy_options(proxy),
+            proxies=ProxyRules(proxy),
+            spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
         self._on_restart = on_restart
@@ -480,7 +481,7 @@ class BinanceLocalDepthCacheManager:
             self._venue,
             self._deliver,
             restful_base_uri=self._settings.restful_base_uri,
-            proxy=self._settings.proxy,
+            proxies=self._options.proxies,
             weight_share=self._settings.weight_share,
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
@@ -488,8 +489,9 @@ class BinanceLocalDepthCacheManager:
             shared_folder=self._shared_folder,
         )
         self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
+        proxy = self._options.proxies.for_url(self._urls[0])
         self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], self._settings.proxy, self._shared_folder
+            self._venue, self._urls[0], address_key(proxy), self._shared_folder
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:

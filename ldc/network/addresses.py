@@ -13,8 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["ADDRESSES_MAX", "FAILED_S", "REMEMBERED_MAX", "STAGGER_S", "Address", "AddressMemory", "Attempts"]
-
 STAGGER_S = 0.25
 """The next address is tried so long after the one before (RFC 8305, section 8)."""
 

@@ -22,8 +22,6 @@ import certifi
 
 from ldc.network.text import printable
 
-__all__ = ["ADVICE", "VARIABLES", "CertificatesNotLoaded", "Trusted", "tls_context", "trusted"]
-
 VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """The environment variables that say whom to trust, the first before the others."""
 

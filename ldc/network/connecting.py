@@ -21,17 +21,6 @@ from ldc.network.addresses import Address, AddressMemory, Attempts
 from ldc.network.proxy import Proxy
 from ldc.network.text import printable
 
-__all__ = [
-    "TUNNEL_HEAD_BYTES_MAX",
-    "ProxyFailed",
-    "connect",
-    "forget_addresses",
-    "mark_failed",
-    "open_tunnel",
-    "peer_of",
-    "reachable_host",
-]
-
 TUNNEL_HEAD_BYTES_MAX = 16 * 1024
 """A proxy that answers CONNECT with a longer head is refused."""
 

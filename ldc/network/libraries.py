@@ -2,8 +2,6 @@
 
 from types import ModuleType
 
-__all__ = ["require_library"]
-
 
 def require_library(module: ModuleType, package: str, *names: str) -> None:
     """Raise ``ImportError`` if a module lacks one of these names: then another file was imported in its place.

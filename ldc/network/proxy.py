@@ -23,8 +23,6 @@ import requests
 
 from ldc.network.libraries import require_library
 
-__all__ = ["Proxy", "ProxyRules", "address_key", "from_environment", "parse"]
-
 require_library(requests, "requests", "Session", "adapters", "utils")
 
 _DEFAULT_PORTS = {"http": 80, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}

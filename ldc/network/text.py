@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
-__all__ = ["SECRET_CHARACTERS_MIN", "TEXT_CHARACTERS_MAX", "Secretive", "described", "printable", "without_secrets"]
-
 TEXT_CHARACTERS_MAX = 300
 """A longer text is cut, and ends with three dots."""
 

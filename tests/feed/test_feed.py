@@ -17,12 +17,18 @@ from ldc.feed.mailbox import Mailbox
 from ldc.feed.market import LiveMarket, SilenceWatch, UpdateSignal
 from ldc.feed.pool import SharedConnectBudget
 from ldc.feed.slot import TROUBLE_PAUSE_S, ConnectionSlot
+from ldc.network.proxy import ProxyRules
 from ldc.sync.machine import Synchronizer
 from ldc.sync.parts import RequestSnapshot
 from ldc.types import Cause, SyncState
 
 OPTIONS = ConnectionOptions(
-    ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
+    ping_interval_s=5,
+    ping_timeout_s=3,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="test",
+    proxies=ProxyRules(),
 )
 
 

@@ -12,9 +12,15 @@ from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, L
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.subscriptions import ACKNOWLEDGE_S, ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
 from ldc.frames import FrameEvent
+from ldc.network.proxy import ProxyRules
 
 OPTIONS = ConnectionOptions(
-    ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
+    ping_interval_s=5,
+    ping_timeout_s=3,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="test",
+    proxies=ProxyRules(),
 )
 
 
