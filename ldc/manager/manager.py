@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import random
+import sys
 import threading
 import time
 import types
@@ -31,6 +32,7 @@ from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
 from ldc.manager.settings import Settings, checked_seconds
 from ldc.network.proxy import ProxyRules, address_key
+from ldc.network.text import writable
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_downloader
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
@@ -454,7 +456,8 @@ class BinanceLocalDepthCacheManager:
         with self._lock:
             caches = list(self._caches.values())
         title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
-        print(_summary(title, [cache.status() for cache in caches], add_string, footer))
+        table = _summary(title, [cache.status() for cache in caches], add_string, footer)
+        print(writable(table, getattr(sys.stdout, "encoding", None)))  # a console may not know a market's characters
 
     # ------------------------------------------------------------------------------------------ inside
 

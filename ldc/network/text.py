@@ -55,6 +55,14 @@ def printable(text: object, limit: int = TEXT_CHARACTERS_MAX) -> str:
     return "".join(pieces) + _CUT[:limit]
 
 
+def writable(text: str, encoding: str | None) -> str:
+    """Return a text as a stream of that encoding can write it: other characters become escape sequences.
+
+    None: the stream takes every character.
+    """
+    return text if encoding is None else text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _escaped(code: int) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"

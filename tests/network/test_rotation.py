@@ -1,0 +1,168 @@
+"""A host or a port that fails is followed by the venue's next one, for websockets and for snapshots."""
+
+import dataclasses
+import socket
+import types
+from collections.abc import Iterator
+
+import pytest
+from live_kit import no_jitter, no_thread_is_left, synchronize  # noqa: F401
+from loopback_exchange import LoopbackExchange
+from network_kit import clear_environment, fresh_addresses  # noqa: F401
+
+import ldc.venues
+from ldc.feed.connection import ConnectionState
+from ldc.feed.slot import STABLE_S, ConnectionSlot
+from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
+from ldc.snapshots.reply import NO_HEADERS, FailureKind, SnapshotBody, failure
+from ldc.sync.parts import Purpose
+from ldc.venues import venue_named
+
+pytestmark = pytest.mark.usefixtures("no_jitter", "fresh_addresses")
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port that refuses, as a firewall may refuse 9443."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.parametrize("dead", ["websocket", "rest", "both"])
+def test_an_exchange_whose_first_address_is_dead_is_reached_by_its_second(monkeypatch, dead_port, dead):
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        row = dataclasses.replace(
+            venue_named("binance.com"),
+            websocket_base_uris=(
+                exchange.websocket_base_uri if dead == "rest" else f"ws://127.0.0.1:{dead_port}",
+                exchange.websocket_base_uri,
+            ),
+            restful_base_uris=(
+                exchange.restful_base_uri if dead == "websocket" else f"http://127.0.0.1:{dead_port}",
+                exchange.restful_base_uri,
+            ),
+        )
+        monkeypatch.setattr(ldc.venues, "VENUES", types.MappingProxyType({**ldc.venues.VENUES, "binance.com": row}))
+        with BinanceLocalDepthCacheManager("binance.com") as manager:
+            synchronize(exchange, manager)
+
+
+# ---------------------------------------------------------------------------------------------------------- decisions
+
+
+class Connection:
+    """A connection that can be lost."""
+
+    def __init__(self, number: int, url: str) -> None:
+        self.connection_id, self.url = number, url
+        self.state = ConnectionState.CONNECTING
+        self.opened_at = 0.0
+
+    def next_due(self, now: float) -> float:
+        return now + 1.0
+
+    def is_pong_late(self, now: float) -> bool:
+        return False
+
+
+class Owner:
+    """What a slot needs; remembers where it connected to."""
+
+    def __init__(self) -> None:
+        self.made: list[Connection] = []
+
+    def take_connect(self, now: float) -> float:
+        return now
+
+    def make_connection(self, url: str, now: float) -> Connection:
+        self.made.append(Connection(len(self.made) + 1, url))
+        return self.made[-1]
+
+    def forget(self, connection: Connection, now: float) -> None:
+        pass
+
+
+URLS = ("wss://a", "wss://b", "wss://c")
+
+
+def connected_and_lost(slot: ConnectionSlot, owner: Owner, now: float, lasted_s: float | None) -> str:
+    slot.tick(now)
+    connection = owner.made[-1]
+    if lasted_s is not None:
+        connection.state, connection.opened_at = ConnectionState.OPEN, now
+    slot.lose(connection, now + (lasted_s or 0.0), is_wanted=True)
+    return connection.url
+
+
+def test_a_connection_that_fails_is_followed_by_one_to_the_next_url_and_so_on_round():
+    owner = Owner()
+    slot = ConnectionSlot(owner, "wss://b", lambda: 0.0, URLS)
+    urls = [connected_and_lost(slot, owner, 100.0 * number, None) for number in range(5)]
+    assert urls == ["wss://b", "wss://c", "wss://a", "wss://b", "wss://c"]
+
+
+def test_a_connection_that_lasted_is_followed_by_one_to_the_same_url():
+    owner = Owner()
+    slot = ConnectionSlot(owner, "wss://b", lambda: 0.0, URLS)
+    urls = [connected_and_lost(slot, owner, 1000.0 * number, STABLE_S) for number in range(3)]
+    assert urls == ["wss://b"] * 3
+    assert connected_and_lost(slot, owner, 9000.0, STABLE_S - 1) == "wss://b"
+    assert slot.url == "wss://c"
+
+
+def test_with_one_url_there_is_no_other():
+    owner = Owner()
+    slot = ConnectionSlot(owner, "ws://gateway", lambda: 0.0)
+    assert [connected_and_lost(slot, owner, 100.0 * number, None) for number in range(3)] == ["ws://gateway"] * 3
+
+
+def test_the_urls_of_a_venue_go_round_its_hosts_before_its_ports():
+    assert venue_named("binance.com").all_stream_urls == (
+        "wss://stream.binance.com:9443/stream",
+        "wss://data-stream.binance.vision/stream",
+        "wss://stream.binance.com:443/stream",
+    )
+    assert venue_named("simulator").all_stream_urls == ()
+    assert venue_named("binance.com").snapshot_urls("http://127.0.0.1:80") == ("http://127.0.0.1:80/api/v3/depth",)
+    urls = venue_named("binance.com").snapshot_urls()
+    assert urls[0] == venue_named("binance.com").snapshot_url()
+    assert len(urls) == len(set(urls)) == len(venue_named("binance.com").restful_base_uris)
+
+
+def begun(queue: SnapshotQueue, client, market: str, now: float) -> Ticket:
+    queue.put(client, SnapshotRequest(market, 1, Purpose.SYNCHRONIZE, 100))
+    ticket = queue.take(now)
+    assert ticket is not None
+    return ticket
+
+
+def test_a_host_that_fails_is_followed_by_the_next_one_and_failures_in_flight_together_count_once():
+    queue = SnapshotQueue(lambda: 0.0)
+    client = queue.join(venue_named("binance.com"), 0.0)
+    urls = venue_named("binance.com").snapshot_urls()
+    together = [begun(queue, client, market, 1.0) for market in ("A", "B", "C")]
+    assert {ticket.url for ticket in together} == {urls[0]}
+    for ticket in together:
+        queue.settle(ticket, failure("A", FailureKind.TIMED_OUT, "late"), NO_HEADERS, 2.0)
+    ticket = begun(queue, client, "D", 10.0)
+    assert ticket.url == urls[1]
+    queue.settle(ticket, SnapshotBody(b"{}", 0, None), NO_HEADERS, 11.0)
+    assert client.url == urls[1]
+
+
+@pytest.mark.parametrize(
+    "kind", [FailureKind.FORBIDDEN, FailureKind.RATE_LIMITED, FailureKind.BANNED, FailureKind.PROXY]
+)
+def test_a_refusal_and_the_proxy_are_no_reason_to_go_to_another_host(kind):
+    queue = SnapshotQueue(lambda: 0.0)
+    client = queue.join(venue_named("binance.com"), 0.0)
+    queue.settle(begun(queue, client, "A", 1.0), failure("A", kind, "no"), NO_HEADERS, 2.0)
+    assert client.url == venue_named("binance.com").snapshot_urls()[0]
