@@ -25,9 +25,6 @@ _SWITCHING_PROTOCOLS = 101
 _EXCERPT_CHARACTERS_MAX = 120
 _TLS_TEXT_CHARACTERS_MAX = 200
 
-_NO_EXCEPTION = ["no.host.invalid"]
-"""A ``no_proxy`` that concerns no host: without one websocket-client reads that of the environment."""
-
 
 def new_websocket() -> websocket.WebSocket:
     """Return a websocket that is not open."""
@@ -98,7 +95,6 @@ def _socks_options(proxy: Proxy, timeout_s: float) -> dict[str, object]:
         "http_proxy_port": proxy.port,
         "http_proxy_auth": None if proxy.user is None else (proxy.user, proxy.password or ""),
         "http_proxy_timeout": timeout_s,
-        "http_no_proxy": _NO_EXCEPTION,
         "proxy_type": proxy.scheme,
     }
 

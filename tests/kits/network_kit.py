@@ -4,6 +4,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -52,19 +53,26 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, name: str, *hosts: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
-def refuse_by_system(monkeypatch: pytest.MonkeyPatch, host: str, code: int = errno.EHOSTUNREACH) -> None:
-    """Let connecting to that address fail at once with that error, as a missing route makes it fail."""
+def refuse_by_system(monkeypatch: pytest.MonkeyPatch, host: str, code: int = errno.EHOSTUNREACH) -> list[Any]:
+    """Let connecting to that address fail at once with that error, as a missing route makes it fail.
+
+    Returns where connections were tried, from now on.
+    """
+    tried = []
 
     class Socket(socket.socket):
         def connect_ex(self, place):
+            tried.append(place)
             return code if place[0] == host else super().connect_ex(place)
 
         def connect(self, place):
+            tried.append(place)
             if place[0] == host:
                 raise OSError(code, "as the test wants it")
             super().connect(place)
 
     monkeypatch.setattr(socket, "socket", Socket)
+    return tried
 
 
 @pytest.fixture

@@ -58,8 +58,10 @@ def test_an_address_that_swallows_everything_does_not_block_the_next(monkeypatch
 )
 def test_whatever_the_error_the_next_address_is_tried(monkeypatch, port, code):
     resolve_to(monkeypatch, HOST, "127.0.0.9", "127.0.0.1")
-    refuse_by_system(monkeypatch, "127.0.0.9", code)
-    assert reached(port) == "127.0.0.1"
+    tried = refuse_by_system(monkeypatch, "127.0.0.9", code)
+    for _ in range(2):
+        assert reached(port) == "127.0.0.1"
+    assert [host for host, _ in tried] == ["127.0.0.9", "127.0.0.1", "127.0.0.1"]  # the second time it was the last
 
 
 def test_refused_addresses_and_another_family_do_not_block(monkeypatch, port):

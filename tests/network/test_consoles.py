@@ -37,7 +37,8 @@ def test_watching_a_chinese_market_works_on_any_console(encoding):
 
 PROGRAM = f"""
 import ldc
-with ldc.BinanceLocalDepthCacheManager(restful_base_uri="http://127.0.0.1:9", websocket_base_uri="ws://127.0.0.1:9") as m:
+nowhere = dict(restful_base_uri="http://127.0.0.1:9", websocket_base_uri="ws://127.0.0.1:9")
+with ldc.BinanceLocalDepthCacheManager(**nowhere) as m:
     m.create_depth_cache({CHINESE!a})
     m.print_summary()
 """

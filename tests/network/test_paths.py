@@ -4,7 +4,6 @@ says what is wrong in one printable line without secrets. Over real sockets."""
 import contextlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from scripted_server import LOOPBACK_PEM, ScriptedServer, Talk, once, tls_contex
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.network import certificates
 from ldc.network.certificates import VARIABLES
 
 pytestmark = [
@@ -95,20 +95,14 @@ def test_a_dead_first_address_blocks_neither_websockets_nor_snapshots(exchange, 
 def test_an_address_whose_handshake_fails_is_followed_by_another_one(exchange, monkeypatch):
     port = port_of(exchange)
     resolve_to(monkeypatch, HOST, "127.0.0.2", "127.0.0.1")
-    with socket.create_server(("127.0.0.2", port)) as deaf:  # takes connections, and ends them
-
-        def end_them() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    deaf.accept()[0].close()
-
-        thread = threading.Thread(target=end_them)
-        thread.start()
+    deaf = ScriptedServer(lambda talk: None, host="127.0.0.2", port=port)  # takes connections, and ends them
+    try:
         with BinanceLocalDepthCacheManager(**plain(port)) as manager:
             synchronize(exchange, manager)
             assert manager.get_status("BTCUSDT").reconnects == 1
-        deaf.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        assert deaf.connections >= 1
+    finally:
+        deaf.close()
 
 
 # ----------------------------------------------------------------------------------------------------------- proxies
@@ -220,6 +214,8 @@ def test_what_the_environment_trusts_is_trusted_by_both(exchange, tls_port, monk
     with BinanceLocalDepthCacheManager(**secure(tls_port)) as manager:
         synchronize(exchange, manager)
         assert manager.get_status("BTCUSDT").last_error is None
+    for user in ("websockets", "snapshots"):  # and nobody else: requests would add what certifi brings along
+        assert len(certificates.tls_context(user).get_ca_certs()) == 1
 
 
 @pytest.mark.parametrize("of", ["websocket", "snapshot"])

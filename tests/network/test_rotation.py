@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from live_kit import no_jitter, no_thread_is_left, synchronize  # noqa: F401
-from loopback_exchange import LoopbackExchange
-from network_kit import clear_environment, fresh_addresses  # noqa: F401
+from loopback_exchange import PATIENCE_S, LoopbackExchange
+from network_kit import clear_environment, fresh_addresses, resolve_to  # noqa: F401
 
 import ldc.venues
 from ldc.feed.connection import ConnectionState
@@ -53,6 +53,19 @@ def test_an_exchange_whose_first_address_is_dead_is_reached_by_its_second(monkey
         monkeypatch.setattr(ldc.venues, "VENUES", types.MappingProxyType({**ldc.venues.VENUES, "binance.com": row}))
         with BinanceLocalDepthCacheManager("binance.com") as manager:
             synchronize(exchange, manager)
+
+
+def test_an_address_whose_open_connection_was_lost_is_tried_last(monkeypatch):
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        port = int(exchange.websocket_base_uri.rpartition(":")[2])
+        resolve_to(monkeypatch, "exchange.example", "127.0.0.1", "127.0.0.2")
+        uris = {"restful_base_uri": exchange.restful_base_uri, "websocket_base_uri": f"ws://exchange.example:{port}"}
+        with socket.create_server(("127.0.0.2", port)) as other, BinanceLocalDepthCacheManager(**uris) as manager:
+            synchronize(exchange, manager)
+            exchange.connections[0].reset()
+            other.settimeout(PATIENCE_S)
+            other.accept()[0].close()  # the next one goes there, and the one after it back
 
 
 # ---------------------------------------------------------------------------------------------------------- decisions

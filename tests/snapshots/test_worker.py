@@ -246,7 +246,9 @@ def test_a_stalled_proxy_tunnel_ends_at_the_deadline(kit):
     proxy = kit.serve(once(b"HTTP/1.1 200 Connection established\r\n\r\n", Talk.hold))
     clock = clock_that_waits_for(proxy)
     client = kit.client_of("https://exchange.invalid", proxy=proxy.base_uri, download_s_max=0.3, clock=clock)
-    assert client.failure().kind is FailureKind.TIMED_OUT
+    failed = client.failure()
+    assert failed.kind is FailureKind.TIMED_OUT
+    assert f"through the proxy {proxy.base_uri}" in failed.text
     assert proxy.was_hung_up.wait(LONG_S)
 
 
