@@ -97,15 +97,15 @@ def parse(url: str, source: str = "proxy") -> Proxy:
     such URL, and for SOCKS where the extra ``socks`` is not installed.
     """
     found = _PROXY_URL.fullmatch(url) if isinstance(url, str) else None
-    schemes = ", ".join(_DEFAULT_PORTS)
+    schemes = ", ".join(f"{scheme}://" for scheme in _DEFAULT_PORTS)
     if found is None:
         raise ValueError(
-            f"{source} is no URL of a proxy: that is scheme://[user:password@]host[:port] with one of {schemes}. "
+            f"{source} is no URL of a proxy: that is [scheme][user:password@]host[:port] with one of {schemes}. "
             "Special characters of user and password are percent-encoded, such as %23 for #, %2F for / and %3F for ?"
         )
     scheme = (found["scheme"] or "http").lower()
     if scheme not in _DEFAULT_PORTS:
-        raise ValueError(f"{source} is a URL of a proxy with another scheme than {schemes}")
+        raise ValueError(f"{source} is a URL of a proxy that does not begin with one of {schemes}")
     port = _DEFAULT_PORTS[scheme] if found["port"] is None else int(found["port"])
     if not 1 <= port <= 65535:
         raise ValueError(f"{source} is a URL of a proxy whose port is not 1 to 65535")
