@@ -25,6 +25,7 @@ second lets nine through in its first second, and the exchange closes the connec
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 WEIGHT_WINDOW_S = 60.0
 """Seconds in which request weight is limited."""
@@ -58,6 +59,108 @@ RECONNECT_S_MAX = 60.0
 
 _DOUBLINGS_MAX = 40
 """Enough for every ceiling, and few enough for a float."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long a manager's feeds wait for what, all in seconds. The defaults are right unless a test is in a hurry.
+
+    Raises ``ValueError`` for a duration that is negative or no number.
+    """
+
+    # a connection
+
+    connection_s_max: float = 23 * 3600.0
+    """The age at which a connection is renewed: its successor is opened while it runs. The exchange cuts at 24 h."""
+
+    renewal_spread_s: float = 1800.0
+    """Renewals come earlier by a random part of this, so that connections opened together are not renewed together."""
+
+    stable_s: float = 60.0
+    """A connection that lasted this long ends a series of failures: the next failure is a first one for the backoff.
+    After an announced end, another announcement within this time waits like a failure."""
+
+    reconnect_s_first: float = RECONNECT_S_FIRST
+    """The first reconnect waits 0 to this (full jitter). The ceiling doubles with each failure."""
+
+    reconnect_s_max: float = RECONNECT_S_MAX
+    """The ceiling of the wait before a reconnect; doubling ends here."""
+
+    pong_late_s: float = 1.5
+    """A pong later than this is trouble, not death: a successor is opened while the link still works.
+    Without effect where the user's ping timeout is shorter, for such a link is dead before."""
+
+    trouble_pause_s: float = 300.0
+    """A late pong renews a connection at most once in this time: renewing does not help a link that is always slow."""
+
+    pong_s_min: float = 1.0
+    """At most one pong is sent in this time, for the last ping (RFC 6455, 5.5.3). A flood of pings stops no request."""
+
+    unread_s: float = 1.0
+    """The deadline of a pong is extended by this when a turn left data unread, as after a standstill of the process."""
+
+    slept_s_max: float = 5.0
+    """If the machine slept longer than this, all connections are given up at once, and with them the books.
+    What was sent meanwhile is lost, and a ping would show that only later."""
+
+    close_s_max: float = 0.3
+    """A closing handshake is waited for at most this long, whatever the user allows. Then the socket is closed."""
+
+    # its subscriptions
+
+    acknowledge_s: float = 5.0
+    """A request without an answer is sent again after this, and after the third try the connection is given up."""
+
+    refused_s_max: float = 600.0
+    """A refused stream is requested again after `acknowledge_s`, then after twice that; doubling ends here."""
+
+    # a handover
+
+    handover_quiet_s: float = 5.0
+    """A market of which the successor has brought nothing for this long is probed by REST."""
+
+    handover_check_s: float = 1.0
+    """The markets that have not moved are checked this often, once `handover_quiet_s` is over."""
+
+    probe_again_s: float = 30.0
+    """A probe of the handover that brought no answer is repeated after this. Probes have a small budget of their own:
+    when hundreds of markets are quiet, an answer may take a minute."""
+
+    handover_s_max: float = 600.0
+    """The longest handover. Then the old connection is closed, unless it brings markets that its successor does not:
+    then the successor is closed."""
+
+    # silence
+
+    quiet_s_first: float = 60.0
+    """Probe by REST after this long without an update while pongs still arrive."""
+
+    quiet_s_max: float = 900.0
+    """The wait for the next probe doubles with each that finds nothing new, up to this: 96 probes a day."""
+
+    moved_on_s: float = 2.0
+    """An update may come this long after a probe that showed it. Then the subscription is dead and is made again."""
+
+    silence_check_s: float = 2.0
+    """Silent markets are searched this often, so a dead subscription is found up to this much later."""
+
+    # the threads
+
+    fault_pause_s: float = 1.0
+    """A feed's thread pauses this long after a fault of its own, so that a lasting fault fills neither log nor CPU."""
+
+    stop_s_max: float = 0.9
+    """`stop_manager` waits at most this long for its threads together. A thread that is late ends by itself."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            seconds = getattr(self, field.name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+                raise ValueError(f"{field.name} is a number of seconds, not {seconds!r}")
+
+
+DEFAULT_TIMING = Timing()
+"""The timing of a manager that is given no other."""
 
 
 def checked_weight_share(weight_share: float) -> float:

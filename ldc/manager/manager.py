@@ -27,7 +27,7 @@ from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
-from ldc.limits import checked_weight_share
+from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
 from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
 from ldc.manager.settings import Settings, checked_seconds
@@ -43,9 +43,6 @@ from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import venue_named
 
 logger = logging.getLogger("binance_local_depth_cache")
-
-STOP_S_MAX = 0.9
-"""Seconds that `stop_manager` waits for all its threads together. A thread that is still running then ends later."""
 
 PROBE_LEVELS = 5
 """Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
@@ -78,6 +75,8 @@ class BinanceLocalDepthCacheManager:
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
+        timing: an `ldc.limits.Timing`: how long feeds wait for what; None: its defaults, which suit an exchange.
+        _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
     """
@@ -85,6 +84,9 @@ class BinanceLocalDepthCacheManager:
     # Set by `_prepare`: the address may be unknown before.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+
+    _launched: Any = None
+    _is_stopped = False
 
     def __init__(
         self,
@@ -107,6 +109,8 @@ class BinanceLocalDepthCacheManager:
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
+        timing: Timing | None = None,
+        _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
         compat.check_parameters(compat_parameters)
@@ -132,19 +136,17 @@ class BinanceLocalDepthCacheManager:
             user_agent=self.get_user_agent(),
             proxies=ProxyRules(proxy),
             spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
+            timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
-        self._on_restart = on_restart
-        self._callbacks = CallbackThread()
-        self._lock = threading.Lock()
+        self._on_restart, self._random = on_restart, _random
+        self._callbacks, self._lock = CallbackThread(), threading.Lock()
         self._caches: dict[str, DepthCache] = {}
         self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
         self._group_sizes: dict[FeedGroup, int] = {}
         self._ending_groups: list[FeedGroup] = []
         self._group_numbers, self._serials = count(1), count(1)
         self._downloads: SnapshotClient | None = None
-        self._launched: Any = None
-        self._is_stopped = False
         lifecycle.end_in_forked_children(self)
 
     if not TYPE_CHECKING:  # type checkers must still report misspelt names
@@ -222,7 +224,7 @@ class BinanceLocalDepthCacheManager:
         except RuntimeError:  # the system has no more threads
             self._stop_all()
         else:
-            stopper.join(STOP_S_MAX)
+            stopper.join(self._options.timing.stop_s_max)
         return True
 
     def _stop_all(self) -> None:
@@ -233,7 +235,7 @@ class BinanceLocalDepthCacheManager:
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._caches.clear()
-        give_up_at = time.monotonic() + STOP_S_MAX
+        give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
             group.stop()
         self._callbacks.stop()
@@ -509,7 +511,7 @@ class BinanceLocalDepthCacheManager:
             book,
             make_book=make_book,
             read_header=read_header,
-            random=random.random,
+            random=self._random,
             limits=venue.snapshot_steps(settings.snapshot_limit),
             now=time.monotonic(),
             symbol=symbol,
@@ -517,7 +519,7 @@ class BinanceLocalDepthCacheManager:
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, _log_state, self._restarted)
+        live = LiveMarket(*named, _log_state, self._restarted, self._options.timing)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
@@ -545,7 +547,7 @@ class BinanceLocalDepthCacheManager:
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,
-            random=random.random,
+            random=self._random,
         )
         self._group_sizes[group] = 0
         try:

@@ -28,6 +28,7 @@ from ldc.errors import (
     UnknownExchange,
     UnknownMarket,
 )
+from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import Cause, SyncState
 
@@ -427,7 +428,7 @@ def test_a_manager_that_was_stopped_stays_stopped():
 def test_an_empty_group_ends_and_takes_its_connection_along():
     with live(markets=("AUSDT", "BUSDT"), markets_per_connection=1) as (exchange, manager):
         synchronize(exchange, manager)
-        thread = manager.get_depth_cache("AUSDT").group._thread
+        thread = manager.get_depth_cache("AUSDT").group._loop._thread
         manager.stop_depth_cache("AUSDT")
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
@@ -859,10 +860,9 @@ def test_a_link_without_pongs_is_given_up_after_the_ping_timeout():
         assert "no pong within 0.5 s" in manager.get_status("BTCUSDT").last_error
 
 
-def test_the_close_timeout_bounds_the_wait_for_the_answer(monkeypatch):
-    for most in ("feed.connection.CLOSE_S_MAX", "manager.manager.STOP_S_MAX"):  # what is waited otherwise
-        monkeypatch.setattr(f"ldc.{most}", PATIENCE_S)
-    with live(websocket_close_timeout=0.01) as (exchange, manager):
+def test_the_close_timeout_bounds_the_wait_for_the_answer():
+    patient = Timing(close_s_max=PATIENCE_S, stop_s_max=PATIENCE_S)  # what is waited otherwise
+    with live(websocket_close_timeout=0.01, timing=patient) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.connections[0].is_deaf = True
         began = time.monotonic()

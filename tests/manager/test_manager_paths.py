@@ -4,7 +4,15 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from live_kit import assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    MANAGER_PARAMETERS,
+    assert_exact,
+    eventually,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import LoopbackExchange
 from network_kit import clear_environment
 from relays import Relay, http_tunnel, say_nothing, socks5
@@ -37,7 +45,10 @@ def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
 
 
 def uris(host: str, port: int) -> dict[str, str]:
-    return {"restful_base_uri": f"https://{host}:{port}", "websocket_base_uri": f"wss://{host}:{port}"}
+    return MANAGER_PARAMETERS | {
+        "restful_base_uri": f"https://{host}:{port}",
+        "websocket_base_uri": f"wss://{host}:{port}",
+    }
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -108,7 +119,7 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
                 monkeypatch.setenv("http_proxy", proxy)
                 monkeypatch.setenv("no_proxy", "127.0.0.1")
                 proxy = None
-            manager = stack.enter_context(BinanceLocalDepthCacheManager(**addresses, proxy=proxy))
+            manager = stack.enter_context(BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **addresses, proxy=proxy))
             synchronize(exchange, manager)
             reach(exchange, manager)
             assert_exact(exchange, manager)

@@ -164,7 +164,7 @@ def test_starting_and_stopping_markets_of_one_manager_leaves_nothing():
         # and a thread of the exchange.
         eventually(lambda: open_descriptors() <= descriptors + 12, "the same descriptors")
         eventually(lambda: threading.active_count() <= threads + 4, "the same threads")
-        assert len(manager.get_depth_cache(MARKETS[0]).group._timers) < 200
+        assert len(manager.get_depth_cache(MARKETS[0]).group._markets._timers) < 200
         for market in MARKETS[:20]:
             reach(exchange, manager, market)
             assert_exact(exchange, manager, market)

@@ -23,6 +23,7 @@ from loopback_exchange import PATIENCE_S, RestReply
 from simulator_kit import assert_true, managed, simulated
 
 from ldc import BinanceLocalDepthCacheManager, DepthCacheOutOfSync
+from ldc.limits import Timing
 from ldc.sync.transitions import GAP_WAIT_MS
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -69,10 +70,10 @@ def assert_nothing_happened(manager, markets):
         assert (status.resyncs, status.restart_count, status.counters.snapshots_loaded) == ({}, 0, 1), status
 
 
-def rotate(count):
+def rotate(count, timing):
     with (
         simulated(markets=MARKETS, connection_lifetime_s=10.0, **CALM) as exchange,
-        managed(exchange, "binance.com", snapshot_limit=100) as manager,
+        managed(exchange, "binance.com", snapshot_limit=100, timing=timing) as manager,
     ):
         manager.create_depth_cache(MARKETS)
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
@@ -88,10 +89,9 @@ def rotate(count):
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.check)])
-def test_rotations_cost_no_market_a_moment(count, monkeypatch):
+def test_rotations_cost_no_market_a_moment(count):
     """The exchange closes connections after ten seconds; we renew them after one."""
-    monkeypatch.setattr("ldc.feed.slot.CONNECTION_S_MAX", 1.0)
-    rotate(count)
+    rotate(count, Timing(connection_s_max=1.0))
 
 
 def are_redundant(manager, markets):

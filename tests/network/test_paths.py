@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from live_kit import assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import MANAGER_PARAMETERS, assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
 from loopback_exchange import LoopbackExchange
 from network_kit import black_hole, clear_environment, fresh_addresses, refuse_by_system, resolve_to  # noqa: F401
 from relays import Relay, http_tunnel, say_nothing, socks5
@@ -84,7 +84,7 @@ def test_a_dead_first_address_blocks_neither_websockets_nor_snapshots(exchange, 
             stack.enter_context(black_hole("127.0.0.2", port))
         else:
             refuse_by_system(monkeypatch, "127.0.0.2")
-        manager = stack.enter_context(BinanceLocalDepthCacheManager(**plain(port)))
+        manager = stack.enter_context(BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **plain(port)))
         synchronize(exchange, manager)
         reach(exchange, manager)
         assert_exact(exchange, manager)
@@ -97,7 +97,7 @@ def test_an_address_whose_handshake_fails_is_followed_by_another_one(exchange, m
     resolve_to(monkeypatch, HOST, "127.0.0.2", "127.0.0.1")
     deaf = ScriptedServer(lambda talk: None, host="127.0.0.2", port=port)  # takes connections, and ends them
     try:
-        with BinanceLocalDepthCacheManager(**plain(port)) as manager:
+        with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **plain(port)) as manager:
             synchronize(exchange, manager)
             assert manager.get_status("BTCUSDT").reconnects == 1
         assert deaf.connections >= 1
@@ -126,7 +126,7 @@ def test_a_proxy_of_the_environment_leads_both_to_the_exchange(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "loopback.pem"))
     with Relay(f"http://127.0.0.1:{tls_port}", greet) as relay:
         monkeypatch.setenv(variable, value.format(relay.port))
-        with BinanceLocalDepthCacheManager(**secure(4443)) as manager:
+        with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **secure(4443)) as manager:
             synchronize(exchange, manager)
             reach(exchange, manager)
             assert_exact(exchange, manager)
@@ -138,7 +138,7 @@ def test_a_proxy_of_the_environment_leads_both_to_the_exchange(
 def test_a_host_without_a_proxy_is_reached_directly_by_both(exchange, monkeypatch, variable):
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv(variable, "other.example, 127.0.0.0/8")
-    with BinanceLocalDepthCacheManager(**exchange.uris) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **exchange.uris) as manager:
         synchronize(exchange, manager)
 
 
@@ -148,7 +148,9 @@ def test_a_proxy_that_was_given_counts_although_the_environment_makes_an_excepti
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "loopback.pem"))
     monkeypatch.setenv("no_proxy", "*")
     with Relay(f"http://127.0.0.1:{tls_port}", http_tunnel()) as relay:
-        with BinanceLocalDepthCacheManager(**secure(4443), proxy=f"127.0.0.1:{relay.port}") as manager:
+        with BinanceLocalDepthCacheManager(
+            **MANAGER_PARAMETERS, **secure(4443), proxy=f"127.0.0.1:{relay.port}"
+        ) as manager:
             synchronize(exchange, manager)
         assert len(relay.wanted) >= 2
 
@@ -164,12 +166,12 @@ def test_a_proxy_that_is_down_is_named_and_its_secrets_are_not(exchange, monkeyp
         port = bound.getsockname()[1]
         monkeypatch.setenv("http_proxy", f"{scheme}://someone:hushhush@127.0.0.1:{port}")
         if of == "websocket":
-            with BinanceLocalDepthCacheManager(**plain(80)) as manager:
+            with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **plain(80)) as manager:
                 error = last_error(manager)
         else:
             monkeypatch.setenv("no_proxy", "127.0.0.1")
             uris = {"restful_base_uri": f"http://{HOST}", "websocket_base_uri": exchange.websocket_base_uri}
-            with BinanceLocalDepthCacheManager(**uris) as manager:
+            with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **uris) as manager:
                 error = rest_error(manager)
     assert f"the proxy {scheme}://127.0.0.1:{port}" in error
     assert "hushhush" not in error
@@ -184,13 +186,13 @@ def test_a_proxy_that_swallows_everything_is_named(monkeypatch, scheme):
     soon = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 0.2}
     with Relay("http://127.0.0.1:1", say_nothing) as relay:
         proxy = f"{scheme}://127.0.0.1:{relay.port}"
-        with BinanceLocalDepthCacheManager(**secure(443, HOST), **soon, proxy=proxy) as manager:
+        with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **secure(443, HOST), **soon, proxy=proxy) as manager:
             assert f"the proxy {proxy}" in last_error(manager)
 
 
 def test_a_proxy_of_the_environment_that_cannot_be_one_is_refused_by_the_name_of_its_variable(exchange, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://user:hush#hush@127.0.0.1:9")
-    with BinanceLocalDepthCacheManager(**exchange.uris) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **exchange.uris) as manager:
         with pytest.raises(ValueError, match="the environment variable http_proxy") as refused:
             manager.create_depth_cache("BTCUSDT")
         assert "hush" not in str(refused.value)
@@ -211,7 +213,7 @@ def test_what_the_environment_trusts_is_trusted_by_both(exchange, tls_port, monk
     trusted = tmp_path / "trusted.pem"
     trusted.write_text(LOOPBACK_PEM)
     monkeypatch.setenv(variable, str(trusted))
-    with BinanceLocalDepthCacheManager(**secure(tls_port)) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **secure(tls_port)) as manager:
         synchronize(exchange, manager)
         assert manager.get_status("BTCUSDT").last_error is None
     for user in ("websockets", "snapshots"):  # and nobody else: requests would add what certifi brings along
@@ -225,7 +227,7 @@ def test_a_path_of_certificates_that_is_gone_is_named_by_both(exchange, tls_port
     uris = secure(tls_port)
     if of == "snapshot":
         uris["websocket_base_uri"] = exchange.websocket_base_uri
-    with BinanceLocalDepthCacheManager(**uris) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **uris) as manager:
         error = last_error(manager) if of == "websocket" else rest_error(manager)
         assert variable in error
         assert "gone.pem" in error
@@ -236,7 +238,7 @@ def test_the_error_of_a_certificate_that_nobody_trusts_names_the_variables(excha
     uris = secure(tls_port)
     if of == "snapshot":
         uris["websocket_base_uri"] = exchange.websocket_base_uri
-    with BinanceLocalDepthCacheManager(**uris) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **uris) as manager:
         error = last_error(manager) if of == "websocket" else rest_error(manager)
         assert "certificate verify failed" in error
         assert all(variable in error for variable in VARIABLES)
@@ -295,7 +297,7 @@ def test_a_strangers_answer_to_a_snapshot_is_told_in_one_printable_line(exchange
     server = ScriptedServer(once(page("403 Forbidden")))
     try:
         uris = {"restful_base_uri": server.base_uri, "websocket_base_uri": exchange.websocket_base_uri}
-        with BinanceLocalDepthCacheManager(**uris) as manager:
+        with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **uris) as manager:
             error = rest_error(manager)
             assert "HTTP 403" in error
             assert error.isprintable()
@@ -307,7 +309,7 @@ def test_the_refusal_of_a_subscription_and_the_reason_of_a_close_are_told_in_one
     caplog.set_level(logging.DEBUG, "binance_local_depth_cache")
     reply = '{"error":"no\\n2026-11-30 INFO \\u001b[2J\\u202e","id":%d}'
     exchange.on_request = lambda connection, request: [reply % request["id"]]
-    with BinanceLocalDepthCacheManager(**exchange.uris) as manager:
+    with BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **exchange.uris) as manager:
         assert "refuses" in (error := last_error(manager))
         assert error.isprintable()
         exchange.connections[0].close(1008, "go\n\x1b[2J\u202e")

@@ -6,13 +6,14 @@ import types
 from collections.abc import Iterator
 
 import pytest
-from live_kit import no_jitter, no_thread_is_left, synchronize  # noqa: F401
+from live_kit import MANAGER_PARAMETERS, no_jitter, no_thread_is_left, synchronize  # noqa: F401
 from loopback_exchange import PATIENCE_S, LoopbackExchange
 from network_kit import clear_environment, fresh_addresses, resolve_to  # noqa: F401
 
 import ldc.venues
 from ldc.feed.connection import ConnectionState
-from ldc.feed.slot import STABLE_S, ConnectionSlot
+from ldc.feed.slot import ConnectionSlot
+from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, SnapshotBody, failure
@@ -51,7 +52,7 @@ def test_an_exchange_whose_first_address_is_dead_is_reached_by_its_second(monkey
             ),
         )
         monkeypatch.setattr(ldc.venues, "VENUES", types.MappingProxyType({**ldc.venues.VENUES, "binance.com": row}))
-        with BinanceLocalDepthCacheManager("binance.com") as manager:
+        with BinanceLocalDepthCacheManager("binance.com", **MANAGER_PARAMETERS) as manager:
             synchronize(exchange, manager)
 
 
@@ -61,7 +62,10 @@ def test_an_address_whose_open_connection_was_lost_is_tried_last(monkeypatch):
         port = int(exchange.websocket_base_uri.rpartition(":")[2])
         resolve_to(monkeypatch, "exchange.example", "127.0.0.1", "127.0.0.2")
         uris = {"restful_base_uri": exchange.restful_base_uri, "websocket_base_uri": f"ws://exchange.example:{port}"}
-        with socket.create_server(("127.0.0.2", port)) as other, BinanceLocalDepthCacheManager(**uris) as manager:
+        with (
+            socket.create_server(("127.0.0.2", port)) as other,
+            BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **uris) as manager,
+        ):
             synchronize(exchange, manager)
             exchange.connections[0].reset()
             other.settimeout(PATIENCE_S)
@@ -86,29 +90,33 @@ class Connection:
         return False
 
 
-class Owner:
-    """What a slot needs; remembers where it connected to."""
+def made_slot(url: str, spare_urls: tuple[str, ...] = ()) -> tuple[ConnectionSlot, list[Connection]]:
+    """Return a slot, and the list to which its connections are added."""
+    made: list[Connection] = []
 
-    def __init__(self) -> None:
-        self.made: list[Connection] = []
+    def connect(url: str, now: float) -> Connection:
+        made.append(Connection(len(made) + 1, url))
+        return made[-1]
 
-    def take_connect(self, now: float) -> float:
-        return now
-
-    def make_connection(self, url: str, now: float) -> Connection:
-        self.made.append(Connection(len(self.made) + 1, url))
-        return self.made[-1]
-
-    def forget(self, connection: Connection, now: float) -> None:
-        pass
+    slot = ConnectionSlot(
+        url,
+        Timing(),
+        lambda: 0.0,
+        take_connect=lambda now: now,
+        connect=connect,
+        forget=lambda *_: None,
+        has_taken_over=lambda *_: True,
+        spare_urls=spare_urls,
+    )
+    return slot, made
 
 
 URLS = ("wss://a", "wss://b", "wss://c")
 
 
-def connected_and_lost(slot: ConnectionSlot, owner: Owner, now: float, lasted_s: float | None) -> str:
+def connected_and_lost(slot: ConnectionSlot, made: list[Connection], now: float, lasted_s: float | None) -> str:
     slot.tick(now)
-    connection = owner.made[-1]
+    connection = made[-1]
     if lasted_s is not None:
         connection.state, connection.opened_at = ConnectionState.OPEN, now
     slot.lose(connection, now + (lasted_s or 0.0), is_wanted=True)
@@ -116,25 +124,22 @@ def connected_and_lost(slot: ConnectionSlot, owner: Owner, now: float, lasted_s:
 
 
 def test_a_connection_that_fails_is_followed_by_one_to_the_next_url_and_so_on_round():
-    owner = Owner()
-    slot = ConnectionSlot(owner, "wss://b", lambda: 0.0, URLS)
-    urls = [connected_and_lost(slot, owner, 100.0 * number, None) for number in range(5)]
+    slot, made = made_slot("wss://b", URLS)
+    urls = [connected_and_lost(slot, made, 100.0 * number, None) for number in range(5)]
     assert urls == ["wss://b", "wss://c", "wss://a", "wss://b", "wss://c"]
 
 
 def test_a_connection_that_lasted_is_followed_by_one_to_the_same_url():
-    owner = Owner()
-    slot = ConnectionSlot(owner, "wss://b", lambda: 0.0, URLS)
-    urls = [connected_and_lost(slot, owner, 1000.0 * number, STABLE_S) for number in range(3)]
+    slot, made = made_slot("wss://b", URLS)
+    urls = [connected_and_lost(slot, made, 1000.0 * number, Timing().stable_s) for number in range(3)]
     assert urls == ["wss://b"] * 3
-    assert connected_and_lost(slot, owner, 9000.0, STABLE_S - 1) == "wss://b"
+    assert connected_and_lost(slot, made, 9000.0, Timing().stable_s - 1) == "wss://b"
     assert slot.url == "wss://c"
 
 
 def test_with_one_url_there_is_no_other():
-    owner = Owner()
-    slot = ConnectionSlot(owner, "ws://gateway", lambda: 0.0)
-    assert [connected_and_lost(slot, owner, 100.0 * number, None) for number in range(3)] == ["ws://gateway"] * 3
+    slot, made = made_slot("ws://gateway")
+    assert [connected_and_lost(slot, made, 100.0 * number, None) for number in range(3)] == ["ws://gateway"] * 3
 
 
 def test_the_urls_of_a_venue_go_round_its_hosts_before_its_ports():

@@ -41,7 +41,8 @@ ENTRIES_MAX = 25
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
     "errors", "types", "sequence", "limits", "frames", "venues", "book.pure", "sync",
-    "network.addresses", "network.text", "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
+    "network.addresses", "network.text", "feed.handover", "feed.silence", "feed.slot",
+    "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
 }  # fmt: skip
 WORLD = {
     "asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "queue", "random", "secrets",

@@ -1,4 +1,4 @@
-"""One websocket, driven by hand: what it sends when, and when it says that it is over. Its clock is the test's own."""
+"""One websocket, driven by hand: what it sends when, and when it is lost. The clock is the test's own."""
 
 import json
 import queue
@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterator
 import pytest
 from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, LoopbackExchange, frame
 
-from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
-from ldc.feed.subscriptions import ACKNOWLEDGE_S, ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
+from ldc.feed.connection import (
+    RECEIVES_PER_TURN_MAX,
+    ConnectionLost,
+    ConnectionOptions,
+    ConnectionState,
+    FeedConnection,
+)
+from ldc.feed.subscriptions import ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
 from ldc.frames import FrameEvent
+from ldc.limits import Timing
 from ldc.network.proxy import ProxyRules
 
 OPTIONS = ConnectionOptions(
@@ -88,7 +95,7 @@ def driver() -> Iterator[Driver]:
         driver.connection.close()
 
 
-def test_streams_asked_for_one_by_one_go_out_in_groups_of_at_most_100(driver):
+def test_streams_subscribed_one_by_one_go_out_in_requests_of_at_most_100(driver):
     driver.open()
     for number in range(250):
         driver.connection.requests.subscribe([f"m{number}@depth"])
@@ -121,7 +128,7 @@ def test_next_due_is_never_in_the_past_while_the_pacer_says_no(driver):
         driver.now = driver.connection.next_due(driver.now)
 
 
-def test_what_is_wanted_no_longer_before_it_was_asked_for_is_never_asked_for(driver):
+def test_a_stream_that_is_unwanted_before_its_request_goes_out_is_never_requested(driver):
     driver.open()
     driver.connection.requests.subscribe(["a", "b"])
     driver.connection.requests.unsubscribe(["a"])
@@ -154,22 +161,22 @@ def test_an_acknowledgement_returns_the_streams_still_wanted(driver):
     assert not driver.connection.requests.may_bring("b")
 
 
-@pytest.mark.parametrize("is_asked_before_the_answer", [False, True])
-def test_the_answer_to_an_old_subscription_does_not_acknowledge_the_new_one(is_asked_before_the_answer, driver):
-    """Or the new one would be taken for done: never asked for again, and every pong a proof that nothing was missed."""
+@pytest.mark.parametrize("is_requested_before_the_answer", [False, True])
+def test_the_answer_to_an_old_subscription_does_not_acknowledge_the_new_one(is_requested_before_the_answer, driver):
+    """Otherwise the new one would count as done: never requested again, and every pong a proof of currency."""
     driver.open()
     requests = driver.connection.requests
     requests.subscribe(["a", "b"])
     driver.connection.tick(driver.now)
     requests.unsubscribe(["a"])
     requests.subscribe(["a"])
-    if is_asked_before_the_answer:
+    if is_requested_before_the_answer:
         driver.connection.tick(driver.now)
     assert requests.take_reply(b'{"result":null,"id":1}', driver.now) == ("b",)
     driver.connection.tick(driver.now)
     assert requests.take_reply(b'{"result":null,"id":2}', driver.now) == ()
     assert set(requests.acknowledged) == {"b"}
-    driver.now += ACKNOWLEDGE_S
+    driver.now += Timing().acknowledge_s
     requests.expire(driver.now)
     driver.connection.tick(driver.now)
     sent = [(request["method"], request["params"], request["id"]) for request in driver.requests(4)]
@@ -199,7 +206,7 @@ def test_a_request_without_an_answer_is_repeated_and_in_the_end_the_connection_i
     with pytest.raises(ConnectionLost, match=f"not acknowledged in {ACKNOWLEDGE_TRIES_MAX} tries"):
         wait_in_vain()
     assert [request["id"] for request in driver.requests(3)] == [1, 2, 3]
-    assert driver.now >= 1000 + 3 * ACKNOWLEDGE_S
+    assert driver.now >= 1000 + 3 * Timing().acknowledge_s
 
 
 def test_a_ping_without_a_pong_in_time_ends_the_connection(driver):
@@ -220,25 +227,26 @@ def test_a_pong_in_time_keeps_the_connection(driver):
     assert driver.connection.last_pong_at == driver.now
 
 
-def test_a_pong_may_be_in_what_is_not_read_yet(driver, monkeypatch):
-    monkeypatch.setattr("ldc.feed.connection.RECEIVES_PER_TURN_MAX", 1)
+def test_a_pong_may_be_in_what_is_not_read_yet(driver):
     other = driver.open()
     other.is_deaf = True
     counting = driver.connection._socket = CountingSocket(driver.connection._socket)
     driver.pass_time(5.05)
-    other.send_raw(frame(b"x" * 1_000_000))
+    other.send_raw(frame(b"x" * 1000) * 3 * 16 * 66)  # half as much again as one turn may receive
     other.send_raw(frame(b"", PONG))
     driver.now += 10.0  # a standstill of ours
     assert select.select([driver.connection], [], [], PATIENCE_S)[0]
     counting.fills_room = True
     assert driver.connection.receive(driver.events, driver.now)  # and there is more
+    assert counting.receives == RECEIVES_PER_TURN_MAX
+    counting.fills_room = False
     driver.connection.tick(driver.now)
     driver.receive(lambda: driver.connection.last_pong_at)
     driver.pass_time(2.0)
 
 
 class CountingSocket(socket.socket):
-    """Counts what it is asked to receive, and waits until there is enough to fill the room if told so."""
+    """Counts receives, and while `fills_room` waits until there is enough to fill the room."""
 
     def __init__(self, actual: socket.socket) -> None:
         timeout_s = actual.gettimeout()
@@ -253,7 +261,6 @@ class CountingSocket(socket.socket):
         while self.fills_room and count < len(room):
             assert select.select([self], [], [], PATIENCE_S)[0]
             count += super().recv_into(room[count:])
-        self.fills_room = False
         return count
 
 
@@ -347,8 +354,8 @@ def test_a_connector_that_finishes_after_the_end_gives_its_socket_back(driver):
     assert driver.exchange.connections[0].ended.wait(PATIENCE_S)
 
 
-def test_goodbye_is_said_and_waited_for_at_most_a_third_of_a_second(driver):
-    assert driver.connection.say_goodbye() == 0.0  # nothing is open yet
+def test_a_close_frame_is_sent_and_its_answer_waited_for_at_most_a_third_of_a_second(driver):
+    assert driver.connection.begin_close() == 0.0  # nothing is open yet
     driver.open()
-    assert driver.connection.say_goodbye() == 0.3
+    assert driver.connection.begin_close() == 0.3
     assert driver.sent(CLOSE, 1) == [(1000).to_bytes(2, "big")]
