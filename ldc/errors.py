@@ -10,7 +10,7 @@
     |-- MalformedMessage (ValueError)       the exchange or the network: bytes that violate the protocol
     `-- UnknownExchange (ValueError)        the caller: no such exchange string
 
-Rule 1: an exception has the market and the cause as attributes, so that a program need not parse the text.
+Rule 1: an exception has the market and the cause as attributes, so no program must parse the text.
 Rule 2: the text says what happened, to which market, with which ids, and what to do.
 Rule 3: a wrong argument is a plain ``ValueError`` or ``TypeError``; an error of ldc itself is an ``AssertionError``.
 """

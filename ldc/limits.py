@@ -9,17 +9,17 @@ Rule 4: none of them is thread-safe; their owner locks.
 Rule 5: memory is bounded by the limit itself: each remembered event costs something, and the limit bounds the cost.
 
 Theory of operation. Binance counts the weight of requests per IP address in fixed minutes of its own clock. It counts a
-request at some time between our sending it and our reading the answer. We stay within the limit in *every* window of
-60 s, so also in the server's minute, wherever that begins: a request counts from its sending until 60 s after its
-answer. (Proof: of the requests that the server counted in some 60 s, take the one sent last. Each of the others was
-answered less than 60 s before that, or not yet. So it was still counted.)
+request at some time between our sending it and our reading the answer. So a request counts from its sending until 60 s
+after its answer. This keeps us within the limit in *every* window of 60 s, including the server's minute. (Proof: of
+the requests that the server counted in some 60 s, take the one sent last. Each of the others was answered less than
+60 s before that, or not yet. So it was still counted.)
 
-The second source is the ``X-MBX-USED-WEIGHT-1M`` of each answer: the weight that the server has counted in its current
-minute, including other programs at the same address. Until that minute is over, at least that weight counts as used,
-plus all that the server may not have counted yet. The larger of the two sources decides.
+The second source is the ``X-MBX-USED-WEIGHT-1M`` of each answer. It is the weight that the server has counted in its
+current minute, including other programs at the same address. Until that minute is over, at least that weight counts as
+used, plus all that the server may not have counted yet. The larger of the two sources decides.
 
 Limits per second and per five minutes are windows too, not buckets with a burst. A bucket of five that refills five a
-second lets nine through in its first second, and the exchange closes the connection.
+second lets nine through in its first second. Then the exchange closes the connection.
 """
 
 import math
@@ -303,7 +303,7 @@ class WeightBudget:
         """Pause after a 429; return when the pause ends.
 
         The exchange bans clients that continue after a 429. So the second in a row pauses for at least 2 s, the third
-        for 4 s, up to a minute, even if its Retry-After is shorter.
+        for 4 s, up to a minute. A shorter Retry-After does not change that.
         """
         if now >= self._limit_ends_s:  # answers to requests that were in flight together count as one
             self._limits_in_a_row += 1
@@ -371,7 +371,7 @@ class ConnectBudget(RollingLimit):
 
 
 class MessagePacer(RollingLimit):
-    """Messages that we send on one connection: at most 3 in any second, pings and pongs included as in the server."""
+    """Messages that we send on one connection: at most 3 in any second. The server counts pings and pongs, too."""
 
     __slots__ = ()
 

@@ -168,8 +168,8 @@ class Progress(NamedTuple):
     total: int
     """All depth caches, in any state."""
     seconds_left: float | None
-    """About how many seconds until the others can be read, estimated by the weight of their snapshots, the weight left
-    in the minute, and the time that downloads take. 0 if all can be read; None before the first download."""
+    """About how many seconds until the others can be read; 0 if all can, None before the first download. The estimate
+    uses the weight of their snapshots, the weight left in the minute, and the duration of downloads."""
 
 
 class ConnectionStatus(NamedTuple):

@@ -1,6 +1,6 @@
-"""What the view and the plain lines are made from: shots, each what one market showed at one moment.
+"""Samples: the values of one market at one moment, from which the view and the plain lines are made.
 
-Rule 1: whether a book may be shown is decided by reading it, and by nothing else.
+Rule 1: only a read decides whether a book is shown.
 Rule 2: the time is an argument.
 """
 
@@ -15,44 +15,46 @@ from ldc.manager.depth_cache import DepthCache
 from ldc.types import DepthCacheStatus, SyncState
 
 RATE_S = 5.0
-"""The update rate is that of so many seconds."""
+"""Seconds over which the update rate is measured."""
 
 MIDS_MAX = 240
-"""At most so many mid prices are remembered, one a second; the oldest goes."""
+"""Mid prices kept, one a second; the oldest is dropped."""
 
 Side = tuple[tuple[Decimal, Decimal], ...]
 """(price, quantity), best first."""
 
 
-class Shot(NamedTuple):
-    """One market at one moment. What cannot be read, or is not known yet, is None."""
+class Sample(NamedTuple):
+    """One market at one moment. Unreadable and unknown values are None."""
 
     status: DepthCacheStatus
     state: SyncState
     cause: str | None
     """Why it cannot be read; None if it can."""
     bids: Side | None
-    """Of the same update id as `asks`; both None while the book cannot be read."""
+    """Of the same update id as `asks`; both None while the book is unreadable."""
     asks: Side | None
     update_id: int | None
-    """Which id the two belong to."""
+    """The update id of both sides."""
     price_decimals: int
-    """The most that any price shown so far has needed, so that the columns stand still."""
+    """The most decimals that any price so far has needed, so that the columns keep their width."""
     quantity_decimals: int
+    """The same for quantities."""
     bid_depth: Decimal | None
-    """How far below the mid price the bids are known, in %; None: to the last one."""
+    """How far below the mid price the bids are known, in %; None: at every price."""
     ask_depth: Decimal | None
+    """How far above the mid price the asks are known, in %; None: at every price."""
     updates_per_s: float | None
     age_s: float | None
-    """Since the last update arrived."""
+    """Seconds since the last update arrived."""
     state_age_s: float
-    """Since the market came into its state."""
+    """Seconds since the market entered its state."""
     mids: Sequence[float | None] = ()
-    """The mid price, once a second; None where there was none."""
+    """The mid price, once a second; None while the book was unreadable."""
 
     @property
     def is_readable(self) -> bool:
-        """Whether there is a book to show."""
+        """Whether the book can be shown."""
         return self.bids is not None
 
     @property
@@ -67,17 +69,17 @@ class Shot(NamedTuple):
 
     @property
     def mid(self) -> Decimal | None:
-        """The middle between the best prices."""
+        """The mean of the best prices."""
         return (self.bids[0][0] + self.asks[0][0]) / 2 if self.bids and self.asks else None
 
     @property
     def spread(self) -> Decimal | None:
-        """Between the best prices."""
+        """The difference of the best prices."""
         return self.asks[0][0] - self.bids[0][0] if self.bids and self.asks else None
 
 
-class Meter:
-    """Takes the shots of one market, and remembers what a single look cannot show: rates, and what has been."""
+class Sampler:
+    """Samples one market, and keeps what one sample cannot have: the update rate and earlier mid prices."""
 
     def __init__(self, cache: DepthCache) -> None:
         self.cache = cache
@@ -87,8 +89,8 @@ class Meter:
         self._mids: deque[float | None] = deque(maxlen=MIDS_MAX)
         self._mid_at: float | None = None
 
-    def shoot(self, levels: int, now: float, unix_time_ns: int) -> Shot:
-        """Look at the market, at so many levels a side. `now` only ever grows; the other is the time of day."""
+    def sample(self, levels: int, now: float, unix_time_ns: int) -> Sample:
+        """Sample the market with `levels` a side. `now` is monotonic, `unix_time_ns` the time of day."""
         bids: Side | None = None
         asks: Side | None = None
         status = self.cache.status()
@@ -108,7 +110,7 @@ class Meter:
                 bid_depth, ask_depth = (
                     _depth(mid, cast("Decimal | None", horizon)) for horizon in (view.bid_horizon, view.ask_horizon)
                 )
-        shot = Shot(
+        sample = Sample(
             status,
             state,
             cause,
@@ -123,8 +125,8 @@ class Meter:
             None if status.received_time_ns is None else max(0.0, (unix_time_ns - status.received_time_ns) / 1e9),
             max(0.0, unix_time_ns / 1e9 - status.state_since),
         )
-        self._note_mid(shot.mid, now)
-        return shot._replace(mids=tuple(self._mids))
+        self._note_mid(sample.mid, now)
+        return sample._replace(mids=tuple(self._mids))
 
     def _note_decimals(self, bids: Side, asks: Side) -> None:
         for side in (bids, asks):
@@ -137,7 +139,7 @@ class Meter:
             self._mids.append(None if mid is None else float(mid))
 
     def _rate(self, count: int, now: float) -> float | None:
-        """Return the updates a second of the last seconds."""
+        """Return the updates a second over the last RATE_S."""
         self._counts.append((now, count))
         while len(self._counts) > 2 and now - self._counts[1][0] >= RATE_S:
             self._counts.popleft()

@@ -63,7 +63,7 @@ def test_a_wrong_command_line_is_status_2_and_says_what_is_wrong(
         (["simulate", "--markets", "NOPE"], "'NOPE' cannot be a market"),
     ],
 )
-def test_what_the_parts_refuse_is_status_2_as_well_with_their_words(
+def test_errors_of_the_parts_are_status_2_too_with_their_messages(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == ExitStatus.USAGE
@@ -110,7 +110,7 @@ def test_seconds_end_it_and_the_lines_are_one_a_second_and_market_and_need_no_ri
         assert program.errors() == ""
 
 
-def test_a_market_that_does_not_exist_ends_it_at_once_with_status_1_and_words() -> None:
+def test_an_unknown_market_ends_it_at_once_with_status_1_and_an_error() -> None:
     with Program("watch", "NOPE", "--exchange", "simulator") as program:
         assert program.end() == ExitStatus.OUT_OF_SYNC
         assert program.lines[-1]["state"] == "FAILED"
@@ -120,9 +120,9 @@ def test_a_market_that_does_not_exist_ends_it_at_once_with_status_1_and_words() 
         assert ".." not in said
 
 
-def test_an_exchange_that_is_not_there_is_status_1_and_no_number_is_shown() -> None:
+def test_an_exchange_that_does_not_answer_is_status_1_and_no_number_is_shown() -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # so that it is nobody else's, and nobody listens
+        bound.bind(("127.0.0.1", 0))  # reserved, without a listener
         port = bound.getsockname()[1]
         uris = ["--restful-base-uri", f"http://127.0.0.1:{port}", "--websocket-base-uri", f"ws://127.0.0.1:{port}"]
         with Program("watch", "BTCUSDT", "--seconds", "0.2", *uris) as program:
@@ -143,7 +143,7 @@ def test_a_signal_ends_it_cleanly_with_a_last_line_and_the_same_status(name: str
         assert program.errors() == ""
 
 
-def test_a_reader_that_goes_away_ends_it_cleanly() -> None:
+def test_a_closed_pipe_ends_it_cleanly() -> None:
     with Program("demo") as program:
         program.read_until(lambda written: b"state=SYNCHRONIZED" in written)
         assert program.process.stdout is not None
@@ -153,7 +153,7 @@ def test_a_reader_that_goes_away_ends_it_cleanly() -> None:
 
 
 @pytest.mark.check
-def test_a_fault_strikes_when_the_markets_are_in_sync_and_the_lines_show_the_resync() -> None:
+def test_a_fault_fires_when_the_markets_are_in_sync_and_the_lines_show_the_resync() -> None:
     with Program("demo", "--fault", "drop", "--seed", "7") as program:
         program.read_until(lambda written: b"resyncs_by_cause=GAP:1" in written)
         assert program.lines[0]["resyncs"] == "0"
@@ -175,7 +175,7 @@ def test_a_simulated_exchange_can_be_watched_from_another_process() -> None:
         assert b"connects 1" in exchange.written
 
 
-# ------------------------------------------------------------------------------------------------- what is not there
+# --------------------------------------------------------------------------------------------------- missing extras
 
 
 @on_terminals
@@ -201,7 +201,7 @@ def test_an_embedded_exchange_without_aiohttp_is_status_3_and_names_the_extra(ar
 
 
 @on_terminals
-def test_a_view_fills_the_terminal_follows_its_size_and_is_put_away_by_ctrl_c() -> None:
+def test_a_view_fills_the_terminal_follows_its_size_and_ends_at_ctrl_c() -> None:
     with Program("demo", terminal=(80, 24)) as program:
         written = program.read_until(lambda written: any("in sync" in frame[0] for frame in frames(written)))
         assert b"\x1b[?1049h" in written
@@ -252,10 +252,10 @@ def fresh_terminal() -> list[object]:
 
 
 @on_terminals
-def test_the_key_q_ends_the_view_and_the_terminal_is_left_as_it_was() -> None:
+def test_the_key_q_ends_the_view_and_the_terminal_is_restored() -> None:
     import termios
 
-    before = fresh_terminal()  # not of that very terminal: who knows when the program begins to change it
+    before = fresh_terminal()  # of another terminal, because the program may have changed this one already
     with Program("demo", terminal=(80, 24)) as program:
         program.read_until(lambda written: any("in sync" in frame[0] for frame in frames(written)))
         assert not termios.tcgetattr(program.output)[3] & termios.ECHO
@@ -291,9 +291,7 @@ def test_the_view_shows_a_resync_happening() -> None:
 @pytest.mark.check
 @on_terminals
 @pytest.mark.parametrize(("arguments", "term"), [(["--plain"], "xterm"), ([], "dumb")])
-def test_lines_are_to_be_had_on_a_terminal_as_well(
-    arguments: list[str], term: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plain_writes_lines_to_a_terminal_too(arguments: list[str], term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM_OF_TEST", term)
     with Program("demo", "--seconds", "3", *arguments, terminal=(80, 24)) as program:
         assert program.end() == ExitStatus.SYNCHRONIZED
@@ -317,12 +315,12 @@ def test_a_signal_ends_a_wait_and_the_second_one_does_what_it_usually_does() -> 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no terminals that hang up")
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
-    """As `nohup ldc watch` asks for: it goes on when its terminal is closed."""
+    """As `nohup ldc watch` needs it: it continues when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not interruption.is_asked
+            assert not interruption.is_requested
             os.kill(os.getpid(), signal.SIGTERM)
             assert interruption.wait(cli_kit.GIVE_UP_S)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

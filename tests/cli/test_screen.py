@@ -1,10 +1,10 @@
-"""The view: always exactly of the terminal's size, never a number of a book that is not in sync."""
+"""The view: always exactly the terminal's size, and no number of a book that is not in sync."""
 
 import re
 from decimal import Decimal
 
 import pytest
-from cli_kit import lost_shot, shot, text_of, texts_of, widths_of
+from cli_kit import lost_sample, sample, text_of, texts_of, widths_of
 
 from ldc.cli.ladder import MEANING, WAITING
 from ldc.cli.screen import Screen, drawn, levels_for
@@ -34,10 +34,10 @@ MARKETS = ["BTCUSDT", "ETHUSDT", "DOGEUSDT", "币安人生USDT", *(f"M{number:03
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
 def test_the_view_has_exactly_the_size_of_the_terminal(size: tuple[int, int], count: int, glyphs) -> None:
     width, height = size
-    states = [shot, lost_shot, lambda market: lost_shot(market, "UNKNOWN_MARKET", SyncState.FAILED)]
+    states = [sample, lost_sample, lambda market: lost_sample(market, "UNKNOWN_MARKET", SyncState.FAILED)]
     for offset in range(3):
-        shots = [states[(number + offset) % 3](market) for number, market in enumerate(MARKETS[:count])]
-        lines = drawn(shots, SCREEN, width, height, glyphs)
+        samples = [states[(number + offset) % 3](market) for number, market in enumerate(MARKETS[:count])]
+        lines = drawn(samples, SCREEN, width, height, glyphs)
         assert len(lines) == height
         assert widths_of(lines) == {width}
         if glyphs is ASCII:
@@ -45,7 +45,7 @@ def test_the_view_has_exactly_the_size_of_the_terminal(size: tuple[int, int], co
 
 
 def test_one_market_at_80x24_shows_everything_that_matters() -> None:
-    lines = texts_of(drawn([shot()], SCREEN, 80, 24))
+    lines = texts_of(drawn([sample()], SCREEN, 80, 24))
     text = "\n".join(lines)
     for expected in (
         "BTCUSDT", "SYNCHRONIZED", "spread 0.02", "mid 61840.000", "10.0 /s", "43 ms ago", "1009639641",
@@ -55,7 +55,7 @@ def test_one_market_at_80x24_shows_everything_that_matters() -> None:
 
 
 def test_the_best_prices_are_next_to_the_middle_and_the_columns_stand_below_each_other() -> None:
-    lines = texts_of(drawn([shot(levels=3, size="1.25")], SCREEN, 80, 24))
+    lines = texts_of(drawn([sample(levels=3, size="1.25")], SCREEN, 80, 24))
     [middle] = [number for number, line in enumerate(lines) if "spread" in line]
     ladder = [line[:33].rstrip() for line in lines[middle - 3 : middle + 4]]
     assert ladder[:3] == [
@@ -71,15 +71,15 @@ def test_the_best_prices_are_next_to_the_middle_and_the_columns_stand_below_each
 
 
 def test_a_bar_is_as_long_as_its_size_is_large() -> None:
-    lines = texts_of(drawn([shot()], SCREEN, 80, 24))
+    lines = texts_of(drawn([sample()], SCREEN, 80, 24))
     asks = [line.partition("│")[0].count("█") for line in lines if line.startswith(" 61840.")]
     assert asks == sorted(asks, reverse=True)
     assert len(asks) == 10
     assert asks[0] > 8 * asks[-1] > 0
 
 
-def test_no_more_levels_than_asked_for() -> None:
-    lines = texts_of(drawn([shot()], SCREEN._replace(levels_max=3), 80, 24))
+def test_no_more_levels_than_requested() -> None:
+    lines = texts_of(drawn([sample()], SCREEN._replace(levels_max=3), 80, 24))
     assert sum(bool(re.match(" 618(39|40)[.]", line)) for line in lines) == 6
     assert levels_for(24, None) == 12
     assert levels_for(24, 3) == 3
@@ -91,9 +91,9 @@ def test_no_more_levels_than_asked_for() -> None:
 def test_a_book_that_is_not_in_sync_shows_its_state_and_cause_and_no_number(
     size: tuple[int, int], state: SyncState
 ) -> None:
-    other = shot("ETHUSDT", mid="2682.00") if size == (60, 5) else None
-    shots = [each for each in (lost_shot(state=state), other) if each is not None]
-    text = "\n".join(texts_of(drawn(shots, SCREEN, *size)))
+    other = sample("ETHUSDT", mid="2682.00") if size == (60, 5) else None
+    samples = [each for each in (lost_sample(state=state), other) if each is not None]
+    text = "\n".join(texts_of(drawn(samples, SCREEN, *size)))
     assert state.value in text
     assert "GAP" in text
     assert "618" not in text.replace("range", "")
@@ -101,21 +101,21 @@ def test_a_book_that_is_not_in_sync_shows_its_state_and_cause_and_no_number(
 
 
 def test_a_book_that_left_its_horizon_is_not_called_synchronized() -> None:
-    lost = lost_shot(cause="LEFT_HORIZON", state=SyncState.SYNCHRONIZED)
+    lost = lost_sample(cause="LEFT_HORIZON", state=SyncState.SYNCHRONIZED)
     text = "\n".join(texts_of(drawn([lost], SCREEN, 80, 24)))
     assert "UNREADABLE" in text
     assert "LEFT_HORIZON" in text
     assert "SYNCHRONIZED" not in text
 
 
-def test_every_cause_and_every_state_has_words() -> None:
+def test_every_cause_and_every_state_has_a_text() -> None:
     assert set(MEANING) == {cause.value for cause in Cause}
     assert set(WAITING) == set(SyncState)
     assert max(map(len, MEANING.values())) <= 36
 
 
 def test_resyncs_are_shown_by_cause() -> None:
-    resynced = shot()
+    resynced = sample()
     resynced = resynced._replace(status=resynced.status._replace(resyncs={"GAP": 2, "STREAM_CLOSED": 1}, reconnects=1))
     for size in ((80, 24), (40, 14)):
         text = "\n".join(texts_of(drawn([resynced], SCREEN, *size)))
@@ -124,69 +124,69 @@ def test_resyncs_are_shown_by_cause() -> None:
 
 
 def test_several_markets_stand_side_by_side_where_it_is_wide_and_in_a_table_where_it_is_not() -> None:
-    shots = [shot("BTCUSDT"), shot("ETHUSDT", mid="2682.00")]
-    side_by_side = texts_of(drawn(shots, SCREEN, 80, 24))
+    samples = [sample("BTCUSDT"), sample("ETHUSDT", mid="2682.00")]
+    side_by_side = texts_of(drawn(samples, SCREEN, 80, 24))
     assert any("BTCUSDT" in line and "ETHUSDT" in line for line in side_by_side)
     assert sum("spread" in line for line in side_by_side) == 1
-    below_each_other = texts_of(drawn(shots, SCREEN, 50, 40))
+    below_each_other = texts_of(drawn(samples, SCREEN, 50, 40))
     assert sum("spread" in line for line in below_each_other) == 2
-    table = texts_of(drawn(shots, SCREEN, 80, 8))
+    table = texts_of(drawn(samples, SCREEN, 80, 8))
     assert [line.split()[0] for line in table[1:4]] == ["market", "BTCUSDT", "ETHUSDT"]
 
 
 def test_prices_of_different_decimals_are_aligned_in_the_table() -> None:
-    shots = [shot("BTCUSDT"), shot("DOGEUSDT", mid="0.102931", step="0.000001", size="5")]
-    lines = texts_of(drawn(shots, SCREEN, 110, 8))
+    samples = [sample("BTCUSDT"), sample("DOGEUSDT", mid="0.102931", step="0.000001", size="5")]
+    lines = texts_of(drawn(samples, SCREEN, 110, 8))
     btc, doge = lines[2], lines[3]
     assert btc.index("61839.99") + len("61839") == doge.index("0.102930") + 1
 
 
 def test_no_column_of_the_table_moves_when_a_market_is_lost() -> None:
-    before = texts_of(drawn([shot("BTCUSDT"), shot("ETHUSDT")], SCREEN, 80, 8))
-    after = texts_of(drawn([shot("BTCUSDT"), lost_shot("ETHUSDT")], SCREEN, 80, 8))
+    before = texts_of(drawn([sample("BTCUSDT"), sample("ETHUSDT")], SCREEN, 80, 8))
+    after = texts_of(drawn([sample("BTCUSDT"), lost_sample("ETHUSDT")], SCREEN, 80, 8))
     assert after[1:3] == before[1:3]
     assert after[3].split() == ["ETHUSDT", "BUFFERING", "GAP", "10.0", "43", "ms", "2"]
     assert after[3].index("GAP") == before[3].index("61839.99")
 
 
 def test_when_not_all_fit_the_ones_out_of_sync_are_shown_and_the_rest_is_counted() -> None:
-    shots = [*(shot(market) for market in MARKETS[:50]), lost_shot("LOSTUSDT")]
-    lines = texts_of(drawn(shots, SCREEN, 80, 24))
+    samples = [*(sample(market) for market in MARKETS[:50]), lost_sample("LOSTUSDT")]
+    lines = texts_of(drawn(samples, SCREEN, 80, 24))
     assert "LOSTUSDT" in lines[2]
     assert "31 more" in lines[-2]
     assert sum("USDT" in line for line in lines[2:-2]) == 20
 
 
 def test_the_header_counts_while_markets_synchronize_and_says_so_when_all_have() -> None:
-    waiting = texts_of(drawn([shot(), lost_shot("ETHUSDT")], SCREEN._replace(waited_s=1.25), 80, 24))[0]
+    waiting = texts_of(drawn([sample(), lost_sample("ETHUSDT")], SCREEN._replace(waited_s=1.25), 80, 24))[0]
     assert "synchronizing" in waiting
     assert "1 of 2" in waiting
     assert "1.2 s" in waiting
     assert "█████▌─────" in waiting
-    assert "2 markets in sync" in texts_of(drawn([shot(), shot("ETHUSDT")], SCREEN, 80, 24))[0]
+    assert "2 markets in sync" in texts_of(drawn([sample(), sample("ETHUSDT")], SCREEN, 80, 24))[0]
 
 
 def test_the_header_says_about_how_long_the_others_will_take_until_all_can_be_read() -> None:
-    shots = [shot(), lost_shot("ETHUSDT")]
+    samples = [sample(), lost_sample("ETHUSDT")]
     for seconds, expected in ((56.2, "~57 s left"), (0.0, "~0 ms left"), (1400.0, "~23 min left"), (None, "1.2 s   ")):
         screen = SCREEN._replace(waited_s=1.25, seconds_left=seconds)
-        header = texts_of(drawn(shots, screen, 100, 24))[0]
+        header = texts_of(drawn(samples, screen, 100, 24))[0]
         assert expected in header, header
         assert "1 of 2" in header
-    assert "left" not in texts_of(drawn([shot()], SCREEN._replace(seconds_left=57.0), 100, 24))[0]
-    narrow = texts_of(drawn(shots * 500, SCREEN._replace(waited_s=12.0, seconds_left=57.0), 80, 24))[0]
+    assert "left" not in texts_of(drawn([sample()], SCREEN._replace(seconds_left=57.0), 100, 24))[0]
+    narrow = texts_of(drawn(samples * 500, SCREEN._replace(waited_s=12.0, seconds_left=57.0), 80, 24))[0]
     assert "500 of 1000  12 s  ~57 s left" in narrow
 
 
 def test_a_market_that_has_failed_is_not_waited_for() -> None:
-    shots = [shot(), lost_shot("NOPE", "UNKNOWN_MARKET", SyncState.FAILED)]
-    header = texts_of(drawn(shots, SCREEN, 80, 24))[0]
+    samples = [sample(), lost_sample("NOPE", "UNKNOWN_MARKET", SyncState.FAILED)]
+    header = texts_of(drawn(samples, SCREEN, 80, 24))[0]
     assert "1 market in sync  1 failed" in header
     assert "synchronizing" not in header
 
 
-def test_what_the_connection_said_last_is_shown_while_there_is_no_book() -> None:
-    lost = lost_shot()
+def test_the_last_error_is_shown_while_the_book_is_unreadable() -> None:
+    lost = lost_sample()
     lost = lost._replace(
         status=lost.status._replace(last_error="cannot connect to ws://127.0.0.1:1/stream: " + "x " * 300)
     )
@@ -197,24 +197,24 @@ def test_what_the_connection_said_last_is_shown_while_there_is_no_book() -> None
 
 
 def test_an_empty_side_is_shown_as_empty() -> None:
-    one_sided = shot()._replace(bids=(), bid_depth=None)
+    one_sided = sample()._replace(bids=(), bid_depth=None)
     for size in ((80, 24), (40, 14), (80, 5)):
         text = "\n".join(texts_of(drawn([one_sided], SCREEN, *size)))
         assert "61840.01" in text
         assert "spread 0" not in text
-    empty = shot()._replace(bids=(), asks=())
+    empty = sample()._replace(bids=(), asks=())
     assert "one side is empty" in "\n".join(texts_of(drawn([empty], SCREEN, 80, 24)))
 
 
-def test_text_from_outside_cannot_tear_the_screen() -> None:
-    nasty = lost_shot()
+def test_text_from_outside_cannot_break_the_screen() -> None:
+    nasty = lost_sample()
     nasty = nasty._replace(status=nasty.status._replace(last_error="a\nb\x1b[2J\tc"))
     for line in drawn([nasty], SCREEN._replace(event="x\r\ny"), 80, 24):
         assert text_of(line).isprintable()
 
 
 def test_totals_run_up_from_the_best_price() -> None:
-    assert shot(levels=3).mid == Decimal("61840.00")
-    lines = texts_of(drawn([shot(levels=4, size="0.5")], SCREEN, 80, 24))
+    assert sample(levels=3).mid == Decimal("61840.00")
+    lines = texts_of(drawn([sample(levels=4, size="0.5")], SCREEN, 80, 24))
     totals = [line.split()[2] for line in lines if line.startswith(" 61840.")]
     assert totals == ["5.0", "3.0", "1.5", "0.5"]

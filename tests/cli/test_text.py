@@ -1,4 +1,4 @@
-"""Lines of cells: what fits, what is cut, how numbers and times are written."""
+"""Lines of cells: fitting, cutting, the format of numbers and durations."""
 
 from decimal import Decimal
 
@@ -29,7 +29,7 @@ def test_blocks_stand_beside_each_other_whatever_their_lengths() -> None:
     assert [text_of(line) for line in lines] == ["a |b  ", "  |c  ", "  |   "]
 
 
-def test_a_bar_is_as_long_as_its_fraction_to_an_eighth_and_what_is_not_nothing_is_seen() -> None:
+def test_a_bar_is_as_long_as_its_fraction_to_an_eighth_and_never_empty_above_zero() -> None:
     assert bar(0, 10, UNICODE) == ""
     assert bar(1e-9, 10, UNICODE) == "▏"
     assert bar(0.5, 10, UNICODE) == "█████"
@@ -50,7 +50,7 @@ def test_a_curve_goes_through_its_values_and_leaves_gaps() -> None:
     assert [len(row) for row in rising] == [10, 10, 10]
 
 
-def test_decimals_are_those_that_say_something() -> None:
+def test_trailing_zeros_are_not_counted_as_decimals() -> None:
     assert decimals_of([Decimal("61840.10000000"), Decimal("61840.12000000")]) == 2
     assert decimals_of([Decimal("1E+3"), Decimal("700.000")]) == 0
     assert decimals_of([Decimal("0E-8")]) == 0

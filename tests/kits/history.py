@@ -133,7 +133,7 @@ class History:
         share = 0.8
         self.server = RestServer(dice, venue.weight_per_minute, share)
         self.queue = SnapshotQueue(lot)
-        self.queue_client = self.queue.join(venue, 0.0, weight_share=share)
+        self.requester = self.queue.join(venue, 0.0, weight_share=share)
         self.under_way = 0
         self.pump_at = 0.0
         self.connect_budget = ConnectBudget()
@@ -414,14 +414,14 @@ class History:
     def put_request(self, market: SimulatedMarket, request: RequestSnapshot) -> None:
         """A market wants a snapshot."""
         self.queue.put(
-            self.queue_client,
+            self.requester,
             SnapshotRequest(market.engine.symbol, request.epoch, request.purpose, request.limit, request.due),
         )
         self.pump_at = min(self.pump_at, self.now)
 
     def cancel_request(self, market: SimulatedMarket, epoch: int) -> None:
         """A market does not want it any more."""
-        self.queue.cancel(self.queue_client, market.engine.symbol, epoch)
+        self.queue.cancel(self.requester, market.engine.symbol, epoch)
 
     def pump(self) -> None:
         """Begin the downloads that may begin."""

@@ -1,7 +1,7 @@
 """Faults of frames, sockets, acknowledgements and HTTP, over real sockets: each ends as it should.
 
-In every test a second market shares the connection, or the manager. What it went through is looked at in the end.
-`make check` runs them once more with a connection for each market: LDC_MARKETS_PER_CONNECTION=1.
+In every test a second market shares the connection or the manager. Its counters are checked in the end.
+`make check` runs them again with a connection for each market: LDC_MARKETS_PER_CONNECTION=1.
 """
 
 import contextlib
@@ -591,12 +591,12 @@ def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it():
         second = exchange.connection_of("BTCUSDT", after=CONNECTIONS)
         second.streams.discard(exchange.stream("BTCUSDT"))  # acknowledged, and forgotten
 
-        def is_subscribed_anew() -> bool:
+        def is_subscribed_again() -> bool:
             for market in BOTH:
                 exchange.update(market)
             return exchange.stream("BTCUSDT") in second.streams
 
-        eventually(is_subscribed_anew, "the new subscription")
+        eventually(is_subscribed_again, "the new subscription")
         eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
@@ -614,7 +614,7 @@ def test_a_successor_that_never_brings_a_market_is_given_up():
         eventually(
             lambda: exchange.update("BTCUSDT") and len(second.requests("SUBSCRIBE")) >= 2, "another subscription"
         )
-        # Quiet from here on: a look-up finds nothing new, which proves nothing of a market that did not come before.
+        # Quiet from here on: a probe finds nothing new, which proves nothing of a market that has never arrived.
         eventually(lambda: exchange.update("ETHUSDT") and second.ended.is_set(), "the end of it")
         assert not first.ended.is_set()
         assert_all_well(exchange, manager)
@@ -650,7 +650,7 @@ def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_o
 
 
 def is_successor(connection: Connection) -> bool:
-    """Whether it is the first one that a handover begins."""
+    """Whether it is the successor of the first handover."""
     return CONNECTIONS < connection.number <= 2 * CONNECTIONS
 
 
@@ -717,7 +717,7 @@ def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew():
 def test_a_market_that_is_silent_because_nothing_happens_is_left_alone():
     brisk = Timing(silence_check_s=0.05, quiet_s_first=0.1)
     with both(timing=brisk, websocket_ping_interval=0.2) as (exchange, manager):
-        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four look-ups")
+        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four probes")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
         times = [request.time for request in exchange.requests_of("BTCUSDT") if request.limit == 5]
@@ -794,7 +794,7 @@ def test_a_ban_stops_all_requests_and_leaves_live_books_live():
         def errors() -> list[str]:
             return [error for market in added if (error := manager.get_status(market).last_error)]
 
-        eventually(errors, "the ban")  # which the first one to ask is told, and the other one may never ask
+        eventually(errors, "the ban")  # which the first request gets; the other one may never be sent
         banned_at = len(exchange.rest_requests)
         for market in added:
             exchange.update(market)

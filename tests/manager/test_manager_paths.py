@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy can lead there
+EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy reaches it
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
-    """An exchange with one market, and the port where it speaks TLS."""
+    """An exchange with one market, and its TLS port."""
     with LoopbackExchange() as exchange:
         exchange.add_market()
         with Relay(exchange.restful_base_uri, tls=tls_context(tmp_path)) as relay:

@@ -1,6 +1,6 @@
-"""Handovers and redundant connections in front of the embedded exchange: nobody notices them.
+"""Handovers and redundant connections with the embedded exchange: no reader notices them.
 
-A thread reads all markets in turn, and looks each view up in the exchange's own history. It must never be refused.
+A thread reads all markets in turn and checks each view against the exchange's history. No read may be refused.
 """
 
 import math
@@ -225,7 +225,7 @@ def test_a_successor_of_one_of_two_connections_leaves_the_other_one_alone():
 
 
 def test_a_successor_that_is_to_be_shut_down_as_well_gets_one_of_its_own():
-    """The exchange restarts its servers one after the other, and may say so before the first handover is over."""
+    """The exchange restarts its servers one after the other, and may announce it before the first handover is over."""
     announcement = '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}'
     with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):
         synchronize(exchange, manager)
@@ -298,7 +298,7 @@ def test_after_a_cut_of_all_connections_200_markets_are_back_within_15_seconds()
 # ------------------------------------------------------------------------------------------------ cold start
 
 
-def test_progress_says_how_far_and_how_long():
+def test_progress_counts_readable_books_and_estimates_the_rest():
     with BinanceLocalDepthCacheManager() as manager:
         assert manager.get_progress() == (0, 0, 0, 0.0)
     with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):

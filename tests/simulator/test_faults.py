@@ -1,4 +1,4 @@
-"""Faults by name: what they are called, and what a client sees of each."""
+"""Faults by name: their spelling, and what a client sees of each."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import websocket
 from simulator_kit import Client, Fold, get, simulated
 
 from ldc.simulator import FAULTS, Fault, parse_fault
-from ldc.simulator.faults import FaultBoard, Place, kind_of
+from ldc.simulator.faults import PendingFaults, Place, kind_of
 from ldc.simulator.limits import REFUSALS_BEFORE_BAN, RequestWeight, RollingCount
 
 URL = "/stream?streams=btcusdt@depth@100ms"
@@ -51,7 +51,7 @@ def test_a_fault_is_written_in_one_word(text, fault):
         ("slow_handshake@BTCUSDT", "cannot be limited"),
     ],
 )
-def test_what_is_no_fault_is_refused_with_what_would_be(text, says):
+def test_a_wrong_fault_is_refused_with_the_valid_form(text, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         parse_fault(text)
 
@@ -79,32 +79,32 @@ def test_a_fault_that_no_market_has_is_refused():
             exchange.inject("dorp")
 
 
-def test_luck_is_seeded_and_about_as_often_as_it_should_be():
-    def struck(seed):
-        board = FaultBoard(seed)
-        board.add(Fault(name="drop", count=None, probability=0.1))
-        return [board.take(Place.FRAME, "BTCUSDT") is not None for _ in range(2000)]
+def test_random_faults_are_seeded_and_fire_about_as_often_as_they_should():
+    def fired(seed):
+        pending = PendingFaults(seed)
+        pending.add(Fault(name="drop", count=None, probability=0.1))
+        return [pending.take(Place.UPDATE, "BTCUSDT") is not None for _ in range(2000)]
 
-    assert struck(1) == struck(1) != struck(2)
-    assert 140 <= sum(struck(1)) <= 260
-
-
-def test_a_fault_strikes_so_often_where_it_is_meant_to():
-    board = FaultBoard(1)
-    board.add(Fault(name="drop", market="BTCUSDT", count=2))
-    assert board.take(Place.FRAME, "ETHUSDT") is None
-    assert board.take(Place.LINK, "BTCUSDT") is None
-    assert board.take(Place.FRAME, "BTCUSDT").name == "drop"
-    assert board.take(Place.FRAME, "BTCUSDT").count == 1
-    assert board.take(Place.FRAME, "BTCUSDT") is None
-    assert board.injected == {"drop": 2}
-    assert board.places == frozenset()
-    board.add(Fault(name="drop"))
-    board.clear()
-    assert board.take(Place.FRAME, "BTCUSDT") is None
+    assert fired(1) == fired(1) != fired(2)
+    assert 140 <= sum(fired(1)) <= 260
 
 
-# ---------------------------------------------------------------------------------------------------------- the gate
+def test_a_fault_fires_as_often_as_requested_and_only_at_its_place():
+    pending = PendingFaults(1)
+    pending.add(Fault(name="drop", market="BTCUSDT", count=2))
+    assert pending.take(Place.UPDATE, "ETHUSDT") is None
+    assert pending.take(Place.CONNECTION, "BTCUSDT") is None
+    assert pending.take(Place.UPDATE, "BTCUSDT").name == "drop"
+    assert pending.take(Place.UPDATE, "BTCUSDT").count == 1
+    assert pending.take(Place.UPDATE, "BTCUSDT") is None
+    assert pending.fired == {"drop": 2}
+    assert pending.places == frozenset()
+    pending.add(Fault(name="drop"))
+    pending.clear()
+    assert pending.take(Place.UPDATE, "BTCUSDT") is None
+
+
+# --------------------------------------------------------------------------------------------------- the rate limits
 
 
 def test_weight_is_counted_in_minutes_of_the_clock():
@@ -115,7 +115,7 @@ def test_weight_is_counted_in_minutes_of_the_clock():
     assert weight.charge(60, 60.0) == (200, 60, 0, 0.0)
 
 
-def test_whoever_goes_on_is_banned_and_each_ban_is_longer():
+def test_an_address_that_continues_is_banned_and_each_ban_is_longer():
     weight = RequestWeight(100, ban_s=120)
     answers = [weight.charge(101, 0.5) for _ in range(REFUSALS_BEFORE_BAN)]
     assert [answer.status for answer in answers] == [429] * (REFUSALS_BEFORE_BAN - 1) + [418]
@@ -135,10 +135,10 @@ def test_a_rolling_count_has_no_minutes():
 
 
 def updates_after(exchange, client, fault, count=4, **parameters):
-    """Inject a frame fault; return the texts of what is sent for so many updates."""
+    """Inject a fault of an update; return the messages that are sent for `count` updates."""
     exchange.pause("BTCUSDT")
     exchange.advance("BTCUSDT")
-    client.message()  # so that there is an update before the one that is struck
+    client.message()  # so that an update precedes the faulty one
     read_to_the_end(exchange, client)
     exchange.inject(fault, market="BTCUSDT", **parameters)
     exchange.advance("BTCUSDT", count)
@@ -147,7 +147,7 @@ def updates_after(exchange, client, fault, count=4, **parameters):
 
 
 def read_to_the_end(exchange, client):
-    """Read on until an update that ends where the market stands."""
+    """Read until an update that ends at the market's update id."""
     last = exchange.advance("BTCUSDT")
     client.message(lambda message: message["data"]["u"] == last)
 
@@ -156,8 +156,8 @@ def ids(texts):
     return [(json.loads(text)["data"]["U"], json.loads(text)["data"]["u"]) for text in texts]
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if kind_of(name).place is Place.FRAME])
-def test_a_frame_fault_is_seen_on_the_wire(fault):
+@pytest.mark.parametrize("fault", [name for name in FAULTS if kind_of(name).place is Place.UPDATE])
+def test_a_fault_of_an_update_is_seen_on_the_wire(fault):
     with simulated() as exchange, Client(exchange, URL) as client:
         texts = updates_after(exchange, client, fault)
         assert exchange.statistics()["faults"][fault] == 1
@@ -182,9 +182,9 @@ def test_a_frame_fault_is_seen_on_the_wire(fault):
             assert json.loads(texts[0])["data"]["s"] == "OTHERBTCUSDT"
 
 
-def test_an_overlap_tells_the_update_before_as_well():
+def test_an_overlap_repeats_the_previous_update():
     with simulated() as exchange:
-        exchange.pause("BTCUSDT")  # before anybody listens: what is heard is what is moved by hand
+        exchange.pause("BTCUSDT")  # before the subscription, so that only `advance` sends updates
         with Client(exchange, URL) as client:
             exchange.advance("BTCUSDT")
             first = client.message()["data"]
@@ -206,7 +206,7 @@ def test_a_close_code_is_sent(fault, code):
 
 
 @pytest.mark.parametrize("fault", ["reset", "eof"])
-def test_a_connection_ends_without_a_word(fault):
+def test_a_connection_ends_without_a_close_frame(fault):
     with simulated() as exchange, Client(exchange, URL) as client:
         client.message()
         exchange.inject(fault)
@@ -217,7 +217,7 @@ def test_a_connection_ends_without_a_word(fault):
 
 
 @pytest.mark.parametrize("fault", ["half_open", "stall", "no_pong"])
-def test_a_dead_link_stays_open(fault):
+def test_a_frozen_connection_stays_open(fault):
     with simulated() as exchange, Client(exchange, URL) as client:
         client.message()
         exchange.inject(fault)
@@ -231,11 +231,11 @@ def test_a_dead_link_stays_open(fault):
         assert {opcode for opcode, _ in frames} <= {websocket.ABNF.OPCODE_TEXT}
         assert isinstance(end, websocket.WebSocketTimeoutException)
         if fault == "stall":
-            assert client.socket.frame_buffer.header is not None  # the rest of a frame is awaited
+            assert client.socket.frame_buffer.header is not None  # the rest of a frame is missing
         assert exchange.statistics()["connections"] == 1
 
 
-def test_a_dead_link_is_cut_in_the_end():
+def test_a_frozen_connection_is_aborted_in_the_end():
     with simulated() as exchange, Client(exchange, URL) as client:
         exchange.inject("half_open", duration_s=0.1)
         assert not isinstance(client.until_end()[1], websocket.WebSocketTimeoutException)
@@ -289,7 +289,7 @@ def test_a_silent_market_trades_and_pongs():
         assert get(exchange, "/api/v3/depth", symbol="BTCUSDT").json()["lastUpdateId"] > before
 
 
-def test_a_halted_market_stands_still_and_says_so():
+def test_a_halted_market_stops_trading_and_has_the_status_halt():
     with simulated() as exchange:
         exchange.inject("halt", market="BTCUSDT", duration_s=60)
         with pytest.raises(RuntimeError, match="halted"):
@@ -302,7 +302,7 @@ def test_a_halted_market_stands_still_and_says_so():
         assert refused.json()["code"] == -1220
 
 
-def test_ids_begin_again():
+def test_ids_restart():
     with simulated() as exchange, Client(exchange, URL) as client:
         exchange.pause("BTCUSDT")
         before = exchange.advance("BTCUSDT")
@@ -358,7 +358,7 @@ def test_an_old_snapshot_is_an_old_book(fault):
         assert depth(exchange).json()["lastUpdateId"] == newest
 
 
-def test_a_lagging_snapshot_stands_still_for_a_while():
+def test_lagging_snapshots_have_the_same_update_id_for_a_while():
     with simulated() as exchange:
         exchange.pause("BTCUSDT")
         exchange.advance("BTCUSDT", 5)

@@ -1,4 +1,4 @@
-"""Clients that others wrote, unchanged but for the address, get the true book from the embedded exchange.
+"""Clients of other libraries, unchanged except for the address, get the true book from the embedded exchange.
 
 They are no dependencies: `pip install python-binance ccxt` runs these tests, without it they are skipped.
 """
@@ -15,7 +15,7 @@ from simulator_kit import decimals, simulated
 
 def imported(name):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # their warnings are theirs
+        warnings.simplefilter("ignore")  # their warnings do not concern ldc
         return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.check, pytest.mark.filterwarnings("default")]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_for_other_tests():
-    """What they leave unclosed is collected here, where a warning is none of ours."""
+    """Collect the resources that they leave open, whose warnings do not concern ldc."""
     yield
     gc.collect()
 

@@ -1,4 +1,4 @@
-"""The markets of the embedded exchange: the same everywhere, in order at every moment, and remembered."""
+"""The markets of the embedded exchange: reproducible, consistent at every moment, with a past."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def made(
 
 
 def traffic(family: Family, market: Market, updates: int):
-    """The bytes of so many updates, with a snapshot now and then."""
+    """Return the bytes of `updates` updates, with a snapshot now and then."""
     while updates:
         update = market.end_window()
         if update is not None:
@@ -50,8 +50,8 @@ def traffic(family: Family, market: Market, updates: int):
             yield snapshot_text(family, market.listing, market.last_update_id, market.event_time_ms, *sides).encode()
 
 
-# Computed once, on CPython 3.11; compared on every Python that the tests run on. A change of the market's dice changes
-# them: then new ones go in, and the change is named in CHANGELOG.md, because recorded seeds become other markets.
+# Computed once, on CPython 3.11; compared on every Python of the tests. A change of the market's random numbers changes
+# them. Then enter the new ones and name the change in CHANGELOG.md, because a seed then gives another market.
 DIGESTS = {
     "spot": "34176ebf14180bc744d5ee0804ae560a21055724ded4e788e6ebf20c149b2c6a",
     "usd_m": "823f57ce73a88c8002884e56989c761d41c430f0de2fde12c1b7b6a357d1f0fd",
@@ -113,7 +113,7 @@ def test_the_deepest_book_is_deep():
 
 
 @pytest.mark.parametrize("levels", [LEVELS_MIN - 1, LEVELS_MAX + 1])
-def test_a_depth_that_cannot_be_had_is_refused(levels):
+def test_a_depth_out_of_range_is_refused(levels):
     with pytest.raises(ValueError, match=f"{LEVELS_MIN} to {LEVELS_MAX}"):
         made(FAMILY["spot"], levels=levels)
 
@@ -139,7 +139,7 @@ def test_the_price_moves_there_are_bursts_and_quiet_spells():
 def test_windows_name_every_level_that_was_touched_and_nothing_else_changes(name):
     market = made(FAMILY[name])
     book = {"bids": dict(market.bids.quantities), "asks": dict(market.asks.quantities)}
-    if market.log.oldest_update_id != market.last_update_id:  # a window is under way
+    if market.log.oldest_update_id != market.last_update_id:  # a window has begun
         sides = market.sides_at(market.sent_update_id)
         book = {"bids": dict(sides[0]), "asks": dict(sides[1])}
     previous = market.sent_update_id
@@ -183,11 +183,11 @@ def test_a_snapshot_of_futures_stands_inside_of_a_window():
     assert inside > 50
 
 
-# ---------------------------------------------------------------------------------------------------- what was before
+# ------------------------------------------------------------------------------------------------------ earlier books
 
 
 @pytest.mark.parametrize("name", ["spot", "usd_m"])
-def test_what_a_book_was_is_known_exactly(name):
+def test_an_earlier_book_is_restored_exactly(name):
     market = made(FAMILY[name])
     known = {}
     for _ in range(300):
@@ -202,7 +202,7 @@ def test_what_a_book_was_is_known_exactly(name):
         assert market.sides_at(update_id) == sides
 
 
-def test_what_is_too_long_ago_or_has_not_come_is_a_key_error_that_says_what_is_known():
+def test_an_id_that_is_too_old_or_has_not_come_is_a_key_error_with_the_known_ids():
     market = made(FAMILY["spot"])
     first = market.last_update_id
     while market.log.oldest_update_id == first:
@@ -222,11 +222,11 @@ def test_the_oldest_book_that_is_known_is_right():
         market.end_window()
     while twin.last_update_id < market.log.oldest_update_id:
         twin.end_window()
-    # The oldest id may lie inside a window of the twin, which remembers it.
+    # The oldest id may be inside a window of the twin, which still has it.
     assert market.sides_at(market.log.oldest_update_id) == twin.sides_at(market.log.oldest_update_id)
 
 
-def test_ids_begin_again_lower_each_time_and_what_was_before_is_known_once():
+def test_ids_restart_lower_each_time_and_the_books_of_the_last_run_are_kept():
     market = made(FAMILY["usd_m"])
     known = []
     for _ in range(3):

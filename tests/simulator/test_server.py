@@ -1,4 +1,4 @@
-"""What the embedded exchange says on the wire, heard by clients that are not ldc's."""
+"""The embedded exchange on the wire, tested with clients that are not ldc's."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_a_book_folded_from_what_is_sent_is_the_true_book(venue):
         first = client.message()["data"]
         fold = Fold(get(exchange, f"{API[venue]}depth", symbol=market, limit=1000).json())
         assert fold.update_id >= first["u"]
-        assert len(fold.bids) > 200  # all of it
+        assert len(fold.bids) > 200  # the whole side
         for _ in range(60):
             fold.apply(client.message()["data"])
             true_book = exchange.true_book(market, fold.update_id)
@@ -47,7 +47,7 @@ def test_a_book_folded_from_what_is_sent_is_the_true_book(venue):
 
 
 @pytest.mark.parametrize("venue", MARKETS)
-def test_tops_that_are_told_are_those_of_the_book_at_their_id(venue):
+def test_book_tickers_are_those_of_the_book_at_their_id(venue):
     market = MARKETS[venue]
     with simulated(venue) as exchange, Client(exchange, diff_url(venue, "@bookTicker")) as client:
         for _ in range(30):
@@ -76,7 +76,7 @@ def test_partial_depths_are_the_best_levels_at_their_id(venue):
     ("binance.com", "@depth", 10), ("binance.com-futures", "@depth", 2), ("binance.com-futures", "@depth@500ms", 5),
     ("binance.com-coin_futures", "@depth@500ms", 5),
 ])  # fmt: skip
-def test_a_slower_stream_tells_several_windows_in_one_message(venue, suffix, windows):
+def test_a_slower_stream_sends_several_windows_in_one_message(venue, suffix, windows):
     market = MARKETS[venue]
     with simulated(venue, updates_per_second=10.0) as exchange, Client(exchange, diff_url(venue, suffix)) as client:
         exchange.pause(market)
@@ -99,11 +99,11 @@ def test_a_slower_stream_tells_several_windows_in_one_message(venue, suffix, win
         assert exchange.statistics()["ticks"] - ticks >= 7 * windows
 
 
-# ------------------------------------------------------------------------------------------------------ as it is spelt
+# ------------------------------------------------------------------------------------------------------ the wire format
 
 
 def shape(value):
-    """Keys in their order, and the types behind them; prices and quantities by how many decimals they print."""
+    """Keys in their order with the types of their values; prices and quantities with their decimals."""
     if isinstance(value, dict):
         return [(key, shape(each)) for key, each in value.items()]
     if isinstance(value, list):
@@ -117,7 +117,7 @@ def shape(value):
     ("binance.com-coin_futures", "cm_ethusd_perp", ("st",)),
 ])  # fmt: skip
 def test_messages_have_the_shape_of_recorded_ones(venue, recording, later, captures):
-    """`later` came after the recordings were made, and stands last."""
+    """`later` has the keys that are newer than the recordings; they are last."""
     market, recorded, heard = MARKETS[venue], {}, {}
     for _, message in islice(lines_of(captures / RECORDINGS[recording].files[0], market), 2000):
         value = json.loads(message.payload)
@@ -183,7 +183,7 @@ def test_sides_of_an_update_are_best_first_on_spot_and_ascending_on_futures():
             assert asks == sorted(asks)
 
 
-def test_event_times_are_in_microseconds_for_those_who_ask():
+def test_event_times_are_in_microseconds_on_request():
     with simulated() as exchange, Client(exchange, diff_url("binance.com") + "&timeUnit=MICROSECOND") as client:
         assert 1_700_000_000_000_000 <= client.message()["data"]["E"] < 1_700_001_000_000_000
 
@@ -240,22 +240,22 @@ def test_spot_serves_any_limit_and_cuts_it_to_5000():
     ("binance.com-futures", {5: 2, 50: 2, 100: 5, 500: 10, 1000: 20}),
     ("binance.us", {100: 1, 500: 5, 1000: 10, 5000: 50}),
 ])  # fmt: skip
-def test_weights_are_counted_and_said(venue, limits):
+def test_weights_are_counted_and_reported(venue, limits):
     with SimulatedExchange(["BTCUSDT"], venue=venue, levels=20, weight_per_minute=100_000) as exchange:
         used = 0
         for limit, weight in limits.items():
             path = VENUES[venue].depth_path
             headers = get(exchange, path, symbol="BTCUSDT", limit=limit).headers
             before, used = used, int(headers["X-MBX-USED-WEIGHT-1M"])
-            assert used in (before + weight, weight), limit  # the minute may have turned
+            assert used in (before + weight, weight), limit  # a new minute may have begun
             assert ("X-MBX-USED-WEIGHT" in headers) is (venue != "binance.com-futures")
         assert exchange.statistics()["weight_used"] == sum(limits.values())
 
 
-def test_too_much_weight_is_refused_and_whoever_goes_on_is_banned():
+def test_too_much_weight_is_refused_and_an_address_that_continues_is_banned():
     with simulated(weight_per_minute=100, ban_s=0.05) as exchange:
         statuses, replies = [], {}
-        for _ in range(30):  # two minutes may be touched
+        for _ in range(30):  # they may fall in two minutes
             reply = get(exchange, "/api/v3/depth", symbol="BTCUSDT", limit=1000)
             statuses.append(reply.status_code)
             replies.setdefault(reply.status_code, reply)
@@ -270,7 +270,7 @@ def test_too_much_weight_is_refused_and_whoever_goes_on_is_banned():
         assert exchange.statistics()["status_418"] == 1
 
 
-def test_markets_can_be_added_and_are_made_on_demand_if_that_is_wanted():
+def test_markets_can_be_added_and_are_made_on_demand_if_enabled():
     with simulated() as exchange:
         assert exchange.markets == ("BTCUSDT",)
         exchange.add_market("ETHUSDT")
@@ -375,7 +375,7 @@ def test_a_url_with_too_many_streams_is_closed():
 
 
 @pytest.mark.check
-def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
+def test_the_connection_of_a_client_that_does_not_read_is_aborted(monkeypatch):
     monkeypatch.setattr("ldc.simulator.connection.UNSENT_BYTES_MAX", 1 << 16)
     with simulated(levels=5000) as exchange, Client(exchange, diff_url("binance.com")) as client:
         exchange.pause("BTCUSDT")
@@ -395,10 +395,10 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
 def test_pings_carry_a_payload_and_on_spot_only_its_copy_keeps_a_connection(venue, answer, is_kept):
     path = stream_path(venue).replace("stream", "ws")
     with simulated(venue, ping_interval_s=0.4, pong_timeout_s=1.5) as exchange, Client(exchange, path) as client:
-        pong = client.socket.pong  # this client answers pings by itself, with a copy
+        pong = client.socket.pong  # this client answers pings itself, with a copy of the payload
         client.socket.pong = lambda payload: pong(answer or payload)
         if is_kept:
-            for _ in range(5):  # which takes longer than the time-out
+            for _ in range(5):  # takes longer than the timeout
                 opcode, payload = client.frame()
                 assert opcode == websocket.ABNF.OPCODE_PING
                 assert payload.isdigit()
@@ -451,7 +451,7 @@ def test_latency_delays_everything_and_keeps_the_order():
 # --------------------------------------------------------------------------------------------------------- life
 
 
-def test_a_market_stands_still_while_it_is_paused():
+def test_a_paused_market_does_not_trade():
     with simulated() as exchange:
         exchange.pause("BTCUSDT")
         before = exchange.last_update_id("BTCUSDT")
@@ -488,30 +488,30 @@ def test_a_port_that_is_taken_is_an_error_at_the_start():
 
 
 def test_two_exchanges_of_a_process_never_have_the_same_port(monkeypatch):
-    """A client that one of them has banned must find the next one open: bans are remembered per address."""
+    """A client remembers a ban by address, so the next exchange must have another one."""
     with simulated() as exchange:
         had = exchange.restful_base_uri
     port = int(had.rsplit(":", 1)[1])
     given = iter([port])
 
     class Site(web.TCPSite):
-        """The system gives the port that has just become free, which it does now and then."""
+        """The system returns the port that was just closed, as it sometimes does."""
 
         def __init__(self, runner, host, port, **settings):
             super().__init__(runner, host, next(given, 0) if port == 0 else port, **settings)
 
     monkeypatch.setattr("ldc.simulator.server.web.TCPSite", Site)
     with simulated() as exchange:
-        assert list(given) == []  # it was given
+        assert list(given) == []  # the system returned it
         assert exchange.restful_base_uri != had
         assert get(exchange, "/api/v3/time").ok
         with pytest.raises(requests.ConnectionError):
             requests.get(had, timeout=1)
-    with simulated(port=port) as exchange:  # but whoever asks for it gets it
+    with simulated(port=port) as exchange:  # but an explicit request for it succeeds
         assert exchange.restful_base_uri == had
 
 
 @pytest.mark.parametrize("updates", [0, -1, 1001])
-def test_a_speed_that_cannot_be_had_is_refused(updates):
+def test_a_speed_out_of_range_is_refused(updates):
     with pytest.raises(ValueError, match="1000"):
         SimulatedExchange(["BTCUSDT"], updates_per_second=updates)

@@ -1,4 +1,4 @@
-"""The manager in front of the embedded exchange: every view is the true book at its id, whatever goes wrong.
+"""The manager with the embedded exchange: every view is the true book at its id, during every fault.
 
 Four threads read without pause while a market trades five times as fast as real ones. Each view that they get is looked
 up in the exchange's own history. A failure prints the seed.
@@ -22,22 +22,22 @@ from ldc.simulator.faults import Place, kind_of
 
 SEED = int(os.environ.get("LDC_SEED", "1"))
 STORM_S = float(os.environ.get("LDC_STORM_S", "20"))
-"""How long the storm of faults lasts; LDC_STORM_S=600 for a long run."""
+"""Seconds of many faults at once; LDC_STORM_S=600 for a long run."""
 
 READERS = 4
 VENUES_TRIED = ("binance.com", "binance.com-futures")
 
-# Nothing in a spot snapshot says whose it is. What it is compared with may be wrong itself in a storm.
+# A spot snapshot does not name its market. The book that it is compared with may be wrong itself among many faults.
 UNPROVABLE = {"snapshot_wrong_market"}
 
 
-# The exchange's firewall is not asked again for a minute, which is right, and longer than a test should take.
+# After a firewall's 403 ldc pauses for a minute, which is right, but too long for a test.
 SLOW = {"snapshot_403"}
 
 
 @dataclass
 class Readers:
-    """Threads that read views, and whether all of them were true."""
+    """Threads that read views and check that they are true."""
 
     exchange: object
     manager: object
@@ -81,7 +81,7 @@ class Readers:
             self._stop.wait(0.001)
 
     def read_more(self, views=40):
-        """Wait for so many more views, newer than what was read before."""
+        """Wait for `views` views that are newer than all before."""
         wanted, last_id = self.views + views, self.last_id
         try:
             eventually(lambda: self.wrong or (self.views >= wanted and self.last_id != last_id), f"{views} more views")
@@ -120,7 +120,7 @@ def test_a_deep_book_is_true_inside_its_horizon_while_it_deepens_and_is_refreshe
         assert manager.get_status(market).resyncs == {}
 
 
-# In `make test`, a few that differ most; the others in `make check`.
+# `make test` runs a few that differ most, `make check` the others.
 QUICK = {"drop", "corrupt", "reset", "snapshot_stale", "id_reset"}
 SHORT_S = {"silent": 0.5, "halt": 0.5, "snapshot_lagging": 0.5, "snapshot_slow": 0.3, "slow_handshake": 0.5, "ban": 1.0}
 FAULTS_TRIED = [
@@ -131,7 +131,7 @@ FAULTS_TRIED = [
 
 
 @pytest.mark.parametrize(("venue", "name"), FAULTS_TRIED)
-def test_every_view_is_true_whatever_goes_wrong(venue, name, no_jitter):  # noqa: F811 - the fixture
+def test_every_view_is_true_during_each_fault(venue, name, no_jitter):  # noqa: F811 - the fixture
     market, place = MARKETS[venue], kind_of(name).place
     with (
         simulated(venue, seed=SEED, updates_per_second=50.0) as exchange,
@@ -143,7 +143,7 @@ def test_every_view_is_true_whatever_goes_wrong(venue, name, no_jitter):  # noqa
             readers.read_more(20)
             exchange.inject(name, duration_s=SHORT_S.get(name))
             provoke(exchange, manager, market, place)
-            eventually(lambda: readers.wrong or exchange.statistics()["faults"].get(name), f"{name} to strike")
+            eventually(lambda: readers.wrong or exchange.statistics()["faults"].get(name), f"{name} to fire")
             if name in SLOW:
                 eventually(lambda: "HTTP 403" in (manager.get_status(market).last_error or ""), "that it was noticed")
                 assert readers.wrong == []
@@ -154,7 +154,7 @@ def test_every_view_is_true_whatever_goes_wrong(venue, name, no_jitter):  # noqa
 
 
 def provoke(exchange, manager, market, place):
-    """Do what makes a fault of that place strike."""
+    """Give a fault of that place an occasion to fire."""
     if place is Place.SNAPSHOT:
         manager.set_resync_request(market, unsubscribe=False)
     elif place is Place.CONTROL:
@@ -165,8 +165,8 @@ def provoke(exchange, manager, market, place):
 
 @pytest.mark.check
 @pytest.mark.parametrize("venue", VENUES_TRIED)
-def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F811 - the fixture
-    """All kinds at once, at random, for a while; then they stop, and the books come back."""
+def test_every_view_is_true_during_many_faults_at_once(venue, no_jitter):  # noqa: F811 - the fixture
+    """All kinds at once, at random, for a while. Then they stop, and the books recover."""
     market = MARKETS[venue]
     names = [name for name in FAULTS if name not in UNPROVABLE | SLOW | {"ban", "slow_handshake", "id_reset"}]
     with (
@@ -178,7 +178,7 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
         with Readers(exchange, manager, market) as readers:
             for name in names:
                 exchange.inject(name, probability=0.01, duration_s=SHORT_S.get(name))
-            exchange.inject("id_reset")  # once: the exchange knows the books before it, but not those before another
+            exchange.inject("id_reset")  # once, because the exchange keeps the books before one restart only
             until = time.monotonic() + STORM_S
             eventually(lambda: readers.wrong or time.monotonic() > until, "the end of the storm", STORM_S + PATIENCE_S)
             exchange.clear_faults()
@@ -188,7 +188,7 @@ def test_every_view_is_true_in_a_storm_of_faults(venue, no_jitter):  # noqa: F81
 
 @pytest.mark.check
 def test_a_first_snapshot_of_another_market_is_found_out():
-    """Its prices are not those that the updates speak of."""
+    """Its prices do not fit those of the updates."""
     with (
         simulated(markets=("BTCUSDT", "ETHUSDT"), updates_per_second=50.0) as exchange,
         managed(exchange, "binance.com") as manager,
@@ -214,7 +214,7 @@ def test_without_aiohttp_the_error_names_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("exchange", ["simulator", "simulator-futures"])
-def test_the_manager_brings_an_exchange_of_its_own(exchange):
+def test_the_manager_starts_an_exchange_of_its_own(exchange):
     with BinanceLocalDepthCacheManager(exchange) as manager:
         manager.create_depth_cache(["BTCUSDT", "MADEUPUSDT"])
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The downloader as a whole: one budget for a process, cancelling, closing in any state, and what must not leak."""
+"""The downloader as a whole: one budget for a process, cancelling, closing in any state, no leaks."""
 
 import gc
 import logging
@@ -60,7 +60,7 @@ def test_retry_after_is_obeyed_to_the_second(kit):
 
     clock.now = 1016.999
     client.ask()
-    assert isinstance(other_venue.get(), SnapshotBody)  # so the workers have looked, and did not ask
+    assert isinstance(other_venue.get(), SnapshotBody)  # the workers have checked the queue, and sent nothing
     assert len(server.heads) == 1
 
     clock.now = 1017.0
@@ -91,7 +91,7 @@ def test_the_clients_of_a_process_share_the_weight_of_their_address(kit):
     assert len(server.heads) == 15
 
 
-def test_what_makes_several_downloads_possible_at_once_puts_all_workers_to_work(kit):
+def test_all_workers_start_when_several_downloads_become_possible_at_once(kit):
     clock = Clock()
     together = threading.Barrier(4)
 
@@ -130,30 +130,30 @@ def test_a_cancelled_request_that_waits_is_never_sent(kit):
 
 
 @pytest.mark.parametrize("end", ["cancel", "close"])
-def test_what_waits_behind_a_request_goes_on_at_once_when_that_is_given_up(kit, end):
-    """Once, it waited until the one before it could have been paid: up to a minute."""
+def test_a_request_that_waits_behind_another_begins_at_once_when_that_is_cancelled(kit, end):
+    """A regression: it waited until the budget had room for the cancelled one, up to a minute."""
     clock = Clock()
     server = kit.serve(always(reply()))
     poor = replace(SPOT, weight_per_minute=50)
-    gives_up = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, clock=clock)
-    stays = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, downloader=gives_up.downloader)
+    cancelled = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, clock=clock)
+    stays = kit.client_of(server.base_uri, venue=poor, weight_share=1.0, downloader=cancelled.downloader)
     assert isinstance(stays.get(), SnapshotBody)
-    gives_up.ask("ETHUSDT", limit=1000)  # all that a minute has
+    cancelled.ask("ETHUSDT", limit=1000)  # the whole weight of a minute
     stays.ask("BNBUSDT", purpose=Purpose.DEEPEN)
     elsewhere = kit.client_of(kit.serve(always(reply())).base_uri, downloader=stays.downloader)
-    for _ in range(4):  # so the workers have looked, and wait
+    for _ in range(4):  # the workers have checked the queue, and wait
         assert isinstance(elsewhere.get(), SnapshotBody)
     assert len(server.heads) == 1
     if end == "cancel":
-        gives_up.client.cancel("ETHUSDT")
+        cancelled.client.cancel("ETHUSDT")
     else:
-        gives_up.client.close()
+        cancelled.client.close()
     assert isinstance(stays.result(), SnapshotBody)
     assert "symbol=BNBUSDT" in server.heads[1]
 
 
-def test_an_end_while_the_shared_budget_is_asked_does_not_keep_the_next_client_waiting(kit, monkeypatch, tmp_path):
-    """The worker that asked is dismissed. Once, it ended without a word to those who waited for its answer."""
+def test_a_close_during_a_take_from_the_shared_budget_does_not_block_the_next_client(kit, monkeypatch, tmp_path):
+    """The worker that takes is stopping. A regression: it ended without waking the workers that waited for it."""
     pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
     take, asked, go_on = SharedBudget.take, threading.Event(), threading.Event()
 
@@ -164,23 +164,23 @@ def test_an_end_while_the_shared_budget_is_asked_does_not_keep_the_next_client_w
 
     server = kit.serve(always(reply()))
     first = kit.client_of(server.base_uri, shared_folder=tmp_path)
-    assert isinstance(first.get(), SnapshotBody)  # what it has spent is not forgotten with it
+    assert isinstance(first.get(), SnapshotBody)  # its spent weight outlasts it
     monkeypatch.setattr(SharedBudget, "take", slow_take)
     first.ask()
     assert asked.wait(LONG_S)
-    dismissed = downloader_threads()
+    stopping = downloader_threads()
     first.client.close()
     then = kit.client_of(server.base_uri, shared_folder=tmp_path, downloader=first.downloader)
     then.ask("ETHUSDT")
-    others = [thread for thread in downloader_threads() if thread not in dismissed]
+    others = [thread for thread in downloader_threads() if thread not in stopping]
     assert len(others) == WORKERS + 1
-    eventually(lambda: len(first.downloader._work._waiters) == WORKERS, "that all look, and wait")
+    eventually(lambda: len(first.downloader._work._waiters) == WORKERS, "that all workers wait")
     go_on.set()
     assert isinstance(then.result(), SnapshotBody)
     assert len(server.heads) == 2
 
 
-def test_the_answer_to_a_cancelled_request_is_not_told(kit):
+def test_the_answer_to_a_cancelled_request_is_not_reported(kit):
     is_cancelled = threading.Event()
     together = threading.Barrier(4)
 
@@ -199,11 +199,11 @@ def test_the_answer_to_a_cancelled_request_is_not_told(kit):
     assert server.is_held.wait(LONG_S)
     client.client.cancel("CANCELLED")
     is_cancelled.set()
-    for number in range(4):  # four at a time, so the cancelled one is over
+    for number in range(4):  # four at a time, so the cancelled one has ended
         client.ask(f"M{number}")
     results = [client.result() for _ in range(4)]
     assert all(isinstance(result, SnapshotBody) for result in results)
-    assert client.told.empty()
+    assert client.reports.empty()
     assert (client.client.queue_client.started, client.client.queue_client.bodies) == (5, 4)
 
 
@@ -215,7 +215,7 @@ def test_a_connection_with_an_answer_that_is_not_read_to_its_end_is_hung_up(kit)
 
 
 @every_stall
-def test_closing_cuts_off_a_download_wherever_it_is(kit, script):
+def test_closing_aborts_a_download_in_any_phase(kit, script):
     server = kit.serve(script)
     client = kit.client_of(server.base_uri, download_s_max=3600.0)
     client.ask()
@@ -224,7 +224,7 @@ def test_closing_cuts_off_a_download_wherever_it_is(kit, script):
     client.client.close()
     wait_for_the_end_of(threads)
     assert server.was_hung_up.wait(LONG_S)
-    assert [news for _, news in client.told.queue if not isinstance(news, SnapshotBegins)] == []
+    assert [news for _, news in client.reports.queue if not isinstance(news, SnapshotBegins)] == []
 
 
 def assert_closing_cuts_off(kit: Kit, server: ScriptedServer, base_uri: str, **settings: str) -> None:
@@ -237,19 +237,19 @@ def assert_closing_cuts_off(kit: Kit, server: ScriptedServer, base_uri: str, **s
     assert server.was_hung_up.wait(LONG_S)
 
 
-def test_closing_cuts_off_a_tls_handshake(kit):
+def test_closing_aborts_a_tls_handshake(kit):
     server = kit.serve(Talk.hold, "https")
     assert_closing_cuts_off(kit, server, server.base_uri)
 
 
-def test_closing_cuts_off_a_body_under_tls(kit, monkeypatch, tmp_path):
+def test_closing_aborts_a_body_under_tls(kit, monkeypatch, tmp_path):
     server = kit.serve(once(reply(b"{", Content_Length=100), Talk.hold), "https", with_tls=True)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "loopback.pem"))
     assert_closing_cuts_off(kit, server, server.base_uri)
 
 
 @pytest.mark.parametrize("base_uri", ["http://exchange.invalid", "https://exchange.invalid"])
-def test_closing_cuts_off_what_a_proxy_holds_up(kit, base_uri):
+def test_closing_aborts_a_download_that_a_proxy_holds_up(kit, base_uri):
     proxy = kit.serve(once(b"HTTP/1.1 200 OK\r\n\r\n", Talk.hold))
     assert_closing_cuts_off(kit, proxy, base_uri, proxy=proxy.base_uri)
 
@@ -280,7 +280,7 @@ def test_a_connection_that_is_done_with_is_hung_up(kit):
     assert server.was_hung_up.wait(LONG_S)
 
 
-def test_closing_one_client_leaves_the_others_alone(kit):
+def test_closing_one_client_does_not_disturb_the_others(kit):
     server = kit.serve(always(reply()))
     stalling = kit.serve(STALLS["in the body"])
     stays = kit.client_of(server.base_uri)
@@ -293,7 +293,7 @@ def test_closing_one_client_leaves_the_others_alone(kit):
         assert isinstance(stays.get(), SnapshotBody)
 
 
-def test_closing_twice_is_harmless_and_a_closed_client_cannot_ask(kit):
+def test_closing_twice_is_harmless_and_a_closed_client_cannot_request(kit):
     client = kit.client_of(kit.serve(always(reply())).base_uri)
     client.get()
     client.client.close()
@@ -302,7 +302,7 @@ def test_closing_twice_is_harmless_and_a_closed_client_cannot_ask(kit):
         client.ask()
 
 
-def test_a_client_may_close_and_ask_from_within_a_report(kit):
+def test_a_client_may_close_and_request_from_within_a_report(kit):
     downloader = SnapshotDownloader()
     server = kit.serve(always(reply()))
     ended = threading.Event()
@@ -321,7 +321,7 @@ def test_a_client_may_close_and_ask_from_within_a_report(kit):
     assert len(server.heads) == 5
 
 
-def test_a_report_that_raises_is_logged_and_hurts_nobody(kit, caplog):
+def test_a_report_that_raises_is_logged_and_the_other_requests_continue(kit, caplog):
     server = kit.serve(always(reply()))
     well = kit.client_of(server.base_uri)
 
@@ -334,11 +334,11 @@ def test_a_report_that_raises_is_logged_and_hurts_nobody(kit, caplog):
             ill.request(f"M{number}", 1, Purpose.SYNCHRONIZE, 100)
         for _ in range(8):
             assert isinstance(well.get(), SnapshotBody)
-        eventually(lambda: "The report about the snapshot of M0 raised." in caplog.messages, "what is logged of it")
+        eventually(lambda: "The report about the snapshot of M0 raised." in caplog.messages, "the log message")
     ill.close()
 
 
-def test_a_bug_of_ours_is_logged_told_and_survived(kit, caplog, monkeypatch):
+def test_a_bug_of_ours_is_logged_reported_and_survived(kit, caplog, monkeypatch):
     monkeypatch.setattr("ldc.snapshots.worker.read_headers", lambda headers: headers["no such"])
     client = kit.client_of(kit.serve(always(reply())).base_uri)
     with caplog.at_level(logging.ERROR, logger="binance_local_depth_cache"):

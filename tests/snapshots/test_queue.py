@@ -1,4 +1,4 @@
-"""Which snapshot goes next, and when: order, budget, pauses, intervals, cancellation, with no thread and no clock."""
+"""Which snapshot is next, and when: order, budget, pauses, intervals, cancellation; without a thread or a clock."""
 
 import math
 from collections import Counter
@@ -53,7 +53,7 @@ def failed(kind: FailureKind) -> SnapshotFailure:
 
 
 def settle_next(queue: SnapshotQueue, client: QueueClient, kind: FailureKind | None, now: float, **headers: Any) -> Any:
-    """Let one more download of the client end like this."""
+    """Let one more download of the client end with that failure, or None."""
     queue.put(client, wanted("NEXT"))
     result = BODY if kind is None else failed(kind)
     return queue.settle(taken(queue, now), result, ReplyHeaders(**headers) if headers else NO_HEADERS, now)
@@ -70,7 +70,7 @@ def test_the_purpose_decides_first_and_probes_come_last():
     assert markets_taken(queue) == [*(purpose.name for purpose in Purpose), "PROBE"]
 
 
-def test_among_equals_fewer_levels_then_the_greater_need_then_who_came_first():
+def test_among_equals_fewer_levels_then_the_greater_need_then_first_come():
     queue = queue_of()
     client = client_of(queue)
     for market, limit, need in [
@@ -84,7 +84,7 @@ def test_among_equals_fewer_levels_then_the_greater_need_then_who_came_first():
     assert markets_taken(queue) == ["NEEDIEST", "NEEDY", "FIRST", "SECOND", "DEEP"]
 
 
-def test_the_order_holds_across_requesters_and_exchanges():
+def test_the_order_holds_across_clients_and_exchanges():
     queue = queue_of()
     spot, margin = client_of(queue), client_of(queue, venue_named("binance.com-margin"))
     futures = client_of(queue, venue_named("binance.com-futures"))
@@ -94,7 +94,7 @@ def test_the_order_holds_across_requesters_and_exchanges():
     assert markets_taken(queue) == ["FUTURES", "MARGIN", "SPOT"]
 
 
-def test_a_request_that_is_not_due_waits_and_holds_nobody_up():
+def test_a_request_that_is_not_due_waits_and_delays_no_other():
     queue = queue_of()
     client = client_of(queue)
     queue.put(client, wanted("LATER", due=NOW + 5))
@@ -123,7 +123,7 @@ def test_a_heavy_request_is_not_overtaken_by_lighter_ones_while_it_waits_for_the
 # -- budget
 
 
-def test_what_cannot_be_read_is_served_at_once_during_a_long_deepening():
+def test_unreadable_books_are_served_at_once_during_a_long_deepening():
     queue = queue_of()
     client = client_of(queue)
     for number in range(50):
@@ -131,10 +131,10 @@ def test_what_cannot_be_read_is_served_at_once_during_a_long_deepening():
     assert len(markets_taken(queue)) == 14  # 3500 of 3600, which are three quarters of 4800
     for number in range(1000):
         queue.put(client, wanted(f"HORIZON{number}", Purpose.HORIZON))
-    assert len(markets_taken(queue)) == 164  # 820 of the 820 that are left of nine tenths
+    assert len(markets_taken(queue)) == 164  # the remaining 820 of nine tenths
     for number in range(1000):
         queue.put(client, wanted(f"GAP{number}"))
-    assert len(markets_taken(queue)) == 96  # the 480 that are left
+    assert len(markets_taken(queue)) == 96  # the remaining 480
     assert queue.take(NOW + 59) is None
 
 
@@ -180,7 +180,7 @@ def test_markets_of_one_address_share_the_weight_that_the_exchange_counts_togeth
         assert markets_taken(queue) == ["BTCUSD_PERP"]
 
 
-def test_a_requester_with_a_larger_share_may_use_what_another_may_not():
+def test_a_client_with_a_larger_share_may_use_more_than_another():
     queue = queue_of()
     modest, high_performance = client_of(queue), client_of(queue, weight_share=1.0)
     for number in range(2000):
@@ -232,7 +232,7 @@ def test_even_the_smallest_share_of_every_venue_pays_for_every_request(exchange)
 # -- intervals of the client
 
 
-def test_the_init_interval_separates_the_snapshots_of_one_requester_only():
+def test_the_init_interval_separates_the_snapshots_of_one_client_only():
     queue = queue_of()
     slow, fast = client_of(queue, init_interval_s=4.0), client_of(queue)
     for market in ("A", "B"):
@@ -255,14 +255,14 @@ def test_the_init_time_window_lets_one_snapshot_of_a_market_through():
     assert markets_taken(queue, NOW + 1) == ["BNBUSDT"]
     assert queue.next_time(NOW + 1) == NOW + 5
     assert markets_taken(queue, NOW + 5) == ["BTCUSDT"]
-    # Stopping and starting a market does not get around it.
+    # Stopping and starting a market does not avoid it.
     queue.cancel(client, "BTCUSDT")
     queue.put(client, wanted("BTCUSDT"))
     assert markets_taken(queue, NOW + 9) == []
     assert markets_taken(queue, NOW + 10) == ["BTCUSDT"]
 
 
-def test_what_the_window_remembers_is_forgotten_after_it():
+def test_the_window_forgets_markets_after_its_end():
     queue = queue_of()
     client = client_of(queue, init_time_window_s=5.0)
     for number in range(100):
@@ -286,7 +286,7 @@ def test_a_newer_request_of_a_market_replaces_the_one_that_waits_and_a_probe_sta
     assert client.cancelled == 1
 
 
-def test_requesters_do_not_replace_or_cancel_each_others_requests():
+def test_clients_do_not_replace_or_cancel_each_others_requests():
     queue = queue_of()
     one, other = client_of(queue), client_of(queue)
     queue.put(one, wanted("BTCUSDT", epoch=1))
@@ -296,7 +296,7 @@ def test_requesters_do_not_replace_or_cancel_each_others_requests():
     assert queue.take(NOW) is None
 
 
-def test_what_waits_can_be_cancelled_by_market_and_by_epoch():
+def test_waiting_requests_can_be_cancelled_by_market_and_by_epoch():
     queue = queue_of()
     client = client_of(queue)
     for market in ("BTCUSDT", "ETHUSDT"):
@@ -318,7 +318,7 @@ def test_cancelling_keeps_the_order_of_the_rest():
     for number, purpose in enumerate(purposes):
         queue.put(client, wanted(f"READY{number}", purpose))
         queue.put(client, wanted(f"LATER{number}", due=NOW + 1 + number * 7 % 60))
-    assert queue.take(NOW - 1) is not None  # now they lie in the two heaps
+    assert queue.take(NOW - 1) is not None  # now they are in the two heaps
     for number in range(0, 60, 3):
         queue.cancel(client, f"READY{number}")
         queue.cancel(client, f"LATER{number}")
@@ -330,7 +330,7 @@ def test_cancelling_keeps_the_order_of_the_rest():
     assert len(later) == 40
 
 
-def test_cancelling_returns_the_downloads_of_that_requester_only():
+def test_cancelling_returns_the_downloads_of_that_client_only():
     queue = queue_of()
     one, other = client_of(queue), client_of(queue)
     for client in (one, other):
@@ -340,7 +340,7 @@ def test_cancelling_returns_the_downloads_of_that_requester_only():
     assert [queue.settle(ticket, BODY, NO_HEADERS, NOW) for ticket in tickets] == [BODY, None]
 
 
-def test_the_answer_to_a_cancelled_download_is_counted_and_not_handed_out():
+def test_the_answer_to_a_cancelled_download_is_counted_and_not_delivered():
     queue = queue_of()
     client = client_of(queue)
     queue.put(client, wanted("BTCUSDT"))
@@ -354,7 +354,7 @@ def test_the_answer_to_a_cancelled_download_is_counted_and_not_handed_out():
     assert queue.next_time(NOW) == NOW + 60
 
 
-def test_leaving_cancels_everything_and_a_requester_that_left_cannot_ask():
+def test_leaving_cancels_everything_and_a_client_that_left_cannot_request():
     queue = queue_of()
     client, other = client_of(queue), client_of(queue)
     queue.put(client, wanted("UNDER_WAY"))
@@ -394,7 +394,7 @@ def test_only_the_first_result_of_a_download_counts():
         (FailureKind.SERVER_ERROR, 120, 120.0),
     ],
 )
-def test_a_limit_a_ban_and_a_firewall_stop_everybody_at_this_address_and_nobody_else(kind, retry_after_s, pause_s):
+def test_a_limit_a_ban_and_a_firewall_pause_all_clients_of_this_address_and_no_other(kind, retry_after_s, pause_s):
     queue = queue_of()
     one, other = client_of(queue), client_of(queue)
     futures = client_of(queue, venue_named("binance.com-futures"))
@@ -409,7 +409,7 @@ def test_a_limit_a_ban_and_a_firewall_stop_everybody_at_this_address_and_nobody_
     assert len(markets_taken(queue, NOW + pause_s)) == 2
 
 
-def test_a_ban_outlives_the_manager_that_brought_it_about():
+def test_a_ban_outlives_the_manager_that_caused_it():
     queue = queue_of()
     first = client_of(queue)
     settle_next(queue, first, FailureKind.BANNED, NOW, retry_after_s=7200)
@@ -419,7 +419,7 @@ def test_a_ban_outlives_the_manager_that_brought_it_about():
     assert queue.next_time(NOW) == NOW + 7200
 
 
-def test_a_weight_pool_that_remembers_nothing_is_forgotten():
+def test_an_idle_weight_pool_is_dropped():
     queue = queue_of()
     for number in range(100):
         now = NOW + 100 * number
@@ -429,7 +429,7 @@ def test_a_weight_pool_that_remembers_nothing_is_forgotten():
     assert len(queue._weight_pools) <= 2
 
 
-def test_bans_double_and_a_good_answer_in_between_begins_anew():
+def test_bans_double_and_a_good_answer_in_between_restarts_the_doubling():
     queue = queue_of()
     client = client_of(queue)
     now, waits_s = NOW, []
@@ -456,7 +456,7 @@ def test_the_second_failure_of_a_host_in_a_row_pauses_it_shortly_and_longer_with
     assert settle_next(queue, client, FailureKind.SERVER_ERROR, now + 2).retry_at == now + 2 + HOST_PAUSE_S_FIRST
 
 
-def test_failures_that_were_under_way_together_count_as_one():
+def test_failures_that_were_in_flight_together_count_as_one():
     queue = queue_of()
     client = client_of(queue)
     for number in range(4):
@@ -467,7 +467,7 @@ def test_failures_that_were_under_way_together_count_as_one():
 
 
 @pytest.mark.parametrize("kind", [FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED])
-def test_what_concerns_one_market_pauses_nobody_and_shows_that_the_host_is_well(kind):
+def test_a_failure_of_one_market_pauses_nothing_and_shows_that_the_host_works(kind):
     queue = queue_of()
     client = client_of(queue)
     for number in range(10):
@@ -475,7 +475,7 @@ def test_what_concerns_one_market_pauses_nobody_and_shows_that_the_host_is_well(
         assert settle_next(queue, client, kind, NOW + 2 * number + 1).retry_at is None
 
 
-def test_downloads_that_were_cut_off_on_purpose_say_nothing_of_the_host():
+def test_downloads_that_were_aborted_on_purpose_do_not_count_as_failures_of_the_host():
     queue = queue_of()
     client = client_of(queue)
     for number in range(5):
@@ -487,7 +487,7 @@ def test_downloads_that_were_cut_off_on_purpose_say_nothing_of_the_host():
     assert queue.take(NOW + 5) is not None
 
 
-def test_a_limit_that_a_cancelled_download_ran_into_holds_all_the_same():
+def test_a_limit_that_a_cancelled_download_hit_holds_too():
     queue = queue_of()
     client = client_of(queue)
     queue.put(client, wanted("BTCUSDT"))
@@ -570,11 +570,11 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
                 spent.append((now, ticket.weight, ticket.client.weight_share))
                 kind = next(outcomes, None)
                 result = BODY if kind is None else failed(kind)
-                told = queue.settle(ticket, result, NO_HEADERS, now)
-                assert told is not None
+                news = queue.settle(ticket, result, NO_HEADERS, now)
+                assert news is not None
                 answered[ticket.request.epoch] += 1
-                if isinstance(told, SnapshotFailure) and told.retry_at is not None:
-                    pauses.append((now, told.retry_at))
+                if isinstance(news, SnapshotFailure) and news.retry_at is not None:
+                    pauses.append((now, news.retry_at))
                 continue
             next_time = queue.next_time(now)
             assert next_time > now
@@ -594,7 +594,7 @@ def test_in_any_history_every_request_is_answered_once_within_the_limits(steps):
         else:
             queue.cancel(client, f"M{market}")
         run_until(now + pause_s)
-    # A day is enough for everything that waits, the longest pause after 60 bans that each are answered included.
+    # Long enough for all waiting requests, including the longest pause after 60 bans.
     run_until(now + 86_400 * 300)
     cancelled = sum(client.cancelled for client in clients)
     assert max(answered.values(), default=0) <= 1
@@ -612,14 +612,14 @@ def test_how_long_is_estimated_by_the_weights_that_wait_and_the_budget_of_a_minu
     queue = queue_of()
     one, other = client_of(queue), client_of(queue)
     assert queue.estimated_s(one, 0, 100, 4, NOW) == 0.0
-    assert queue.estimated_s(one, 3, 100, 4, NOW) is None  # nothing has been downloaded yet
+    assert queue.estimated_s(one, 3, 100, 4, NOW) is None  # no download has ended yet
     queue.put(one, wanted("FIRSTUSDT"))
     queue.settle(taken(queue), BODY, NO_HEADERS, NOW + 0.2)
     now = NOW + 1.0
     for number in range(100):
         queue.put(one, wanted(f"COIN{number}USDT"))
     assert queue.estimated_s(one, 100, 100, 4, now) == pytest.approx(100 * 0.2 / 4)
-    # 958 fit beside the first one into 4,800; with 60 of another manager, which is as urgent, they do not.
+    # 958 fit beside the first one into 4,800; with 60 of another manager, equally urgent, they do not.
     for number in range(100, 930):
         queue.put(one, wanted(f"COIN{number}USDT"))
     assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(930 * 0.2 / 4)
@@ -627,13 +627,13 @@ def test_how_long_is_estimated_by_the_weights_that_wait_and_the_budget_of_a_minu
         queue.put(other, wanted(f"COIN{number}USDT"))
     first_counts_no_more_s = NOW + 0.2 + WEIGHT_WINDOW_S - now
     assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(first_counts_no_more_s + 990 * 0.2 / 4)
-    # What only makes a book deeper does not delay it.
+    # Requests that only make a book deeper do not delay it.
     for number in range(60):
         queue.put(other, wanted(f"DEEP{number}USDT", Purpose.DEEPEN, 1000))
     assert queue.estimated_s(one, 930, 100, 4, now) == pytest.approx(first_counts_no_more_s + 990 * 0.2 / 4)
 
 
-def test_what_has_not_asked_yet_is_estimated_too_and_what_is_under_way_is_paid_for():
+def test_books_without_a_request_are_estimated_too_and_requests_in_flight_are_paid_for():
     queue = queue_of()
     one = client_of(queue, weight_share=0.5)
     queue.put(one, wanted("FIRSTUSDT"))

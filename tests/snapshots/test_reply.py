@@ -1,4 +1,4 @@
-"""What an answer means: a whole snapshot, or a failure of the right kind with a sentence that helps."""
+"""The meaning of an answer: a whole snapshot, or a failure of the right kind with a helpful text."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def judged(status: int, body: bytes, headers: ReplyHeaders = NO_HEADERS) -> Snap
     ],
     ids=["spot", "with blanks", "empty book, options", "with an unknown key", "large"],
 )
-def test_a_snapshot_is_handed_on_as_it_came(body):
+def test_a_snapshot_is_delivered_unchanged(body):
     result, _ = judge_reply("BTCUSDT", 200, ReplyHeaders(used_weight=17), body, 123)
     assert result == SnapshotBody(body, 123, 17)
 
@@ -109,7 +109,7 @@ def test_everything_else_is_a_failure_of_its_kind(status, body, kind, code):
     assert code is None or str(code) in failed.text
 
 
-def test_the_text_of_a_stranger_is_short_and_cannot_forge_a_line_of_a_log():
+def test_text_from_outside_is_short_and_cannot_forge_a_line_of_a_log():
     message = "\x1b[2J\r\nERROR everything is lost\n" + "x" * 3000
     for body in (json.dumps({"code": -1, "msg": message}).encode(), message.encode()):
         text = judged(400, body).text
@@ -140,7 +140,7 @@ def test_the_old_name_of_the_weight_header_serves_where_the_new_one_is_missing()
 @pytest.mark.parametrize(
     "text", ["", "-1", "1.5", "abc", "1e3", "١٢", "9" * 19, "17 s", "5, 5", "Thu, 01 Jan 1970 00:16:40 GMT"]
 )
-def test_what_is_not_a_number_of_seconds_or_weight_says_nothing(text):
+def test_a_header_that_is_not_a_number_of_seconds_or_weight_is_ignored(text):
     assert read_headers({"Retry-After": text, "X-MBX-USED-WEIGHT-1M": text}) == NO_HEADERS
 
 
@@ -154,12 +154,12 @@ def test_a_retry_after_that_is_a_date_is_read_by_the_servers_clock(now, until, r
 
 
 @pytest.mark.parametrize("text", ["", "soon", "Thu, 99 Foo 1970 00:16:40 GMT", "Thu, 01 Jan 1970 00:16:40 CET", "0"])
-def test_a_date_that_is_none_says_nothing(text):
+def test_a_text_that_is_no_date_is_ignored(text):
     assert read_headers({"Date": text}).server_time_s is None
 
 
 @given(st.from_regex(r"[A-Z][a-z]{2}, [0-9]{2} (Jan|Feb|Dec) [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT", fullmatch=True))
-def test_a_date_that_no_calendar_has_makes_nothing_raise(text):
+def test_a_date_that_no_calendar_has_does_not_raise(text):
     assert isinstance(read_headers({"Date": text}).server_time_s, float | None)
 
 
@@ -270,7 +270,7 @@ def test_a_byte_order_mark_before_the_body_is_ignored():
         ({"Content-Encoding": "gzip"}, b""),
     ],
 )
-def test_a_body_that_is_not_what_its_headers_say_is_refused(headers, wire):
+def test_a_body_that_does_not_match_its_headers_is_refused(headers, wire):
     for chunks in ([wire], [wire[number : number + 1] for number in range(len(wire))]):
         with pytest.raises(BodyRefused) as refused:
             read_all(headers, chunks)
@@ -278,7 +278,7 @@ def test_a_body_that_is_not_what_its_headers_say_is_refused(headers, wire):
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip", "x\r\ny"])
-def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
+def test_an_encoding_that_was_not_requested_is_refused(encoding):
     with pytest.raises(BodyRefused, match="encoded as") as refused:
         BodyReader({"Content-Encoding": encoding})
     assert refused.value.kind is FailureKind.NOT_A_SNAPSHOT

@@ -1,4 +1,4 @@
-"""Processes of one machine that share the request weight by a file."""
+"""Processes of one machine that share the request weight and the connects by a file."""
 
 import json
 import signal
@@ -45,7 +45,7 @@ def budget_in(folder: Path) -> SharedBudget:
     return SharedBudget(folder, NAME, 1200)
 
 
-def test_what_one_has_spent_the_other_one_has_not(tmp_path):
+def test_what_one_process_has_spent_the_other_cannot_spend(tmp_path):
     one, other = budget_in(tmp_path / "new"), budget_in(tmp_path / "new")
     assert one.take(600, 1000, 100.0)[0] == 100.0
     when, key = other.take(600, 1000, 101.0)
@@ -65,7 +65,7 @@ def test_what_was_answered_counts_for_a_minute_and_what_never_was_for_longer(tmp
     assert other.used(102.0 + IN_FLIGHT_S_MAX + WEIGHT_WINDOW_S) == 400
 
 
-def test_a_pause_is_everybodys(tmp_path):
+def test_a_pause_applies_to_all_processes(tmp_path):
     one, other = budget_in(tmp_path), budget_in(tmp_path)
     _, key = one.take(5, 1000, 100.0)
     one.settle(key, 220.0, 100.0)
@@ -74,8 +74,8 @@ def test_a_pause_is_everybodys(tmp_path):
     assert 219.0 < when <= 220.0
 
 
-def test_what_the_ledger_refuses_to_the_less_urgent_the_urgent_may_still_have(tmp_path):
-    """Others have spent what deepening may use, and not what is kept for books that cannot be read."""
+def test_a_refusal_of_the_shared_budget_does_not_hold_for_more_urgent_requests(tmp_path):
+    """Others have spent the part that deepening may use, but not the part for unreadable books."""
     queue = SnapshotQueue(lambda: 0.0)
     client = queue.join(
         venue_named("binance.com"), 100.0, make_shared_budget=lambda name, weight: SharedBudget(tmp_path, name, weight)
@@ -83,18 +83,18 @@ def test_what_the_ledger_refuses_to_the_less_urgent_the_urgent_may_still_have(tm
     others = SharedBudget(tmp_path, client.pool_name, 6000)
     assert others.take(3590, 4800, 100.0)[1]
     queue.put(client, SnapshotRequest("BTCUSDT", 1, Purpose.DEEPEN, 1000))
-    assert ask(queue) is None  # 50 more than the 3,600 that it may use
+    assert begin_next(queue) is None  # 50 more than the 3,600 that it may use
     assert queue.next_time(100.0) > 130.0
     queue.put(client, SnapshotRequest("ETHUSDT", 1, Purpose.SYNCHRONIZE, 100))
-    ticket = ask(queue)
+    ticket = begin_next(queue)
     assert ticket is not None
     assert ticket.request.market == "ETHUSDT"
-    assert ask(queue) is None
+    assert begin_next(queue) is None
     assert queue.next_time(100.0) > 130.0
 
 
-def ask(queue):
-    """Return the ticket that begins now, as the downloader asks for it."""
+def begin_next(queue):
+    """Return the ticket that begins now, taken as the downloader takes it."""
     ticket = queue.take(100.0)
     if ticket is None:
         return None
@@ -120,7 +120,7 @@ def test_a_pause_is_neither_stretched_nor_forgotten_when_the_clock_on_the_wall_i
     assert other.take(5, 1000, 112.0)[1]
 
 
-def test_a_pause_outlasts_a_start_of_the_machine(tmp_path, monkeypatch):
+def test_a_pause_outlasts_a_restart_of_the_machine(tmp_path, monkeypatch):
     one, other = budget_in(tmp_path), budget_in(tmp_path)
     wall_s = 1_700_000_000.0
     monkeypatch.setattr("ldc.snapshots.shared_budget.time.time", lambda: wall_s)
@@ -131,7 +131,7 @@ def test_a_pause_outlasts_a_start_of_the_machine(tmp_path, monkeypatch):
     assert (when > 119.0, key) == (True, "")
 
 
-def test_of_another_budget_nothing_is_taken(tmp_path):
+def test_two_budgets_do_not_share_their_weight(tmp_path):
     budget_in(tmp_path).take(1000, 1000, 100.0)
     assert SharedBudget(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
 
@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_read_counts_as_a_minute_that_is_used_up(tmp_path,
     assert when > 100.0
 
 
-def test_times_of_before_the_machine_was_started_do_not_count_for_ever(tmp_path):
+def test_times_from_before_a_restart_of_the_machine_expire(tmp_path):
     one = budget_in(tmp_path)
     one.take(1000, 1000, 5_000_000.0)
     assert not one.take(1000, 1000, 10.0)[1]
@@ -170,7 +170,7 @@ def test_times_of_before_the_machine_was_started_do_not_count_for_ever(tmp_path)
     assert json.loads(found.read_text())["spent"]
 
 
-def test_a_folder_that_cannot_be_written_asks_for_nothing(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_allows_nothing(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     one = budget_in(tmp_path / "file" / "folder")
     assert one.take(5, 1000, 100.0) == (100.0 + RETRY_S, "")
@@ -213,7 +213,7 @@ def test_managers_share_what_the_folder_says(tmp_path):
         exchange.add_market("XRPUSDT")
         manager.create_depth_cache(["ETHUSDT", "XRPUSDT"])
         eventually(lambda: len(exchange.rest_requests) == 2, "a second snapshot")
-        assert not manager.wait_until_synchronized(timeout=1)  # the third must wait for a minute
+        assert not manager.wait_until_synchronized(timeout=1)  # the third must wait a minute
         assert len(exchange.rest_requests) == 2
 
 
@@ -245,7 +245,7 @@ budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", 
 taken = 0
 while taken < int(sys.argv[2]):
     allowed_at = budget.take(now := time.monotonic())
-    if allowed_at > now + 2:  # less: the other one held the file too long
+    if allowed_at > now + 2:  # less: the other process held the file too long
         break
     taken += allowed_at <= now
 print(taken, flush=True)
@@ -262,7 +262,7 @@ def test_processes_that_connect_at_once_never_connect_more_than_300_times_in_fiv
     processes = [connector(tmp_path, 200) for _ in range(2)]
     taken = [int(process.stdout.readline()) for process in processes]
     for process in processes:
-        process.kill()  # what it has connected still counts, and it keeps no lock
+        process.kill()  # its connects still count, and it keeps no lock
         process.communicate(timeout=60)
     assert sum(taken) == 300
     now = time.monotonic()
@@ -287,7 +287,7 @@ def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
 
 
 def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
-    """While another process holds the file, requests are put in and cancelled at once."""
+    """While another process holds the file, requests can be queued and cancelled."""
     with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.add_market("ETHUSDT")
@@ -310,7 +310,7 @@ def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
             assert manager.wait_until_synchronized(timeout=60)
 
 
-def test_what_was_taken_for_a_request_that_is_not_wanted_any_more_is_given_back(tmp_path):
+def test_weight_taken_for_a_cancelled_request_is_given_back(tmp_path):
     with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.add_market("ETHUSDT")
@@ -334,9 +334,9 @@ def test_what_was_taken_for_a_request_that_is_not_wanted_any_more_is_given_back(
             assert budget.used(time.monotonic()) == used + 5
             manager.stop_depth_cache("ETHUSDT")
             waiting = manager._downloads.queue_client
-            eventually(lambda: waiting.waiting_count == 0, "the end of the request")
+            eventually(lambda: waiting.waiting_count == 0, "the request to end")
             go_on.set()
-            eventually(lambda: budget.used(time.monotonic()) == used, "that it is given back")
+            eventually(lambda: budget.used(time.monotonic()) == used, "the weight to be given back")
         assert len(exchange.rest_requests) == 1
 
 
@@ -355,7 +355,7 @@ with BinanceLocalDepthCacheManager(
 
 @pytest.mark.check
 def test_two_processes_with_150_markets_each_never_exceed_the_budget_together(tmp_path):
-    """A tenth of 6,000 a minute: 120 snapshots. One process is killed in the middle; the other goes on.
+    """A tenth of 6,000 a minute: 120 snapshots. One process is killed in the middle; the other continues.
 
     It has 30 markets left even if it began first, and has had all the 120.
     """

@@ -1,4 +1,4 @@
-"""The downloader over real sockets: whatever a server or a proxy does, the client is told once and rightly, in time."""
+"""The downloader over real sockets: whatever a server or a proxy does, one right report arrives in time."""
 
 import gzip
 import socket
@@ -25,10 +25,10 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
         yield kit
 
 
-# -- what goes well
+# -- good answers
 
 
-def test_a_snapshot_is_announced_and_then_handed_over_as_it_came(kit):
+def test_a_snapshot_is_announced_and_then_delivered_unchanged(kit):
     server = kit.serve(always(reply(X_MBX_USED_WEIGHT_1M=7, Date="Thu, 01 Jan 1970 00:16:40 GMT")))
     client = kit.client_of(server.base_uri, user_agent="tester/1")
     client.ask("btcusdt", 1000, epoch=42)
@@ -111,7 +111,7 @@ def test_four_downloads_run_at_a_time(kit):
 
     def script(talk: Talk) -> None:
         while talk.read_head() is not None:
-            together.wait(LONG_S)  # breaks, and with it the connection, unless four are here
+            together.wait(LONG_S)  # raises, and ends the connection, unless four arrive
             talk.send(reply())
 
     client = kit.client_of(kit.serve(script).base_uri)
@@ -120,12 +120,12 @@ def test_four_downloads_run_at_a_time(kit):
     assert all(isinstance(client.result(), SnapshotBody) for _ in range(8))
 
 
-# -- what goes wrong
+# -- bad answers
 
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port that nobody listens at, and nobody else is given."""
+    """A port without a listener, which no other test gets."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -218,7 +218,7 @@ def test_a_refused_connection_and_a_host_without_an_address_are_unreachable(kit,
 
 
 def clock_that_waits_for(server: ScriptedServer) -> Callable[[], float]:
-    """Return a clock by which no time passes until the server stalls: however busy the machine, that comes first."""
+    """Return a clock that stands still until the server stalls, so that a busy machine changes nothing."""
     began = time.monotonic()
     return lambda: time.monotonic() if server.is_held.is_set() else began
 
@@ -231,7 +231,7 @@ def test_a_download_ends_at_its_deadline_however_the_server_stalls(kit, script):
     assert failed.kind is FailureKind.TIMED_OUT
     assert "BTCUSDT" in failed.text
     assert server.was_hung_up.wait(LONG_S)
-    assert client.told.empty()
+    assert client.reports.empty()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -275,14 +275,14 @@ def test_the_deadline_is_the_downloaders_and_the_failure_names_it(kit):
     client.ask()
     assert server.is_held.wait(LONG_S)
     clock.now += 2000
-    client.ask("ETHUSDT")  # lets the watchdog look at the clock
+    client.ask("ETHUSDT")  # lets the watchdog read the clock
     failed = client.result()
     assert failed.kind is FailureKind.TIMED_OUT
     assert "There is no snapshot of BTCUSDT: it was not complete after 2000 s; ldc retries." == failed.text
     assert server.was_hung_up.wait(LONG_S)
 
 
-def test_a_limit_is_learnt_even_if_the_body_of_the_refusal_stalls(kit, monkeypatch):
+def test_a_limit_is_obeyed_even_if_the_body_of_the_refusal_stalls(kit, monkeypatch):
     clock, reads = Clock(), threading.Event()
     read = Worker._read
 
@@ -296,7 +296,7 @@ def test_a_limit_is_learnt_even_if_the_body_of_the_refusal_stalls(kit, monkeypat
     client.ask()
     assert reads.wait(LONG_S)
     clock.now += 3600
-    client.ask("ETHUSDT")  # lets the watchdog look at the clock
+    client.ask("ETHUSDT")  # lets the watchdog read the clock
     failed = client.result()
     assert (failed.kind, failed.retry_at) == (FailureKind.RATE_LIMITED, clock.now + 33)
 
@@ -304,14 +304,14 @@ def test_a_limit_is_learnt_even_if_the_body_of_the_refusal_stalls(kit, monkeypat
 # -- TLS
 
 
-def test_a_certificate_that_nobody_trusts_is_refused_before_anything_is_asked(kit):
+def test_an_untrusted_certificate_is_refused_before_anything_is_sent(kit):
     server = kit.serve(always(reply()), "https", with_tls=True)
     failed = kit.client_of(server.base_uri).failure()
     assert failed.kind is FailureKind.UNTRUSTED
     assert server.heads == []
 
 
-def test_a_server_that_speaks_no_tls_is_refused(kit):
+def test_a_server_without_tls_is_refused(kit):
     def script(talk: Talk) -> None:
         talk.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         talk.hold()
@@ -364,7 +364,7 @@ def test_a_proxy_that_refuses_is_named_as_the_culprit_and_the_password_is_not(ki
 
 
 @pytest.mark.parametrize("base_uri", ["http://exchange.invalid", "https://exchange.invalid"])
-def test_a_proxy_that_is_not_there_is_named_as_the_culprit(kit, base_uri, refused_port):
+def test_a_proxy_that_does_not_answer_is_named_as_the_culprit(kit, base_uri, refused_port):
     failed = kit.client_of(base_uri, proxy=f"http://me:secret@127.0.0.1:{refused_port}").failure()
     assert failed.kind is FailureKind.PROXY
     assert "secret" not in failed.text
