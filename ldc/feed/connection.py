@@ -21,11 +21,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import websocket
 
-from ldc.book import FrameReader
+from ldc.book import FrameReader, TlsSocket
 from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
@@ -114,6 +114,8 @@ class FeedConnection:
         self.last_pong_at: float | None = None
         self.proven_at: float | None = None
         """When the last ping was sent that has its pong. What the exchange sent before that has been received."""
+        self.reading: Literal["native", "python"] = "python"
+        """What reads the socket, once it is open: see `ConnectionStatus`."""
         self._options = options
         self._timing = options.timing
         self._post = post
@@ -123,8 +125,8 @@ class FeedConnection:
         self._proxy: Proxy | None = None  # known when the connector has begun
         self._peer: tuple[str, int] | None = None
         self._websocket = new_websocket()
-        self._socket: socket.socket | None = None
-        self._is_tls = False  # a receive returns one record, and the next may wait where no selector sees it
+        self._socket: socket.socket | TlsSocket | None = None
+        self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
         self._pong: bytes | None = None  # the payload of the last ping without an answer
@@ -170,7 +172,11 @@ class FeedConnection:
             assert self._socket is not None
             self._peer = peer_of(self._socket)
             self._socket.setblocking(False)
-            self._is_tls = isinstance(self._socket, ssl.SSLSocket)
+            if isinstance(self._socket, TlsSocket):
+                self.reading = "native"
+                self._pending = self._socket.has_pending
+            elif isinstance(self._socket, ssl.SSLSocket):
+                self._pending = self._socket.pending
             self.state = ConnectionState.OPEN
             self.opened_at = now
             self._ping_due = now + self._options.ping_interval_s
@@ -186,6 +192,11 @@ class FeedConnection:
     def wants_to_write(self) -> bool:
         """Whether data waits for room to write."""
         return bool(self._outbox)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was received that has not been read, so that no selector sees it."""
+        return self._pending is not None and self._pending() > 0
 
     def receive(self, events: list[FrameEvent], now: float) -> bool:
         """Receive what has arrived; return whether more may be waiting where no selector sees it.
@@ -208,7 +219,8 @@ class FeedConnection:
                 raise ConnectionLost(f"the exchange closed the connection without a close frame{where}")
             self.reader.received(count)
             self._take_events(events, now)
-            if count < room_bytes and not self._is_tls:
+            # Over TLS a receive returns one record at most, however much room there is.
+            if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; the selector sees what comes next
         if self._pong_deadline is not None:
             # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
@@ -366,15 +378,19 @@ class FeedConnection:
             _shutdown_socket(self._websocket.sock)
 
 
-def _close_socket(sock: socket.socket | None) -> None:
-    _shutdown_socket(sock)
+def _close_socket(sock: socket.socket | TlsSocket | None) -> None:
+    if not isinstance(sock, TlsSocket):  # which does both, in an order of its own
+        _shutdown_socket(sock)
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.close()
 
 
-def _shutdown_socket(sock: socket.socket | None) -> None:
-    if sock is not None:
-        with contextlib.suppress(OSError, ValueError):
+def _shutdown_socket(sock: socket.socket | TlsSocket | None) -> None:
+    """End a connection, so that a thread which waits for it goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(sock, TlsSocket):
+            sock.shutdown(socket.SHUT_RDWR)
+        elif sock is not None:
             # Not SSLSocket.shutdown, which removes the TLS object under a thread that reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

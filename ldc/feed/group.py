@@ -224,6 +224,8 @@ class FeedGroup:
             return
         for market in self._markets:
             self._subscribe(connection, market, now)
+        if connection.has_unread:  # what came with the last record of the handshake
+            self._loop.unread.add(connection)
         logger.info("%s: connected, for %d markets", self.name, len(self._markets))
 
     def _connection_closed(self, connection: FeedConnection, now: float, is_last: bool) -> None:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import websocket
 
-from ldc.network.certificates import ADVICE, tls_context
+from ldc.feed.tls import tls_context
+from ldc.network.certificates import ADVICE
 from ldc.network.connecting import ProxyFailed, connect, mark_failed, open_tunnel, peer_of, reachable_host
 from ldc.network.libraries import require_library
 from ldc.network.proxy import Proxy
@@ -46,19 +47,21 @@ def open_websocket(
     is_tls = parts.scheme == "wss"
     host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
     try:
-        context = tls_context("websockets") if is_tls else None
+        context = tls_context() if is_tls else None
         if proxy is not None and proxy.is_socks:
             if context is not None:
                 opened.sock_opt.sslopt["context"] = context
             options = _socks_options(proxy, timeout_s)
         else:
-            sock = opened.sock = _connected(host, port, proxy, timeout_s)
-            peer = peer_of(sock)
+            raw = opened.sock = _connected(host, port, proxy, timeout_s)
+            peer = peer_of(raw)
             if proxy is not None:
-                open_tunnel(sock, host, port, proxy, timeout_s)
-            if context is not None:
-                sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-            options = {"socket": sock}
+                open_tunnel(raw, host, port, proxy, timeout_s)
+            options = {
+                "socket": context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
+                if context is not None
+                else raw
+            }
         opened.connect(  # type: ignore[no-untyped-call]
             url,
             timeout=timeout_s,

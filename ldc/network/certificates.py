@@ -44,6 +44,11 @@ class Trusted(NamedTuple):
     named_by: str = ""
     """The environment variables, for an error."""
 
+    @property
+    def is_default(self) -> bool:
+        """Whether the system's certificates and those of certifi are trusted."""
+        return self.file is None and self.folder is None
+
 
 def trusted() -> Trusted:
     """Return what the environment says now. Raises `CertificatesNotLoaded` for a path that is not there."""
@@ -82,15 +87,29 @@ def tls_context(user: str) -> ssl.SSLContext:
 @functools.lru_cache(maxsize=8)
 def _context(source: Trusted, user: str) -> ssl.SSLContext:
     del user  # a part of the key only
-    if source.file is None and source.folder is None:
+    return new_context(source)
+
+
+def new_context(source: Trusted) -> ssl.SSLContext:
+    """Return a new context that trusts these certificates. Raises `CertificatesNotLoaded`."""
+    if source.is_default:
         context = ssl.create_default_context()
         # Where the system has no certificates, nobody would be trusted.
-        context.load_verify_locations(certifi.where())
+        context.load_verify_locations(bundled_file())
         return context
     try:
         return ssl.create_default_context(cafile=source.file, capath=source.folder)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        paths = " and ".join(printable(path) for path in (source.file, source.folder) if path)
-        raise CertificatesNotLoaded(
-            f"the certificates of {paths}, which {source.named_by} names, cannot be loaded: {printable(error)}"
-        ) from error
+        raise not_loaded(source, error) from error
+
+
+def bundled_file() -> str:
+    """Return the file of certificates that certifi brings along."""
+    return certifi.where()
+
+
+def not_loaded(source: Trusted, error: Exception) -> CertificatesNotLoaded:
+    """Return the error for certificates that cannot be loaded, which names the variable and the path."""
+    paths = " and ".join(printable(path) for path in (source.file, source.folder) if path)
+    names = f", which {source.named_by} names," if source.named_by else ""
+    return CertificatesNotLoaded(f"the certificates of {paths}{names} cannot be loaded: {printable(error)}")

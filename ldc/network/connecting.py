@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ldc.network.addresses import Address, AddressMemory, Attempts
 from ldc.network.proxy import Proxy
@@ -58,7 +59,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forget_addresses)
 
 
-def peer_of(sock: socket.socket) -> tuple[str, int] | None:
+class HasPeer(Protocol):
+    """A socket, or what does TLS on one."""
+
+    def getpeername(self) -> Any:
+        """Return the address of the other end."""
+
+
+def peer_of(sock: HasPeer) -> tuple[str, int] | None:
     """Return the address that a socket is connected to, for `mark_failed`; None if it is not connected."""
     try:
         name = sock.getpeername()

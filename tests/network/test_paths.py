@@ -7,7 +7,15 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from live_kit import MANAGER_PARAMETERS, assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    MANAGER_PARAMETERS,
+    assert_exact,
+    eventually,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import LoopbackExchange
 from network_kit import black_hole, clear_environment, fresh_addresses, refuse_by_system, resolve_to  # noqa: F401
 from relays import Relay, http_tunnel, say_nothing, socks5

@@ -54,7 +54,7 @@ MAY_TOUCH = {"book.pure": {"threading"}}
 # What is not the standard library's, and who alone may know it.
 FOREIGN = {
     "aiohttp": {"simulator"},
-    "certifi": {"feed", "network"},  # requests brings it along
+    "certifi": {"network"},  # requests brings it along
     "filelock": {"snapshots"},
     "numpy": {"_book", "book"},
     "platformdirs": {"snapshots"},
