@@ -123,6 +123,8 @@ def extension() -> Extension:
         undef_macros=[] if MODE == "release" else ["NDEBUG"],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
+        # Where dlopen is not in the C library itself: glibc before 2.34, as in manylinux.
+        libraries=["dl"] if sys.platform.startswith("linux") else [],
     )
 
 

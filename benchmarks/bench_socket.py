@@ -33,6 +33,7 @@ from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
+from ldc.network.proxy import ProxyRules
 from ldc.sync.actions import Purpose
 from ldc.sync.machine import Synchronizer
 from ldc.types import SyncState
@@ -51,7 +52,7 @@ OPTIONS = ConnectionOptions(
     close_timeout_s=2,
     messages_per_second=3,
     user_agent="ldc benchmark",
-    proxy={},
+    proxies=ProxyRules(),
 )
 
 

@@ -10,7 +10,7 @@ Records are named tuples, because the compiled book creates them in a tenth of t
 import enum
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Message = bytes | bytearray | memoryview | str
 """A message: its bytes, or their text as UTF-8."""
@@ -190,6 +190,8 @@ class ConnectionStatus(NamedTuple):
     of the last 256 updates of all its markets. None: not known yet, or no other connection."""
     gaps_filled: int
     """Gaps of other connections that this one filled."""
+    reading: Literal["native", "python"]
+    """What reads its socket: "native", TLS by OpenSSL without the GIL; "python", Python's `socket` or `ssl`."""
 
 
 class DepthCacheStatus(NamedTuple):

@@ -73,7 +73,8 @@ class Venue:
     exchange: str
     """Its name in the API of ldc."""
     restful_base_uris: tuple[str, ...]
-    """The first is used; the others are documented equivalents with the same budget. Empty: the launcher knows it."""
+    """The first is used, and after a failure the next one: documented equivalents with the same budget. Empty: the
+    launcher knows it."""
     websocket_base_uris: tuple[str, ...]
     """As above. Redundant connections use all of them, different hosts first."""
     depth_path: str
@@ -161,9 +162,20 @@ class Venue:
             self.websocket_base_uris[spread[number % len(spread)]] + self.stream_path for number in range(count)
         )
 
+    @property
+    def all_stream_urls(self) -> tuple[str, ...]:
+        """The URLs of `stream_urls`, each once; empty if the launcher tells the address."""
+        return self.stream_urls(len(self.websocket_base_uris)) if self.websocket_base_uris else ()
+
     def snapshot_url(self, restful_base_uri: str | None = None) -> str:
         """Return the URL of the depth endpoint, on the venue's first base or on the one given."""
         return _joined(self, restful_base_uri, self.restful_base_uris, ("https", "http"), self.depth_path)
+
+    def snapshot_urls(self, restful_base_uri: str | None = None) -> tuple[str, ...]:
+        """Return the URLs of the depth endpoint, in the row's order: documented equals. With a base given only that."""
+        if restful_base_uri is not None or not self.restful_base_uris:
+            return (self.snapshot_url(restful_base_uri),)
+        return tuple(base_uri + self.depth_path for base_uri in self.restful_base_uris)
 
     def snapshot_params(self, market: str, limit: int) -> dict[str, str]:
         """Return the query of a snapshot of `limit` levels, which must be one that the venue honours."""

@@ -23,7 +23,10 @@ __all__ = [
     "OrderBook",
     "StreamBinding",
     "StreamTally",
+    "TlsContext",
+    "TlsSocket",
     "read_header",
+    "tls_problem",
 ]
 
 
@@ -69,7 +72,10 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             OrderBook,
             StreamBinding,
             StreamTally,
+            TlsContext,
+            TlsSocket,
             read_header,
+            tls_problem,
         )
     except ImportError as error:
         raise ImportError(_what_is_wrong(error), name=error.name, path=error.path) from error
@@ -85,3 +91,4 @@ else:
         read_header,
     )
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

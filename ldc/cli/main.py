@@ -5,6 +5,7 @@ Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help
 """
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -227,6 +228,9 @@ def wants_view(options: argparse.Namespace) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. Wrong arguments exit with status 2, as usual."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may not know the characters of a market's name
+            stream.reconfigure(errors="backslashreplace")
     options = make_parser().parse_args(arguments)
     try:
         return {"watch": watch, "demo": demo, "simulate": simulate}[options.command](options)

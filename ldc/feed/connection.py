@@ -1,8 +1,7 @@
 """One websocket of a feed group: opened by websocket-client, then read and written without blocking.
 
-Rule 1: websocket-client opens it: URL, proxy, TLS, handshake. It may block there, so it runs in a thread of its own.
-    That thread touches nothing else and may be left behind, for a resolver cannot be interrupted. TLS begins with the
-    first write, when the socket is known here and can be shut down. So its handshake has the same deadline.
+Rule 1: `ldc.feed.opening` opens it. That blocks, so it runs in a thread of its own. That thread touches nothing else
+    and may be left behind, for a resolver cannot be interrupted.
 Rule 2: everything else happens in the group's thread: a non-blocking socket, a frame reader, an outbox for writing.
     Nothing here waits; `next_due` returns when to come back.
 Rule 3: liveness has total deadlines. A connection must be open within `ConnectionOptions.connect_timeout_s` of its
@@ -16,27 +15,26 @@ The facts of the wire are in sections 3 and 3.2 of the design paper PROTOCOL; th
 
 import contextlib
 import enum
-import functools
 import math
-import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
-import certifi
 import websocket
 
-from ldc.book import FrameReader
+from ldc.book import FrameReader, TlsSocket
+from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
 from ldc.limits import DEFAULT_TIMING, MessagePacer, Timing
+from ldc.network.connecting import mark_failed, peer_of
+from ldc.network.proxy import Proxy, ProxyRules
+from ldc.network.text import described, printable
 
-_PROBLEM_CHARACTERS_MAX = 300
-_SWITCHING_PROTOCOLS = 101
+_REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
@@ -62,8 +60,9 @@ class ConnectionOptions(NamedTuple):
     close_timeout_s: float
     messages_per_second: int
     user_agent: str
-    proxy: Mapping[str, Any]
-    """Keyword arguments for websocket-client's ``connect``."""
+    proxies: ProxyRules
+    spare_urls: tuple[str, ...] = ()
+    """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
     timing: Timing = DEFAULT_TIMING
 
     def checked(self) -> "ConnectionOptions":
@@ -115,19 +114,19 @@ class FeedConnection:
         self.last_pong_at: float | None = None
         self.proven_at: float | None = None
         """When the last ping was sent that has its pong. What the exchange sent before that has been received."""
+        self.reading: Literal["native", "python"] = "python"
+        """What reads the socket, once it is open: see `ConnectionStatus`."""
         self._options = options
         self._timing = options.timing
         self._post = post
         self._on_opened = on_opened
         self._deadline = now + options.connect_timeout_s
         self._problem: str | None = None
-        self._websocket = websocket.WebSocket(
-            skip_utf8_validation=True,
-            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            sslopt={"do_handshake_on_connect": False},  # see rule 1; `_open` adds the context
-        )
-        self._socket: socket.socket | None = None
-        self._is_tls = False  # a receive returns one record, and the next may wait where no selector sees it
+        self._proxy: Proxy | None = None  # known when the connector has begun
+        self._peer: tuple[str, int] | None = None
+        self._websocket = new_websocket()
+        self._socket: socket.socket | TlsSocket | None = None
+        self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
         self._pong: bytes | None = None  # the payload of the last ping without an answer
@@ -149,25 +148,15 @@ class FeedConnection:
 
     def _open(self) -> None:
         """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
-        opened = self._websocket
-        problem = None
+        opened, options = self._websocket, self._options
         try:
-            if self.url.startswith("wss:"):
-                opened.sock_opt.sslopt["context"] = tls_context(_trusted_certificates())
-            opened.connect(  # type: ignore[no-untyped-call]
-                self.url,
-                timeout=self._options.connect_timeout_s,
-                header=[f"User-Agent: {self._options.user_agent}"],
-                redirect_limit=0,
-                suppress_origin=True,
-                http_proxy_timeout=self._options.connect_timeout_s,
-                **self._options.proxy,
+            self._proxy = options.proxies.for_url(self.url)
+        except ValueError as error:
+            problem: str | None = str(error)
+        else:
+            problem = open_websocket(
+                opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
-            status = opened.getstatus()
-            if opened.sock is None or status != _SWITCHING_PROTOCOLS:
-                problem = f"the handshake ended with HTTP status {status}"
-        except Exception as error:  # noqa: BLE001 - a hostile answer may make a parser raise anything
-            problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARACTERS_MAX]
         if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._opened(problem, now)):
             _close_socket(opened.sock)
 
@@ -181,8 +170,13 @@ class FeedConnection:
         else:
             self._socket = self._websocket.sock
             assert self._socket is not None
+            self._peer = peer_of(self._socket)
             self._socket.setblocking(False)
-            self._is_tls = isinstance(self._socket, ssl.SSLSocket)
+            if isinstance(self._socket, TlsSocket):
+                self.reading = "native"
+                self._pending = self._socket.has_pending
+            elif isinstance(self._socket, ssl.SSLSocket):
+                self._pending = self._socket.pending
             self.state = ConnectionState.OPEN
             self.opened_at = now
             self._ping_due = now + self._options.ping_interval_s
@@ -199,6 +193,11 @@ class FeedConnection:
         """Whether data waits for room to write."""
         return bool(self._outbox)
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was received that has not been read, so that no selector sees it."""
+        return self._pending is not None and self._pending() > 0
+
     def receive(self, events: list[FrameEvent], now: float) -> bool:
         """Receive what has arrived; return whether more may be waiting where no selector sees it.
 
@@ -214,13 +213,14 @@ class FeedConnection:
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     return False
                 except (OSError, ValueError) as error:
-                    raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                    raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             if count == 0:
                 where = "" if self.reader.is_between_frames else " in the middle of a frame"
                 raise ConnectionLost(f"the exchange closed the connection without a close frame{where}")
             self.reader.received(count)
             self._take_events(events, now)
-            if count < room_bytes and not self._is_tls:
+            # Over TLS a receive returns one record at most, however much room there is.
+            if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; the selector sees what comes next
         if self._pong_deadline is not None:
             # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
@@ -238,7 +238,7 @@ class FeedConnection:
                     self._take_control(event, now)
         except FrameError as error:
             self._send_close(error.close_code)
-            raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
+            raise ConnectionLost(f"the exchange broke the websocket protocol: {described(error)}") from error
 
     def _take_control(self, event: FrameEvent, now: float) -> None:
         self.has_heard_control = True
@@ -252,9 +252,9 @@ class FeedConnection:
             self.proven_at = self._pinged_at
         elif opcode == Opcode.CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else 1000
-            reason = payload[2:].decode()
+            reason = printable(payload[2:].decode(), _REASON_CHARACTERS_MAX)
             self._send_close(code if payload else 1000)
-            raise ConnectionLost(f"the exchange closed the connection with code {code} {reason!r}")
+            raise ConnectionLost(f"the exchange closed the connection with code {code} '{reason}'")
         # A binary message is ignored: JSON streams have none.
 
     def flush(self) -> None:
@@ -266,7 +266,7 @@ class FeedConnection:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ValueError) as error:
-                raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             del self._outbox[:sent]
 
     def _queue(self, opcode: int, payload: bytes | str, now: float) -> None:
@@ -282,10 +282,10 @@ class FeedConnection:
             raise ConnectionLost(self._problem)
         if self.state is ConnectionState.CONNECTING:
             if now >= self._deadline:
-                raise ConnectionLost(
-                    f"no connection to {self.url} within {self._options.connect_timeout_s} s: "
-                    "the name server, the network or the handshake stalls"
-                )
+                who = "the name server, the network or the handshake stalls"
+                if self._proxy is not None:
+                    who = f"the proxy {self._proxy} stalls, or what lies behind it"
+                raise ConnectionLost(f"no connection to {self.url} within {self._options.connect_timeout_s} s: {who}")
             return
         if self._pong_deadline is not None and now >= self._pong_deadline:
             raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
@@ -344,6 +344,11 @@ class FeedConnection:
 
     # the end
 
+    def mark_failed(self) -> None:
+        """The connection has failed: the next one begins with another address of the host, if there is one."""
+        if self._proxy is None:
+            mark_failed(self._peer)
+
     def _send_close(self, code: int) -> None:
         """Try to send a close frame. Does not wait for the answer."""
         if self._socket is None:
@@ -373,35 +378,19 @@ class FeedConnection:
             _shutdown_socket(self._websocket.sock)
 
 
-def _trusted_certificates() -> str | None:
-    """Return the file or folder of trusted certificates that the environment names, as requests reads it."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-
-
-@functools.cache
-def tls_context(trusted: str | None = None) -> ssl.SSLContext:
-    """Return a TLS context that checks names and certificates, as requests does for snapshots.
-
-    websocket-client alone trusts the system's certificates, and a system may have none. So those of certifi, which
-    requests uses, count as well. A company's own authority goes into REQUESTS_CA_BUNDLE, for both.
-    """
-    if trusted is not None:
-        is_folder = Path(trusted).is_dir()
-        return ssl.create_default_context(cafile=None if is_folder else trusted, capath=trusted if is_folder else None)
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
-
-
-def _close_socket(sock: socket.socket | None) -> None:
-    _shutdown_socket(sock)
+def _close_socket(sock: socket.socket | TlsSocket | None) -> None:
+    if not isinstance(sock, TlsSocket):  # which does both, in an order of its own
+        _shutdown_socket(sock)
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.close()
 
 
-def _shutdown_socket(sock: socket.socket | None) -> None:
-    if sock is not None:
-        with contextlib.suppress(OSError, ValueError):
+def _shutdown_socket(sock: socket.socket | TlsSocket | None) -> None:
+    """End a connection, so that a thread which waits for it goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(sock, TlsSocket):
+            sock.shutdown(socket.SHUT_RDWR)
+        elif sock is not None:
             # Not SSLSocket.shutdown, which removes the TLS object under a thread that reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

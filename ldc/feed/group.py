@@ -34,6 +34,7 @@ from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
+from ldc.network.text import described, printable
 from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
 
@@ -185,7 +186,7 @@ class FeedGroup:
 
     def _recover(self, error: Exception, now: float) -> None:
         """Rule 5: start again, with every book suspended meanwhile."""
-        why = f"a fault of ldc: {type(error).__name__}: {error}"
+        why = f"a fault of ldc: {type(error).__name__}: {described(error)}"
         for connection in self._connections:
             try:
                 self._connections.lose(connection, why, now, is_wanted=True)
@@ -223,6 +224,8 @@ class FeedGroup:
             return
         for market in self._markets:
             self._subscribe(connection, market, now)
+        if connection.has_unread:  # what came with the last record of the handshake
+            self._loop.unread.add(connection)
         logger.info("%s: connected, for %d markets", self.name, len(self._markets))
 
     def _connection_closed(self, connection: FeedConnection, now: float, is_last: bool) -> None:
@@ -333,7 +336,7 @@ class FeedGroup:
             if market is not None:
                 self._handle_update(connection, market, payload, now)
             elif not connection.requests.may_bring(header.stream):  # or its market was stopped a moment ago
-                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
+                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:
             self._drop(MessageDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
         else:
@@ -357,7 +360,8 @@ class FeedGroup:
 
     def _drop(self, why: MessageDrop, text: str) -> None:
         if self.messages_dropped[why] == 0:
-            logger.warning("%s: message dropped (%s): %s; more of these are only counted", self.name, why.value, text)
+            said = printable(text)
+            logger.warning("%s: message dropped (%s): %s; more of these are only counted", self.name, why.value, said)
         self.messages_dropped[why] += 1
 
     # markets

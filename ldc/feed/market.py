@@ -14,6 +14,7 @@ from ldc.consume.signal import UpdateSignal
 from ldc.errors import MalformedMessage
 from ldc.feed.silence import SilenceWatch
 from ldc.limits import DEFAULT_TIMING, Timing
+from ldc.network.text import described
 from ldc.sync.actions import Refreshed, RefreshResult, StateChanged
 from ldc.sync.machine import Synchronizer
 
@@ -142,7 +143,7 @@ class LiveMarket:
         """Log the first update that could not be read."""
         if not self.has_logged_malformed:
             self.has_logged_malformed = True
-            logger.warning("%s; more of this market are only counted", error)
+            logger.warning("%s; more of this market are only counted", described(error))
 
     def note_audit(self, audit: Refreshed) -> None:
         """Log a refresh whose comparison with the exchange's book found a difference."""

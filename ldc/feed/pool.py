@@ -89,6 +89,7 @@ class ConnectionPool:
                 connect=self._connect,
                 forget=self._forget,
                 has_taken_over=has_taken_over,
+                spare_urls=options.spare_urls,
             )
             for url in urls
         ]
@@ -144,6 +145,7 @@ class ConnectionPool:
                     lasted_s = now - connection.opened_at
                     logger.warning("%s: connection lost after %.1f s: %s", self._loop.name, lasted_s, why)
                 slot.lose(connection, now, is_wanted=is_wanted)
+                connection.mark_failed()
 
     def close(self, now: float) -> None:
         """Close everything, and plan nothing more."""

@@ -6,7 +6,7 @@ Rule 2: make before break. A connection is closed when its successor has taken o
 Rule 3: no I/O, and `now` is an argument. The pool opens and closes what a slot wants opened and closed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ldc.feed.connection import ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
@@ -24,6 +24,7 @@ class ConnectionSlot:
         connect: returns a connection to an address that has begun to connect.
         forget: closes a connection that has left the slot, and reports it to the markets.
         has_taken_over: whether a successor has taken over (True), has failed to (False), or neither yet (None).
+        spare_urls: URLs that serve the same, this one among them; after a failure the next one is tried.
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class ConnectionSlot:
         connect: Callable[[str, float], FeedConnection],
         forget: Callable[[FeedConnection, float], None],
         has_taken_over: Callable[[Handover, FeedConnection, float], bool | None],
+        spare_urls: Sequence[str] = (),
     ) -> None:
         self.url = url
+        """Of the next connection. After a failure it is the next one of `spare_urls`."""
+        self._spare_urls = spare_urls
         self.connects = 0
         """Connections begun."""
         self.handover: Handover | None = None
@@ -147,6 +151,9 @@ class ConnectionSlot:
         """Remove a connection that ended by itself. Unless there is a newer one, plan the next."""
         if connection.state is ConnectionState.OPEN and now - connection.opened_at >= self._timing.stable_s:
             self._backoff.reset()
+        elif connection.url == self.url and self.url in self._spare_urls:
+            place = self._spare_urls.index(self.url)
+            self.url = self._spare_urls[(place + 1) % len(self._spare_urls)]
         was_newest = connection is self._connections[-1]
         self._remove(connection, now)
         if not was_newest or not is_wanted:

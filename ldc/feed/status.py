@@ -33,6 +33,7 @@ def connection_statuses(connections: Sequence[FeedConnection], market: LiveMarke
                 tally.duplicates,
                 min(others_ms) - own_ms if others_ms and own_ms is not None else None,
                 market.synchronizer.gaps_filled_by(connection.connection_id),
+                connection.reading,
             )
         )
     return tuple(found)

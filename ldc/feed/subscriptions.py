@@ -16,14 +16,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from ldc.limits import Timing
+from ldc.network.text import printable
 
 STREAMS_PER_REQUEST_MAX = 100
 """Streams in one SUBSCRIBE or UNSUBSCRIBE. Requests of several hundred were seen to fail without an answer."""
 
 ACKNOWLEDGE_TRIES_MAX = 3
 """A request that was sent so often without an answer ends the connection, which is of no use then."""
-
-_SAID_CHARACTERS_MAX = 300
 
 
 class RequestRefused(ValueError):
@@ -145,7 +144,7 @@ class StreamRequests:
         if "error" in reply or "code" in reply:
             self._take_refusal(number, request, now)
             concerned = f"{request.streams[0]!r}" if len(request.streams) == 1 else f"{len(request.streams)} streams"
-            said = str(reply.get("error", reply))[:_SAID_CHARACTERS_MAX]
+            said = printable(reply.get("error", reply))
             text = f"the exchange refuses the {request.method} of {concerned}: {said}"
             raise RequestRefused(text, request.streams)
         if request.method == "UNSUBSCRIBE":

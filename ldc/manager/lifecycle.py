@@ -16,23 +16,22 @@ from ldc.limits import CONNECT_WINDOW_S
 from ldc.snapshots.shared_budget import shared_connects
 from ldc.venues import Venue
 
-_connect_budgets: dict[str, SharedConnectBudget] = {}
+_connect_budgets: dict[tuple[str, str], SharedConnectBudget] = {}
 _connect_budgets_lock = threading.Lock()
 
 
-def connect_budget(
-    venue: Venue, base_uri: str, proxy: str | None = None, folder: Path | None = None
-) -> SharedConnectBudget:
-    """Return the budget that all managers of this process share for that address.
+def connect_budget(venue: Venue, url: str, address: str = "", folder: Path | None = None) -> SharedConnectBudget:
+    """Return the budget that all managers of this process share for connects to a URL from one IP address.
 
-    `folder`: where other processes share the budget too. It then applies to all managers that connect to that address,
-    until another folder is given. The downloader refuses two folders at a time, because it shares the weight there.
+    `address`: the key of that IP address (`ldc.network.proxy.address_key`). `folder`: where other processes share the
+    budget too. It then applies to all these managers, until another folder is given. The downloader refuses two folders
+    at a time, because it shares the weight there.
     """
     limit = venue.connects_per_5_minutes
     with _connect_budgets_lock:
-        budget = _connect_budgets.setdefault(base_uri, SharedConnectBudget(limit))
+        budget = _connect_budgets.setdefault((address, url), SharedConnectBudget(limit))
         if folder is not None and (budget.shared is None or budget.shared.folder != folder):
-            budget.shared = shared_connects(folder, (proxy or "", base_uri), limit, CONNECT_WINDOW_S)
+            budget.shared = shared_connects(folder, (address, url), limit, CONNECT_WINDOW_S)
         return budget
 
 

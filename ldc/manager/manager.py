@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import random
+import sys
 import threading
 import time
 import types
@@ -29,7 +30,9 @@ from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
 from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
-from ldc.manager.settings import Settings, checked_seconds, proxy_options
+from ldc.manager.settings import Settings, checked_seconds
+from ldc.network.proxy import ProxyRules, address_key
+from ldc.network.text import writable
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_downloader
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
@@ -124,7 +127,6 @@ class BinanceLocalDepthCacheManager:
             init_time_window_s=init_time_window,
             restful_base_uri=restful_base_uri,
             websocket_base_uri=websocket_base_uri,
-            proxy=proxy,
         )
         self._options = ConnectionOptions(
             ping_interval_s=websocket_ping_interval,
@@ -132,7 +134,8 @@ class BinanceLocalDepthCacheManager:
             close_timeout_s=websocket_close_timeout,
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
-            proxy=proxy_options(proxy),
+            proxies=ProxyRules(proxy),
+            spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
@@ -455,7 +458,8 @@ class BinanceLocalDepthCacheManager:
         with self._lock:
             caches = list(self._caches.values())
         title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
-        print(_summary(title, [cache.status() for cache in caches], add_string, footer))
+        table = _summary(title, [cache.status() for cache in caches], add_string, footer)
+        print(writable(table, getattr(sys.stdout, "encoding", None)))  # a console may not know a market's characters
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -482,7 +486,7 @@ class BinanceLocalDepthCacheManager:
             self._venue,
             self._deliver,
             restful_base_uri=self._settings.restful_base_uri,
-            proxy=self._settings.proxy,
+            proxies=self._options.proxies,
             weight_share=self._settings.weight_share,
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
@@ -490,8 +494,9 @@ class BinanceLocalDepthCacheManager:
             shared_folder=self._shared_folder,
         )
         self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
+        proxy = self._options.proxies.for_url(self._urls[0])
         self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], self._settings.proxy, self._shared_folder
+            self._venue, self._urls[0], address_key(proxy), self._shared_folder
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:

@@ -15,7 +15,7 @@ Any of these threads reports the news of a request: `SnapshotBegins` right befor
 from then on, and afterwards `SnapshotBody` or `SnapshotFailure`. A cancelled request gets no more news, except a report
 that runs while `cancel` is called. The epoch identifies the request of an answer.
 
-The environment's proxy variables and certificate bundles apply, as in requests.
+`ldc.network` decides which proxy leads to the exchange, whose certificates are trusted, and which address is tried.
 """
 
 import functools
@@ -28,10 +28,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import requests
 
+from ldc.network.proxy import ProxyRules, address_key
 from ldc.snapshots.queue import QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import (
     BODY_BYTES_MAX,
@@ -42,6 +42,7 @@ from ldc.snapshots.reply import (
     judge_reply,
 )
 from ldc.snapshots.shared_budget import RETRY_S, SharedBudget
+from ldc.snapshots.sockets import KeptConnections
 from ldc.snapshots.worker import Download, Worker
 from ldc.sync.actions import Purpose
 from ldc.venues import Venue
@@ -58,7 +59,6 @@ CONNECT_S_MAX = 5.0
 CLOSE_S_MAX = 0.5
 """Seconds that closing the last client waits for the threads. A thread that is still running then ends later."""
 
-_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 logger = logging.getLogger("binance_local_depth_cache")
 
 
@@ -71,20 +71,6 @@ class SnapshotBegins(NamedTuple):
 
 SnapshotReport = Callable[[SnapshotRequest, SnapshotBegins | SnapshotBody | SnapshotFailure], None]
 """A client's callback. The downloader's threads call it, so it must return soon: post the news to your own thread."""
-
-
-def _checked_proxy(proxy: str | None) -> str | None:
-    if proxy is None:
-        return None
-    try:
-        parts = urlsplit(proxy)
-        is_proxy = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_proxy = False
-    if not is_proxy:
-        # The message does not repeat the text, which may hold a password.
-        raise ValueError(f"a proxy is scheme://[user:password@]host[:port] with one of {', '.join(_PROXY_SCHEMES)}")
-    return proxy
 
 
 @dataclass(slots=True, eq=False)
@@ -102,13 +88,19 @@ class SnapshotClient:
     """
 
     def __init__(
-        self, downloader: "SnapshotDownloader", queue_client: QueueClient, report: SnapshotReport, user_agent: str
+        self,
+        downloader: "SnapshotDownloader",
+        queue_client: QueueClient,
+        report: SnapshotReport,
+        user_agent: str,
+        proxies: ProxyRules,
     ) -> None:
         self._downloader = downloader
         self.queue_client = queue_client
         """Settings and counters, to read only."""
         self.report = report
         self.user_agent = user_agent
+        self.proxies = proxies
 
     def request(
         self,
@@ -184,38 +176,42 @@ class SnapshotDownloader:
         report: SnapshotReport,
         *,
         restful_base_uri: str | None = None,
-        proxy: str | None = None,
+        proxies: ProxyRules | None = None,
         weight_share: float = 0.8,
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
         user_agent: str = "binance-local-depth-cache",
         shared_folder: Path | None = None,
     ) -> SnapshotClient:
-        """Return a new client. Raises ``ValueError`` for settings that make no sense. No network I/O.
+        """Return a new client. No network I/O.
+
+        Raises ``ValueError`` for settings that make no sense, and for a proxy of the environment that cannot be one.
 
         Args:
             venue: the exchange.
             report: is called with the news of each request.
             restful_base_uri: another address than the venue's first.
-            proxy: the URL of a proxy; SOCKS needs the packages that requests needs for it.
+            proxies: which proxy leads to which host; None: what the environment says.
             weight_share: part of the venue's request weight that all clients may use together.
             init_interval_s: minimum seconds between two downloads of this client, probes included.
             init_time_window_s: seconds in which a market gets at most one download, probes included.
             user_agent: the User-Agent of the requests.
             shared_folder: where other processes share the budget (`ldc.snapshots.shared_budget`); None: not shared.
         """
+        proxies = proxies or ProxyRules()
+        address = address_key(proxies.for_url(venue.snapshot_url(restful_base_uri)))
         with self._lock:
             queue_client = self._queue.join(
                 venue,
                 self._clock(),
                 restful_base_uri=restful_base_uri,
-                proxy=_checked_proxy(proxy),
+                address=address,
                 weight_share=weight_share,
                 init_interval_s=init_interval_s,
                 init_time_window_s=init_time_window_s,
                 make_shared_budget=None if shared_folder is None else functools.partial(SharedBudget, shared_folder),
             )
-            client = self._clients[queue_client] = SnapshotClient(self, queue_client, report, user_agent)
+            client = self._clients[queue_client] = SnapshotClient(self, queue_client, report, user_agent, proxies)
             return client
 
     # -- called by the clients
@@ -262,11 +258,11 @@ class SnapshotDownloader:
     # -- the threads
 
     def _start_workers(self) -> _WorkerPool:
-        workers = _WorkerPool()
+        workers, kept = _WorkerPool(), KeptConnections()
         watchdog = threading.Thread(target=self._run_watchdog, args=(workers,), name="ldc-snapshot-watchdog")
         workers.threads.append(watchdog)
         for number in range(WORKERS):
-            worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max)
+            worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max, kept)
             name = f"ldc-snapshot-{number}"
             workers.threads.append(threading.Thread(target=self._run_worker, args=(workers, worker), name=name))
         try:
@@ -322,11 +318,24 @@ class SnapshotDownloader:
     def _begin(self, ticket: Ticket, worker: Worker) -> Download:
         worker.sockets.begin_download()
         client, deadline = self._clients[ticket.client], ticket.began + self._download_s_max
-        download = Download(ticket, client.report, client.user_agent, worker.sockets, deadline)
+        may_repeat = functools.partial(self._may_repeat, ticket)
+        sender = client.report, client.user_agent, client.proxies
+        download = Download(ticket, *sender, worker.sockets, deadline, may_repeat)
         self._downloads[ticket] = download
         self._work.notify()  # another worker may find one more
         self._watch.notify()
         return download
+
+    def _may_repeat(self, ticket: Ticket) -> bool:
+        """Return whether a worker may send a request once more; see `SnapshotQueue.may_repeat`."""
+        now = self._clock()
+        with self._lock:
+            if not self._queue.may_repeat(ticket, now):
+                return False
+        if ticket.shared_budget is None:
+            return True
+        _, ticket.repeat_key = _take_shared(ticket, now)
+        return bool(ticket.repeat_key)
 
     def _run_watchdog(self, workers: _WorkerPool) -> None:
         while True:
@@ -350,7 +359,8 @@ class SnapshotDownloader:
         market, status = download.ticket.request.market, download.status
         result: SnapshotBody | SnapshotFailure
         if status is None or status == requests.codes.ok:
-            what = f"it was not complete after {self._download_s_max:g} s"
+            way = "" if download.proxy is None else f" through the proxy {download.proxy}"
+            what = f"it was not complete after {self._download_s_max:g} s{way}"
             result = failure(market, FailureKind.TIMED_OUT, what, status=status)
         else:  # the status of a refusal counts even without its body
             result, download.headers = judge_reply(market, status, download.headers, b"", time.time_ns())
@@ -358,8 +368,9 @@ class SnapshotDownloader:
 
     def _settle_shared(self, ticket: Ticket) -> None:
         """Settle a download in the shared budget. Call it without the lock, because that is a file."""
-        if ticket.shared_budget is not None and ticket.shared_key:
-            ticket.shared_budget.settle(ticket.shared_key, ticket.paused_until, self._clock())
+        for key in (ticket.shared_key, ticket.repeat_key):
+            if ticket.shared_budget is not None and key:
+                ticket.shared_budget.settle(key, ticket.paused_until, self._clock())
 
     def _report(self, download: Download, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         try:

@@ -93,18 +93,17 @@ class QueueClient:
         venue: Venue,
         *,
         restful_base_uri: str | None,
-        proxy: str | None,
+        address: str,
         weight_share: float,
         init_interval_s: float | None,
         init_time_window_s: float | None,
     ) -> None:
         self.venue = venue
-        self.url = venue.snapshot_url(restful_base_uri)
-        self.proxy = proxy
+        self._urls = venue.snapshot_urls(restful_base_uri)
         self.weight_share = checked_weight_share(weight_share)
         self.init_interval_s = _checked_interval("init_interval", init_interval_s)
         self.init_time_window_s = _checked_interval("init_time_window", init_time_window_s)
-        self.pool_name = (proxy or "", venue.weight_budget_name(restful_base_uri))
+        self.pool_name = (address, venue.weight_budget_name(restful_base_uri))
         self.started = 0
         """Downloads begun."""
         self.bodies = 0
@@ -120,6 +119,16 @@ class QueueClient:
         self._keys: set[tuple[str, bool]] = set()  # of all that wait
         self._began_at: dict[str, float] = {}  # by market, while init_time_window may forbid another one
         self._not_before = -math.inf  # init_interval
+
+    @property
+    def url(self) -> str:
+        """The URL of the next download."""
+        return self._urls[0]
+
+    def url_failed(self, url: str) -> None:
+        """A download from that URL failed: the next one is from another host of the venue, if it documents several."""
+        if url == self.url:  # of downloads that were in flight together one counts
+            self._urls = (*self._urls[1:], url)
 
     @property
     def waiting_count(self) -> int:
@@ -198,6 +207,11 @@ class Ticket:
         """The key of this download in the shared budget."""
         self.paused_until = -math.inf
         """Until when this answer and earlier ones forbid more: for the shared budget."""
+        self.url = client.url
+        self.times_sent = 1
+        """2: the request was repeated on another connection (`SnapshotQueue.may_repeat`)."""
+        self.repeat_key = ""
+        """The key of the repeated request in the shared budget."""
         self.is_cancelled = False
         """The client does not want the answer any more."""
         self.is_settled = False
@@ -219,7 +233,7 @@ class SnapshotQueue:
         now: float,
         *,
         restful_base_uri: str | None = None,
-        proxy: str | None = None,
+        address: str = "",
         weight_share: float = 0.8,
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
@@ -227,13 +241,14 @@ class SnapshotQueue:
     ) -> QueueClient:
         """Register a client. Raises ``ValueError`` for settings that make no sense.
 
+        `address`: the key of the IP address that the exchange sees (`ldc.network.proxy.address_key`).
         `make_shared_budget`: returns the shared budget of that name and limit, if other processes draw on it as well.
         From then on it applies to all clients of the pool.
         """
         client = QueueClient(
             venue,
             restful_base_uri=restful_base_uri,
-            proxy=proxy,
+            address=address,
             weight_share=weight_share,
             init_interval_s=init_interval_s,
             init_time_window_s=init_time_window_s,
@@ -347,6 +362,20 @@ class SnapshotQueue:
         ticket.weight_pool.spend(ticket.weight, ticket.request.purpose, ticket.began)
         self._in_flight.add(ticket)
 
+    def may_repeat(self, ticket: Ticket, now: float) -> bool:
+        """Return whether the request of a download may be sent once more now. If so, its weight is spent again.
+
+        For a request that was sent on a connection that turned out to be dead. It may have arrived, so it counts.
+        """
+        client, pool, purpose = ticket.client, ticket.weight_pool, ticket.request.purpose
+        if ticket.is_settled or ticket.is_cancelled or ticket.times_sent > 1 or client.init_interval_s is not None:
+            return False
+        if pool.earliest(ticket.weight, purpose, client.weight_share, now) > now:
+            return False
+        pool.spend(ticket.weight, purpose, now)
+        ticket.times_sent += 1
+        return True
+
     def next_time(self, now: float) -> float:
         """Return when `take` may next return a ticket, if nothing else happens; infinity if nothing waits.
 
@@ -393,7 +422,8 @@ class SnapshotQueue:
         ticket.client.download_s += now - ticket.began
         self._in_flight.discard(ticket)
         pool = ticket.weight_pool
-        pool.settle(ticket.weight, ticket.request.purpose, now)
+        for _ in range(ticket.times_sent):
+            pool.settle(ticket.weight, ticket.request.purpose, now)
         if headers.used_weight is not None:
             pool.budget.observe(headers.used_weight, now, headers.server_time_s)
         # A download that was aborted on purpose says nothing about the host, unless its answer had come.
@@ -473,6 +503,8 @@ def _learn(
     elif kind is FailureKind.FORBIDDEN:
         pool.budget.pause_after(headers.retry_after_s, FORBIDDEN_PAUSE_S, now)
     else:
+        if kind is not FailureKind.PROXY:
+            ticket.client.url_failed(ticket.url)
         pool.count_host_failure(ticket.began, now)
         pool.budget.pause_after(headers.retry_after_s, 0.0, now)
 

@@ -18,16 +18,19 @@ What follows from a failure, by kind (`ldc.snapshots.queue` acts on it):
     all others          concern the host or the path to it: from the second in a row on, a short pause for all requests
 """
 
+import codecs
 import enum
 import json
 import re
 import zlib
 from collections.abc import Mapping
 from email.utils import mktime_tz, parsedate_tz
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ldc.book import OrderBook
 from ldc.errors import MalformedMessage
+from ldc.network.certificates import ADVICE
+from ldc.network.text import printable
 from ldc.sequence import SequenceRule
 from ldc.types import Cause
 from ldc.venues import PERMANENT_ERROR_CODES
@@ -37,6 +40,9 @@ BODY_BYTES_MAX = 16 * 1024 * 1024
 
 ERROR_BODY_BYTES_MAX = 4096
 """Bytes; a longer body is not searched for an error code, because the exchange's errors are one line."""
+
+GZIP_MEMBERS_MAX = 100
+"""Members of a gzip body; a body with more is refused, because each costs time, however short it is."""
 
 _EXCERPT_CHARACTERS_MAX = 160
 
@@ -156,8 +162,9 @@ class BodyReader:
     """
 
     def __init__(self, headers: Mapping[str, str], bytes_max: int = BODY_BYTES_MAX) -> None:
-        encoding = headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", "", "gzip"):
+        encoding = headers.get("Content-Encoding", "").lower()
+        codings = [coding for part in encoding.split(",") if (coding := part.strip()) not in ("", "identity")]
+        if codings not in ([], ["gzip"], ["x-gzip"]):  # RFC 9110, 8.4.1.3: both names mean the same
             raise BodyRefused(FailureKind.NOT_A_SNAPSHOT, f"the body is encoded as {_printable(encoding)}")
         self._bytes_max = bytes_max
         self._body = bytearray()
@@ -165,30 +172,51 @@ class BodyReader:
         self._length = _digits(headers.get("Content-Length"))
         if self._length is not None and self._length > bytes_max:
             raise self._too_large(f"announces {self._length} bytes")
-        self._gzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+        self._is_gzip = bool(codings)
+        self._member: Any = None  # of a gzip body the member that has begun and not ended
+        self._members = 0
 
     def feed(self, chunk: bytes) -> None:
         """Add the next bytes received."""
         self._wire_bytes += len(chunk)
         if self._wire_bytes > self._bytes_max:
             raise self._too_large("has more bytes")
-        if self._gzip is None:
+        if not self._is_gzip:
             self._body += chunk
             return
-        try:
-            # One byte more than fits, to distinguish a body of exactly the limit from a longer one.
-            self._body += self._gzip.decompress(chunk, self._bytes_max - len(self._body) + 1)
-        except zlib.error as error:
-            raise BodyRefused(FailureKind.DAMAGED, f"the body cannot be decompressed ({error})") from error
-        if len(self._body) > self._bytes_max:
-            raise self._too_large("decompresses to more bytes")
+        while chunk:
+            if self._member is None and not (chunk := self._begin_member(chunk)):
+                return
+            try:
+                # One byte more than fits, to distinguish a body of exactly the limit from a longer one.
+                self._body += self._member.decompress(chunk, self._bytes_max - len(self._body) + 1)
+            except zlib.error as error:
+                raise BodyRefused(FailureKind.DAMAGED, f"the body cannot be decompressed ({error})") from error
+            if len(self._body) > self._bytes_max:
+                raise self._too_large("decompresses to more bytes")
+            chunk = b""
+            if self._member.eof:
+                chunk, self._member = self._member.unused_data, None
+
+    def _begin_member(self, chunk: bytes) -> bytes:
+        """Begin a member of a gzip body (RFC 1952, 2.2: there may be several); return its bytes.
+
+        Zeros after a member are padding, which gzip ignores as well. Anything else there is no member, and refused.
+        """
+        chunk = chunk.lstrip(b"\0") if self._members else chunk
+        if chunk:
+            self._members += 1
+            if self._members > GZIP_MEMBERS_MAX:
+                raise BodyRefused(FailureKind.DAMAGED, f"the body has more than {GZIP_MEMBERS_MAX} gzip members")
+            self._member = zlib.decompressobj(wbits=31)
+        return chunk
 
     def finish(self) -> bytes:
         """Return the body after its last chunk."""
         if self._length is not None and self._length != self._wire_bytes:
             raise BodyRefused(FailureKind.DAMAGED, f"{self._wire_bytes} of {self._length} announced bytes came")
-        if self._gzip is not None and (not self._gzip.eof or self._gzip.unused_data):
-            raise BodyRefused(FailureKind.DAMAGED, "the compressed body ends early or has bytes after its end")
+        if self._is_gzip and (self._member is not None or not self._members):
+            raise BodyRefused(FailureKind.DAMAGED, "the compressed body ends early")
         return bytes(self._body)
 
     def _too_large(self, what: str) -> BodyRefused:
@@ -215,7 +243,7 @@ _WHAT_NEXT = {
     FailureKind.RATE_LIMITED: "ldc retries when the exchange allows it; reduce the requests of other programs here",
     FailureKind.BANNED: "ldc retries when the ban ends; reduce the requests of other programs here",
     FailureKind.FORBIDDEN: "ldc retries later; check whether this address may use the exchange",
-    FailureKind.UNTRUSTED: "ldc retries; check whether the connection is intercepted",
+    FailureKind.UNTRUSTED: f"ldc retries; {ADVICE}",
     FailureKind.PROXY: "ldc retries; check the address, the user and the password of the proxy",
 }
 _WHAT_NEXT_OTHERWISE = "ldc retries"
@@ -239,6 +267,7 @@ def judge_reply(
 
     `body` is whole. O(size of the body), without parsing a snapshot.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259, 8.1 lets a reader ignore it
     code, message = _error_in(body)
     if status == 200 and code is None and _looks_like_snapshot(body):
         return SnapshotBody(body, received_time_ns, headers.used_weight), headers
@@ -297,4 +326,4 @@ def _excerpt(body: bytes) -> str:
 
 def _printable(text: str) -> str:
     """Return text from outside as a log may hold it: short, without line breaks and control characters."""
-    return repr(text[:_EXCERPT_CHARACTERS_MAX])
+    return f'"{printable(text, _EXCERPT_CHARACTERS_MAX)}"'

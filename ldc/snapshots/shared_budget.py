@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ldc.limits import BAN_PAUSE_S_MAX, WEIGHT_WINDOW_S
+from ldc.network.text import described
 
 IN_FLIGHT_S_MAX = 15.0
 """Seconds: the longest download. The downloader aborts it after 10 s."""
@@ -162,7 +163,9 @@ class SharedBudget:
         except (OSError, self._timeout) as error:
             if not self._has_logged:
                 self._has_logged = True
-                logger.warning("Nothing is requested while the shared budget in %s fails: %s", self._path, error)
+                logger.warning(
+                    "Nothing is requested while the shared budget in %s fails: %s", self._path, described(error)
+                )
             return None
 
     def _read(self, now: float) -> dict[str, Any]:

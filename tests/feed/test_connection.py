@@ -20,9 +20,15 @@ from ldc.feed.connection import (
 from ldc.feed.subscriptions import ACKNOWLEDGE_TRIES_MAX, STREAMS_PER_REQUEST_MAX
 from ldc.frames import FrameEvent
 from ldc.limits import Timing
+from ldc.network.proxy import ProxyRules
 
 OPTIONS = ConnectionOptions(
-    ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
+    ping_interval_s=5,
+    ping_timeout_s=3,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="test",
+    proxies=ProxyRules(),
 )
 
 

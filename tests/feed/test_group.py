@@ -16,12 +16,18 @@ from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import Timing
+from ldc.network.proxy import ProxyRules
 from ldc.sync.actions import RequestSnapshot
 from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, SyncState
 
 OPTIONS = ConnectionOptions(
-    ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
+    ping_interval_s=5,
+    ping_timeout_s=3,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="test",
+    proxies=ProxyRules(),
 )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from network_kit import clear_environment
 from scripted_server import SNAPSHOT, Script, ScriptedServer, Talk, once, reply
 
+from ldc.network.proxy import ProxyRules
 from ldc.snapshots.downloader import (
     SnapshotBegins,
     SnapshotBody,
@@ -56,6 +58,8 @@ class Client:
 
     def __init__(self, base_uri: str, *, downloader: SnapshotDownloader | None = None, **settings: Any) -> None:
         of_downloader = {name: settings.pop(name) for name in ("download_s_max", "clock") if name in settings}
+        if "proxy" in settings:
+            settings["proxies"] = ProxyRules(settings.pop("proxy"))
         self.downloader = downloader or SnapshotDownloader(**of_downloader)
         self.reports: queue.Queue[tuple[SnapshotRequest, Any]] = queue.Queue()
         self.client: SnapshotClient = self.downloader.open(
@@ -112,9 +116,7 @@ class Kit:
 @contextlib.contextmanager
 def made_kit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
     """Yield a kit in an environment without proxies and certificates."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    clear_environment(monkeypatch)
     kit = Kit(folder)
     yield kit
     kit.close()

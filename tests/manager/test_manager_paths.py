@@ -14,6 +14,7 @@ from live_kit import (  # noqa: F401
     synchronize,
 )
 from loopback_exchange import LoopbackExchange
+from network_kit import clear_environment
 from relays import Relay, http_tunnel, say_nothing, socks5
 from scripted_server import LOOPBACK_PEM, tls_context
 
@@ -31,9 +32,7 @@ EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy rea
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxies and no certificates but those of the test."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    clear_environment(monkeypatch)
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def test_markets_of_one_address_share_the_weight_that_the_exchange_counts_togeth
     assert len(markets_taken(queue)) == 96  # 1920 of 20 each
     queue.put(coin_m, wanted("BTCUSD_PERP", limit=1000))
     assert queue.take(NOW) is None
-    for settings in ({"proxy": "http://127.0.0.1:3128"}, {"restful_base_uri": "http://127.0.0.1:8080"}):
+    for settings in ({"address": "127.0.0.1:3128"}, {"restful_base_uri": "http://127.0.0.1:8080"}):
         elsewhere = client_of(queue, venue_named("binance.com-coin_futures"), **settings)
         queue.put(elsewhere, wanted("BTCUSD_PERP", limit=1000))
         assert markets_taken(queue) == ["BTCUSD_PERP"]

@@ -13,6 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from ldc.snapshots.reply import (
     BODY_BYTES_MAX,
+    GZIP_MEMBERS_MAX,
     NO_HEADERS,
     BodyReader,
     BodyRefused,
@@ -213,6 +214,47 @@ def test_a_body_that_lacks_its_end_is_refused(body, place, packs):
     assert refused.value.kind is FailureKind.DAMAGED
 
 
+HALF = len(SNAPSHOT) // 2
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "X-GZIP", "gzip, identity", " gzip "])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        gzip.compress(SNAPSHOT),
+        gzip.compress(SNAPSHOT[:HALF]) + gzip.compress(SNAPSHOT[HALF:]),
+        gzip.compress(SNAPSHOT) + gzip.compress(b""),
+        gzip.compress(b"") + gzip.compress(SNAPSHOT),
+        gzip.compress(SNAPSHOT) + bytes(8),
+        gzip.compress(SNAPSHOT[:HALF]) + bytes(3) + gzip.compress(SNAPSHOT[HALF:]) + bytes(5),
+        b"".join(gzip.compress(SNAPSHOT[place : place + 1]) for place in range(50)) + gzip.compress(SNAPSHOT[50:]),
+    ],
+    ids=["one", "two", "an empty last", "an empty first", "padded", "padded twice", "many"],
+)
+def test_a_gzip_body_may_have_several_members_and_padding(encoding, wire):
+    for chunks in ([wire], [wire[number : number + 1] for number in range(len(wire))]):
+        assert read_all({"Content-Encoding": encoding}, chunks, max(len(wire), len(SNAPSHOT))) == SNAPSHOT
+
+
+def test_a_gzip_body_of_members_without_measure_is_refused():
+    with pytest.raises(BodyRefused) as refused:
+        read_all({"Content-Encoding": "gzip"}, [gzip.compress(b"") * (GZIP_MEMBERS_MAX + 1)])
+    assert refused.value.kind is FailureKind.DAMAGED
+    assert read_all({"Content-Encoding": "gzip"}, [gzip.compress(b"") * GZIP_MEMBERS_MAX]) == b""
+
+
+def test_a_bomb_in_a_second_member_is_not_unfolded_further_than_the_limit():
+    with pytest.raises(BodyRefused) as refused:
+        read_all({"Content-Encoding": "gzip"}, [gzip.compress(b"x") + gzip.compress(bytes(10**7))], 10**6)
+    assert refused.value.kind is FailureKind.TOO_LARGE
+
+
+def test_a_byte_order_mark_before_the_body_is_ignored():
+    result, _ = judge_reply("BTCUSDT", 200, NO_HEADERS, b"\xef\xbb\xbf" + SNAPSHOT, 7)
+    assert isinstance(result, SnapshotBody)
+    assert result.body == SNAPSHOT
+
+
 @pytest.mark.parametrize(
     ("headers", "wire"),
     [
@@ -220,7 +262,9 @@ def test_a_body_that_lacks_its_end_is_refused(body, place, packs):
         ({"Content-Length": "7"}, b"123456"),
         ({"Content-Encoding": "gzip"}, SNAPSHOT),
         ({"Content-Encoding": "gzip"}, gzip.compress(SNAPSHOT, mtime=0) + b"more"),
-        ({"Content-Encoding": "gzip"}, gzip.compress(SNAPSHOT, mtime=0) + gzip.compress(SNAPSHOT, mtime=0)),
+        ({"Content-Encoding": "gzip"}, gzip.compress(SNAPSHOT, mtime=0) + gzip.compress(b"more", mtime=0)[:-1]),
+        ({"Content-Encoding": "gzip"}, gzip.compress(SNAPSHOT, mtime=0) + bytes(8) + b"more"),
+        ({"Content-Encoding": "gzip"}, bytes(8) + gzip.compress(SNAPSHOT, mtime=0)),
         ({"Content-Encoding": "gzip"}, gzip.compress(SNAPSHOT, mtime=0)[:-8] + bytes(8)),
         ({"Content-Encoding": "gzip"}, zlib.compress(SNAPSHOT)),
         ({"Content-Encoding": "gzip"}, b""),

@@ -241,7 +241,7 @@ import sys, time
 from pathlib import Path
 from ldc.manager.lifecycle import connect_budget
 from ldc.venues import venue_named
-budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", None, Path(sys.argv[1]))
+budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", "", Path(sys.argv[1]))
 taken = 0
 while taken < int(sys.argv[2]):
     allowed_at = budget.take(now := time.monotonic())

@@ -14,7 +14,7 @@ from snapshot_kit import LONG_S, STALLS, Clock, Kit, downloader_threads, every_s
 
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotBody, SnapshotRequest
 from ldc.snapshots.reply import FailureKind
-from ldc.snapshots.worker import Worker, without_password
+from ldc.snapshots.worker import Worker
 from ldc.sync.actions import Purpose
 from ldc.types import Cause
 
@@ -246,7 +246,9 @@ def test_a_stalled_proxy_tunnel_ends_at_the_deadline(kit):
     proxy = kit.serve(once(b"HTTP/1.1 200 Connection established\r\n\r\n", Talk.hold))
     clock = clock_that_waits_for(proxy)
     client = kit.client_of("https://exchange.invalid", proxy=proxy.base_uri, download_s_max=0.3, clock=clock)
-    assert client.failure().kind is FailureKind.TIMED_OUT
+    failed = client.failure()
+    assert failed.kind is FailureKind.TIMED_OUT
+    assert f"through the proxy {proxy.base_uri}" in failed.text
     assert proxy.was_hung_up.wait(LONG_S)
 
 
@@ -366,28 +368,3 @@ def test_a_proxy_that_does_not_answer_is_named_as_the_culprit(kit, base_uri, ref
     failed = kit.client_of(base_uri, proxy=f"http://me:secret@127.0.0.1:{refused_port}").failure()
     assert failed.kind is FailureKind.PROXY
     assert "secret" not in failed.text
-
-
-@pytest.mark.parametrize(
-    "proxy",
-    [
-        "http://me:secret@:::",
-        "http://me:secret@[",
-        "http://me:secret@",
-        "http://me:secret@127.0.0.1:999999",
-        "http://me:secret@127.0.0.1:port",
-        "ftp://me:secret@127.0.0.1",
-        "me:secret@127.0.0.1",
-        "",
-    ],
-)
-def test_a_wrong_proxy_is_refused_without_repeating_it(kit, proxy):
-    with pytest.raises(ValueError, match="a proxy is scheme") as refused:
-        kit.client_of("https://exchange.invalid", proxy=proxy)
-    assert "secret" not in str(refused.value)
-
-
-def test_the_password_of_a_proxy_is_removed_from_the_errors_of_libraries():
-    error = ValueError("Failed to parse:\n http://me:s%40cret@127.0.0.1")
-    assert without_password(error, "http://me:s%40cret@127.0.0.1") == "Failed to parse: http://me:***@127.0.0.1"
-    assert without_password(ValueError(), None) == "ValueError"
