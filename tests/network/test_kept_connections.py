@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ldc.sync.parts import Purpose
 from live_kit import eventually
 from network_kit import fresh_addresses  # noqa: F401
 from scripted_server import Talk, always, reply
@@ -18,6 +17,7 @@ from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest
 from ldc.snapshots.reply import NO_HEADERS, SnapshotBody
 from ldc.snapshots.shared_budget import SharedBudget
 from ldc.snapshots.sockets import IDLE_S_MAX, KeptConnections
+from ldc.sync.actions import Purpose
 
 pytestmark = pytest.mark.usefixtures("fresh_addresses")
 

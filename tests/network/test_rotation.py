@@ -6,7 +6,6 @@ import types
 from collections.abc import Iterator
 
 import pytest
-from ldc.sync.parts import Purpose
 from live_kit import MANAGER_PARAMETERS, no_jitter, no_thread_is_left, synchronize  # noqa: F401
 from loopback_exchange import PATIENCE_S, LoopbackExchange
 from network_kit import clear_environment, fresh_addresses, resolve_to  # noqa: F401
@@ -18,6 +17,7 @@ from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, SnapshotBody, failure
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 pytestmark = pytest.mark.usefixtures("no_jitter", "fresh_addresses")
