@@ -260,17 +260,17 @@ cdef object read_horizon(OrderBook book, const BookSide* side, int64_t sign):
 # ----------------------------------------------------------------------------------------------- headers
 
 cdef object text_object(const Text* text, const char* start):
-    """Return what a scanned string says, its bytes lying at `start`."""
+    """Return what a scanned string says, its bytes lying at `start`. They are UTF-8, unless they have changed."""
     cdef Text here = text[0]
     cdef char* plain
     here.start = start
     if not here.has_escapes:
-        return start[:here.length].decode("utf-8")
+        return start[:here.length].decode("utf-8", "replace")
     plain = <char*>malloc(here.length + 1)
     if plain == NULL:
         raise MemoryError()
     try:
-        return plain[:unescape(&here, plain)].decode("utf-8")
+        return plain[:unescape(&here, plain)].decode("utf-8", "replace")
     finally:
         free(plain)
 
