@@ -296,6 +296,8 @@ class FeedGroup(GroupMarkets):
                 self._has_more.add(connection)
         except ConnectionLost as error:
             lost = error
+        for binding in connection.reader.take_touched():
+            binding.owner.wake_waiters()
         if connection.has_heard_control:
             self._tick_due = now
         for event in events:
