@@ -34,8 +34,8 @@ static const struct {
      {{"2689.90", "0.100"}, {"2690.01", "7.250"}}},
 };
 
-static PyObject *refused, *view_keywords, *judge_in_python;
-static PyObject *apply, *load_snapshot, *read_header, *view, *last_update_id, *last_header, *event_time_ms;
+static PyObject *refused, *held_keywords, *judge_in_python;
+static PyObject *apply, *load_snapshot, *read_header, *held_levels, *last_update_id, *last_header, *event_time_ms;
 static PyObject *transaction_time_ms, *check, *price_decimals, *quantity_decimals;
 static PyObject *book[2];
 static int64_t book_id[2];
@@ -168,8 +168,8 @@ static void check_horizon(PyObject *horizon, bool is_there, wide price, const he
 }
 
 static void check_held(int which, const held *h) {
-    PyObject *arguments[3] = {book[which], (PyObject *)&PyUnicode_Type, Py_True};
-    PyObject *seen = must(PyObject_VectorcallMethod(view, arguments, 1, view_keywords), "view");
+    PyObject *arguments[2] = {book[which], (PyObject *)&PyUnicode_Type};
+    PyObject *seen = must(PyObject_VectorcallMethod(held_levels, arguments, 1, held_keywords), "held_levels");
     check_side(PyTuple_GET_ITEM(seen, 0), &h->bids, h);
     check_side(PyTuple_GET_ITEM(seen, 1), &h->asks, h);
     check_horizon(PyTuple_GET_ITEM(seen, 6), h->has_bid_horizon, h->bid_horizon, h);
@@ -528,7 +528,7 @@ PyMODINIT_FUNC PyInit_driver(void) {
         PyObject **name;
         const char *text;
     } names[] = {
-        {&apply, "apply"}, {&load_snapshot, "load_snapshot"}, {&view, "view"}, {&check, "check"},
+        {&apply, "apply"}, {&load_snapshot, "load_snapshot"}, {&held_levels, "held_levels"}, {&check, "check"},
         {&last_update_id, "last_update_id"}, {&last_header, "last_header"}, {&event_time_ms, "event_time_ms"},
         {&transaction_time_ms, "transaction_time_ms"}, {&price_decimals, "price_decimals"},
         {&quantity_decimals, "quantity_decimals"},
@@ -538,7 +538,7 @@ PyMODINIT_FUNC PyInit_driver(void) {
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         *names[i].name = PyUnicode_InternFromString(names[i].text);
     }
-    view_keywords = Py_BuildValue("(ss)", "number", "beyond_horizon");
+    held_keywords = Py_BuildValue("(s)", "number");
     for (int which = 0; which < 2; which++) {
         book[which] = must(PyObject_CallFunction(class, "s", BASE[which].rule), "a book");
         if (!say_base(which)) {

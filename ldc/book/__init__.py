@@ -20,6 +20,7 @@ __all__ = [
     "NESTING_MAX",
     "BookReader",
     "FrameReader",
+    "Lease",
     "OrderBook",
     "StreamBinding",
     "StreamTally",
@@ -66,6 +67,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             NESTING_MAX,
             BookReader,
             FrameReader,
+            Lease,
             OrderBook,
             StreamBinding,
             StreamTally,
@@ -81,6 +83,7 @@ else:
         MESSAGE_BYTES_MAX,
         NESTING_MAX,
         BookReader,
+        Lease,
         OrderBook,
         read_header,
     )

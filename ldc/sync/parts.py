@@ -406,7 +406,7 @@ def _best_prices(book: "OrderBook") -> tuple[float | None, float | None]:
 
     Of two that cross by far one must be wrong, and nobody knows which.
     """
-    view: Any = book.view(1, beyond_horizon=True)
+    view: Any = book.held_levels(1)
     bid, ask = (float(side[0][0]) if side else None for side in (view.bids, view.asks))
     if bid is not None and ask is not None and bid > ask and are_prices_far_apart(bid, ask):
         return None, None
@@ -434,7 +434,7 @@ def is_far_from_updates(book: "OrderBook", updates: "Iterable[Update]", empty: "
             continue
     if not is_loaded or not empty.bid_count or not empty.ask_count:
         return False
-    view = empty.view(1)
+    view = empty.held_levels(1)
     return all(are_prices_far_apart(middle, float(side[0][0])) for side in (view.bids, view.asks))
 
 
