@@ -20,6 +20,7 @@ __all__ = [
     "NESTING_MAX",
     "BookReader",
     "FrameReader",
+    "Lease",
     "OrderBook",
     "StreamBinding",
     "StreamTally",
@@ -69,6 +70,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             NESTING_MAX,
             BookReader,
             FrameReader,
+            Lease,
             OrderBook,
             StreamBinding,
             StreamTally,
@@ -87,6 +89,7 @@ else:
         MESSAGE_BYTES_MAX,
         NESTING_MAX,
         BookReader,
+        Lease,
         OrderBook,
         read_header,
     )

@@ -6,6 +6,7 @@
 #         A plain duplicate on a redundant market is counted in place as well.
 # Rule 2: a header is checked before its payload is waited for. The rare frames (fragments, control) may cost Python.
 # Rule 3: nothing is kept past a named limit of ldc/frames.py.
+# Rule 4: a waiting thread changes nothing of that. Bindings that have waiters are noted, for `take_touched`.
 
 cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
@@ -71,6 +72,7 @@ cdef class StreamTally:
     cdef readonly StreamBinding binding
     cdef public int64_t firsts
     cdef public int64_t duplicates
+    cdef bint _is_touched               # its binding is in `FrameReader._touched`
     cdef int64_t _stale_at_id           # the book's id at which a STALE update with a newer event time was last ignored
     cdef int64_t _stood_at_id           # the book's id at the last STALE update
     cdef double _stale_since            # when the first one came that found it there
@@ -110,6 +112,7 @@ cdef class FrameReader:
     cdef Py_ssize_t _fragment_bytes
     cdef int _opcode                    # of the message whose fragments are being collected; -1: none
     cdef dict _tallies                  # name of the stream, bytes -> StreamTally
+    cdef list _touched                  # tallies whose books changed while a thread waited
     cdef StreamSlot* _slots
     cdef Py_ssize_t _slot_count
     cdef int64_t _lags[LAGS_KEPT]       # ns; the newest lies before _lag_count % LAGS_KEPT
@@ -121,6 +124,7 @@ cdef class FrameReader:
         self._fragments = []
         self._opcode = -1
         self._tallies = {}
+        self._touched = []
 
     def __dealloc__(self):
         free(self._slots)
@@ -146,6 +150,19 @@ cdef class FrameReader:
         cdef Py_ssize_t index
         cdef Py_ssize_t count = <Py_ssize_t>min(self._lag_count, <uint64_t>LAGS_KEPT)
         return [self._lags[index] for index in range(count)]
+
+    def take_touched(self):
+        """Return the bindings whose books were changed here while threads waited, since the last call; each once.
+
+        Their owners wake these threads, after each receive. A change that was returned as an event does not count.
+        """
+        cdef StreamTally tally
+        if not self._touched:
+            return ()
+        touched, self._touched = self._touched, []
+        for tally in touched:
+            tally._is_touched = False
+        return tuple([(<StreamTally>item).binding for item in touched])
 
     cdef int _index_tallies(self) except -1:
         """Build the table that `_find` searches."""
@@ -240,12 +257,13 @@ cdef class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
         """
         cdef const uint8_t* p
+        cdef uint8_t first
         cdef Py_ssize_t held, header_bytes
         cdef uint64_t length
         cdef PyObject* found
@@ -254,6 +272,7 @@ cdef class FrameReader:
             held = self._end - self._start
             if held < 2:
                 return None
+            first = p[0]
             length = p[1]
             header_bytes = 2
             if length >= 126:
@@ -261,11 +280,11 @@ cdef class FrameReader:
                     raise FrameError(1002, "the server masked a frame")
                 header_bytes = 4 if length == 126 else 10
                 if held < header_bytes:
-                    frames.check_first_byte(p[0], length)
+                    frames.check_first_byte(first, length)
                     return None
                 length = long_length(p + 2, header_bytes - 2)
-            if p[0] != 0x81 or self._opcode >= 0:       # anything but an unfragmented text
-                self._check_header(p[0], length)
+            if first != 0x81 or self._opcode >= 0:      # anything but an unfragmented text
+                self._check_header(first, length)
             if length > <uint64_t>self._message_bytes_max:
                 raise FrameError(
                     1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}"
@@ -273,12 +292,14 @@ cdef class FrameReader:
             if <uint64_t>(held - header_bytes) < length:
                 return None
             self._start += header_bytes + <Py_ssize_t>length
-            if p[0] != 0x81:
-                event = self._take(p[0], (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length])
+            if first != 0x81:
+                event = self._take(
+                    first, (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length], received_time_ns)
             else:
                 found = self._find(<const char*>p + header_bytes, <Py_ssize_t>length)
                 if found == NULL:
-                    event = text_event(<const char*>p + header_bytes, <Py_ssize_t>length, None, None, None)
+                    event = text_event(
+                        <const char*>p + header_bytes, <Py_ssize_t>length, None, None, None, received_time_ns)
                 else:
                     event = take_update(
                         self, <StreamTally>found, <const char*>p + header_bytes, <Py_ssize_t>length,
@@ -305,20 +326,20 @@ cdef class FrameReader:
             raise FrameError(1002, "a new message began inside a fragmented one")
         return 0
 
-    cdef object _take(self, uint8_t first, bytes payload):
+    cdef object _take(self, uint8_t first, bytes payload, int64_t received_time_ns):
         """Return the event that a frame is or completes, or None if it is a fragment."""
         cdef int opcode = first & 0x0F
         if opcode >= 8:
             if opcode == 8:
                 frames.check_close(payload)
-            return FrameEvent(opcode, payload)
+            return FrameEvent(opcode, payload, None, None, None, received_time_ns)
         if opcode != 0:
             self._opcode = opcode
         self._fragments.append(payload)
         self._fragment_bytes += PyBytes_GET_SIZE(payload)
         if not first & 0x80:
             return None
-        event = FrameEvent(self._opcode, b"".join(self._fragments))
+        event = FrameEvent(self._opcode, b"".join(self._fragments), None, None, None, received_time_ns)
         self._fragments.clear()
         self._fragment_bytes = 0
         self._opcode = -1
@@ -335,8 +356,10 @@ cdef inline uint64_t long_length(const uint8_t* p, Py_ssize_t count) noexcept no
     return length
 
 
-cdef object text_event(const char* payload, Py_ssize_t length, object binding, object verdict, object error):
-    return FrameEvent(1, payload[:length], binding, verdict, error)
+cdef object text_event(
+    const char* payload, Py_ssize_t length, object binding, object verdict, object error, int64_t received_time_ns
+):
+    return FrameEvent(1, payload[:length], binding, verdict, error, received_time_ns)
 
 
 cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept:
@@ -377,7 +400,7 @@ cdef object take_update(
     cdef Cursor c
     cdef int verdict = GAP
     if not binding.is_direct:
-        return text_event(payload, length, binding, None, None)
+        return text_event(payload, length, binding, None, None, received_time_ns)
     place.has_event_time = place.has_transaction_time = False
     place.has_received_time = True
     place.received_time_ns = received_time_ns
@@ -393,7 +416,7 @@ cdef object take_update(
         verdict = apply_message(book, &c, &place)
     except MalformedMessage as error:
         binding.is_direct = False
-        return text_event(payload, length, binding, None, error)
+        return text_event(payload, length, binding, None, error, received_time_ns)
     finally:
         end_writing(book)
     binding.heard_at = now
@@ -403,8 +426,11 @@ cdef object take_update(
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None
-    # A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
-    if verdict == APPLIED and not book._needs_attention and read_relaxed(&binding._waiting) == 0:
+    if verdict == APPLIED and not book._needs_attention:
+        # A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
+        if read_relaxed(&binding._waiting) != 0 and not tally._is_touched:
+            reader._touched.append(tally)
+            tally._is_touched = True
         return None
     binding.is_direct = False
-    return text_event(payload, length, binding, VERDICTS[verdict], None)
+    return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

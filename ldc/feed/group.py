@@ -274,6 +274,8 @@ class FeedGroup:
                 self._loop.unread.add(connection)
         except ConnectionLost as error:
             lost = error
+        for binding in connection.reader.take_touched():
+            binding.owner.wake_waiters()
         if connection.has_heard_control:
             self._loop.tick_due = now
         for event in events:

@@ -4,8 +4,9 @@ Rule 1: `ldc.frames` says what a frame may be, and names the limits.
 Rule 2: the reader does not look into messages, except for what a close frame must say. The reader of a text message
         checks that it is UTF-8; the order book does so while it reads.
 Rule 3: a depth update of a book that is bound and direct is applied at once. Anything but a plain APPLIED is returned:
-        another verdict, a book that needs attention, a thread that waits. From then on the binding is not direct. The
-        updates that follow are returned unapplied, in their order, until the owner makes it direct again.
+        another verdict, or a book that needs attention. From then on the binding is not direct. The updates that
+        follow are returned unapplied, in their order, until the owner makes it direct again. A waiting thread changes
+        nothing of that: bindings that have waiters are noted, for `take_touched`.
 Rule 4: a market that several connections bring (its binding is redundant) comes in duplicates. A duplicate is counted
         here and not returned, unless the exchange may have restarted its ids. That is so in three cases: no update
         was applied since the snapshot; it is the second in a row on its stream with an event time past the book's; its
@@ -63,13 +64,13 @@ class StreamBinding:
         self.heard_at = 0.0
         """When the book last judged an update of the stream. An update that it refused does not count."""
         self.waiting = 0
-        """How many threads wait for the book to change: then every change is returned."""
+        """How many threads wait for the book to change."""
 
 
 class StreamTally:
     """Counts, of one connection's stream, first arrivals and duplicates. Made by `FrameReader.bind`."""
 
-    __slots__ = ("binding", "duplicates", "firsts", "stale_at_id", "stale_since", "stood_at_id")
+    __slots__ = ("binding", "duplicates", "firsts", "is_touched", "stale_at_id", "stale_since", "stood_at_id")
 
     def __init__(self, binding: StreamBinding) -> None:
         self.binding = binding
@@ -77,6 +78,8 @@ class StreamTally:
         """Updates that arrived here first, and were applied."""
         self.duplicates = 0
         """Updates that had arrived elsewhere before."""
+        self.is_touched = False
+        """Whether it is in `FrameReader._touched`."""
         self.stale_at_id: int | None = None
         """The book's id at which a STALE update with a newer event time was last ignored."""
         self.stood_at_id: int | None = None
@@ -101,6 +104,7 @@ class FrameReader:
         "_opcode",
         "_start",
         "_tallies",
+        "_touched",
     )
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
@@ -112,6 +116,7 @@ class FrameReader:
         self._fragment_bytes = 0
         self._opcode: int | None = None  # of the message whose fragments are being collected
         self._tallies: dict[bytes, StreamTally] = {}
+        self._touched: list[StreamTally] = []  # whose books changed while a thread waited
         self._lags_ns: deque[int] = deque(maxlen=LAGS_KEPT)
 
     def bind(self, stream: str, binding: StreamBinding) -> None:
@@ -129,6 +134,16 @@ class FrameReader:
     def lags_ns(self) -> list[int]:
         """Return how much later than the first copy each of the last LAGS_KEPT redundant updates arrived."""
         return list(self._lags_ns)
+
+    def take_touched(self) -> tuple[StreamBinding, ...]:
+        """Return the bindings whose books were changed here while threads waited, since the last call; each once.
+
+        Their owners wake these threads, after each receive. A change that was returned as an event does not count.
+        """
+        touched, self._touched = self._touched, []
+        for tally in touched:
+            tally.is_touched = False
+        return tuple(tally.binding for tally in touched)
 
     @property
     def is_between_frames(self) -> bool:
@@ -160,7 +175,7 @@ class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
@@ -169,7 +184,7 @@ class FrameReader:
             first, payload = message
             event = self._take(first, payload) if first != 0x81 else self._take_text(payload, now, received_time_ns)
             if event is not None:
-                return event
+                return event._replace(received_time_ns=received_time_ns)
         return None
 
     def _next_message(self) -> tuple[int, bytes] | None:
@@ -222,7 +237,10 @@ class FrameReader:
                 self._lags_ns.append(0)
             elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, now, received_time_ns):
                 return None
-        if not verdict and not binding.book.needs_attention and not binding.waiting:  # APPLIED is 0
+        if not verdict and not binding.book.needs_attention:  # APPLIED is 0
+            if binding.waiting and not tally.is_touched:
+                self._touched.append(tally)
+                tally.is_touched = True
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)
