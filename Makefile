@@ -243,7 +243,7 @@ FOREIGN := build/check/foreign
 check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_simulator_foreign.py
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed

@@ -31,8 +31,8 @@ from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
+from ldc.sync.actions import Purpose
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose
 from ldc.types import SyncState
 
 PATIENCE_S = 60.0

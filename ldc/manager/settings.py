@@ -1,6 +1,6 @@
-"""What a manager was told, checked once, as values.
+"""A manager's parameters, checked once, as values.
 
-Rule 1: whatever is wrong with a parameter is said by the constructor, in the words of its user.
+Rule 1: the constructor reports every wrong parameter, by the name that the user wrote.
 """
 
 import importlib.util
@@ -12,19 +12,17 @@ from urllib.parse import unquote, urlsplit
 
 from ldc.venues import Venue
 
-__all__ = ["REDUNDANCY_MAX", "Settings", "checked_seconds", "proxy_options"]
-
 REDUNDANCY_MAX = 4
-"""So many connections for the same markets at most, each of which may have a successor for a while. More would not be
-safer, and the exchange counts connections."""
+"""Connections for the same markets, each with a successor during a handover. More would not be safer, and the exchange
+counts connections. A larger `redundancy` is a ``ValueError``."""
 
 _PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
-_SOCKS_MODULES = ("python_socks", "socks")  # what websocket-client and requests need of the extra "socks"
+_SOCKS_MODULES = ("python_socks", "socks")  # of the extra "socks"; websocket-client and requests need them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The parameters of a manager that its depth caches need."""
+    """The parameters of a manager that its depth caches need. Raises ``ValueError`` for a wrong one."""
 
     venue: Venue
     refresh_interval_s: float | None
@@ -64,7 +62,7 @@ class Settings:
             raise ValueError(f"redundancy is an int from 1 to {REDUNDANCY_MAX}, not {self.redundancy!r}")
 
     def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
-        """Return the same for an exchange that was found at these addresses."""
+        """Return the same settings for an exchange at these addresses."""
         return replace(self, restful_base_uri=restful_base_uri, websocket_base_uri=websocket_base_uri)
 
 

@@ -1,7 +1,7 @@
-"""The REST side: what is answered to which request, as the exchange words it.
+"""The REST side: the answer to each request, in the exchange's words.
 
-Rule 1: no socket here. A request comes as a path and a query, an answer leaves as a `Reply`.
-Rule 2: whatever is answered, the weight of the request is counted and said.
+Rule 1: no socket. A request is a path and a query, an answer is a `Reply`.
+Rule 2: the weight of every request is counted and reported, whatever the answer.
 """
 
 import json
@@ -18,10 +18,8 @@ from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.wire import Family, snapshot_text
 from ldc.venues import Venue
 
-__all__ = ["Reply", "Rest"]
-
 STALE_UPDATES = 20
-"""A stale snapshot is about so many changes of levels old."""
+"""Changes of levels that a stale snapshot lacks, about."""
 
 _HTML = b"<html><head><title>exchange</title></head><body><h1>We will be back soon.</h1></body></html>"
 _SYMBOL = re.compile(r"[\w.\-]{1,50}")
@@ -45,14 +43,14 @@ class Reply:
 
 
 class _Refused(Exception):
-    """A request that is answered with an error."""
+    """The error with which a request is answered."""
 
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         self.reply = Reply(status, json.dumps({"code": code, "msg": message}, separators=(",", ":")).encode())
 
 
 class Rest:
-    """Answers requests. Belongs to the thread of the event loop; markets are looked at under their lock."""
+    """Answers requests. Belongs to the thread of the event loop; it reads markets under their lock."""
 
     def __init__(self, family: Family, venue: Venue, markets: Markets, weight_per_minute: int, ban_s: float) -> None:
         self._family, self._venue, self._markets = family, venue, markets
@@ -104,7 +102,7 @@ class Rest:
         reply = _json({"code": -1003, "msg": text})
         return Reply(admission.status, reply.body, {"Retry-After": str(admission.retry_after_s)})
 
-    # ------------------------------------------------------------------------------------------ what costs what
+    # ------------------------------------------------------------------------------------------ weights
 
     def _weight(self, path: str, query: Mapping[str, str]) -> int:
         if path == self._family.depth_path:

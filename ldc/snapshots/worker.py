@@ -1,7 +1,6 @@
-"""One download at a time, by requests: what a thread of `ldc.snapshots.downloader` does with a ticket.
+"""A worker: one download at a time, by requests, for a thread of `ldc.snapshots.downloader`.
 
-Rule 1: it knows no lock and no queue. It returns what came of a download, and never raises what the network is to blame
-    for.
+Rule 1: it knows no lock and no queue. It returns the result of a download; a fault of the network is a result, too.
 """
 
 import contextlib
@@ -29,13 +28,11 @@ from ldc.snapshots.reply import (
 )
 from ldc.snapshots.sockets import EndableAdapter, EndableSockets
 
-__all__ = ["Download", "Worker", "told_without_secrets"]
-
 _CHUNK_BYTES = 64 * 1024
-_ERROR_PAGE_BYTES_MAX = 64 * 1024
-_ERROR_TEXT_CHARACTERS_MAX = 300
+_ERROR_PAGE_BYTES_MAX = 64 * 1024  # a longer body of a refusal is dropped
+_ERROR_TEXT_CHARACTERS_MAX = 300  # longer texts are cut
 
-# The first that fits. What requests raises concerns the connection and the headers, what urllib3 raises the body.
+# The first match counts. The errors of requests concern the connection and the headers, those of urllib3 the body.
 _KIND_OF_ERROR: tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...] = (
     (
         (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, urllib3_exceptions.ProxyError),
@@ -50,7 +47,7 @@ _KIND_OF_ERROR: tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...] 
 
 @dataclass(slots=True, eq=False)
 class Download:
-    """A download under way. The worker writes `status` and `headers` as they come, the watcher may read them."""
+    """A download in flight. The worker writes `status` and `headers` as they arrive; the watchdog may read them."""
 
     ticket: Ticket
     report: Callable[..., None]
@@ -62,28 +59,28 @@ class Download:
 
 
 class Worker:
-    """One download at a time: its session and its sockets. Only `sockets.end` may be called by other threads."""
+    """One download at a time, with a session and sockets of its own. Other threads may only call `sockets.end`."""
 
     def __init__(self, connect_s_max: float, download_s_max: float, body_bytes_max: int) -> None:
         self.sockets = EndableSockets()
-        # The second is per read. It comes later than the deadline, so that it is the watcher who speaks.
+        # The second timeout is per read. It is longer than the deadline, so that the watchdog reports first.
         self._timeout = (min(connect_s_max, download_s_max), download_s_max + connect_s_max)
         self._body_bytes_max = body_bytes_max
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, EndableAdapter(self.sockets))
 
-    def download(self, flight: Download) -> SnapshotBody | SnapshotFailure:
-        """Return what came of it. Note the status and the headers in the flight as soon as they are known."""
-        requester, market = flight.ticket.requester, flight.ticket.request.market
+    def fetch(self, download: Download) -> SnapshotBody | SnapshotFailure:
+        """Return the result. Sets the download's status and headers as soon as they are known."""
+        client, market = download.ticket.client, download.ticket.request.market
         try:
-            return self._fetch(flight)
+            return self._get(download)
         except BodyRefused as refused:
-            status = None if flight.status is None else f"HTTP {flight.status} came, but "
-            return failure(market, refused.kind, f"{status or ''}{refused.what}", status=flight.status)
+            status = None if download.status is None else f"HTTP {download.status} came, but "
+            return failure(market, refused.kind, f"{status or ''}{refused.what}", status=download.status)
         except (requests.RequestException, urllib3_exceptions.HTTPError, OSError, ValueError) as error:
             kind = next(kind for classes, kind in _KIND_OF_ERROR if isinstance(error, classes))
-            return failure(market, kind, told_without_secrets(error, requester.proxy), status=flight.status)
+            return failure(market, kind, without_password(error, client.proxy), status=download.status)
         finally:
             self.sockets.finish_download()
 
@@ -92,19 +89,19 @@ class Worker:
         self._session.close()
         self.sockets.close()
 
-    def _fetch(self, flight: Download) -> SnapshotBody | SnapshotFailure:
-        requester, request = flight.ticket.requester, flight.ticket.request
+    def _get(self, download: Download) -> SnapshotBody | SnapshotFailure:
+        client, request = download.ticket.client, download.ticket.request
         prepared = requests.Request(
             "GET",
-            requester.url,
-            params=requester.venue.snapshot_params(request.market, request.limit),
-            # No other encoding, because BodyReader can bound this one.
-            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": flight.user_agent},
+            client.url,
+            params=client.venue.snapshot_params(request.market, request.limit),
+            # Only the encoding that BodyReader can bound.
+            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": download.user_agent},
         ).prepare()
         assert prepared.url is not None
-        proxies = {"http": requester.proxy, "https": requester.proxy} if requester.proxy else {}
+        proxies = {"http": client.proxy, "https": client.proxy} if client.proxy else {}
         settings = self._session.merge_environment_settings(prepared.url, proxies, stream=True, verify=True, cert=None)
-        # Not Session.send(): that keeps cookies, and looks at where a redirect leads.
+        # Not Session.send(), which keeps cookies and resolves redirects.
         response = self._session.get_adapter(prepared.url).send(
             prepared,
             stream=True,
@@ -113,16 +110,16 @@ class Worker:
             proxies=settings["proxies"],
         )
         with contextlib.closing(response):
-            flight.headers = read_headers(response.headers)
-            flight.status = response.status_code
+            download.headers = read_headers(response.headers)
+            download.status = response.status_code
             body = self._read(response)
-            result, flight.headers = judge_reply(
-                request.market, response.status_code, flight.headers, body, time.time_ns()
+            result, download.headers = judge_reply(
+                request.market, response.status_code, download.headers, body, time.time_ns()
             )
             return result
 
     def _read(self, response: requests.Response) -> bytes:
-        """Return the whole body; of a refusal what can be had of it, because its status says enough."""
+        """Return the whole body. The body of a refusal may be missing, because its status says enough."""
         is_refusal = response.status_code != requests.codes.ok
         try:
             reader = BodyReader(response.headers, _ERROR_PAGE_BYTES_MAX if is_refusal else self._body_bytes_max)
@@ -135,8 +132,8 @@ class Worker:
             raise
 
 
-def told_without_secrets(error: Exception, proxy: str | None) -> str:
-    """Return what an error says, in one line, without the password of the proxy."""
+def without_password(error: Exception, proxy: str | None) -> str:
+    """Return an error's text in one line, with the proxy's password replaced by ``***``."""
     text = " ".join(str(error).split()) or type(error).__name__
     password = urlsplit(proxy).password if proxy else None
     if password:

@@ -4,7 +4,15 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from live_kit import assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    MANAGER_PARAMETERS,
+    assert_exact,
+    eventually,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import LoopbackExchange
 from relays import Relay, http_tunnel, say_nothing, socks5
 from scripted_server import LOOPBACK_PEM, tls_context
@@ -17,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy can lead there
+EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy reaches it
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +38,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
-    """An exchange with one market, and the port where it speaks TLS."""
+    """An exchange with one market, and its TLS port."""
     with LoopbackExchange() as exchange:
         exchange.add_market()
         with Relay(exchange.restful_base_uri, tls=tls_context(tmp_path)) as relay:
@@ -38,7 +46,10 @@ def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
 
 
 def uris(host: str, port: int) -> dict[str, str]:
-    return {"restful_base_uri": f"https://{host}:{port}", "websocket_base_uri": f"wss://{host}:{port}"}
+    return MANAGER_PARAMETERS | {
+        "restful_base_uri": f"https://{host}:{port}",
+        "websocket_base_uri": f"wss://{host}:{port}",
+    }
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -109,7 +120,7 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
                 monkeypatch.setenv("http_proxy", proxy)
                 monkeypatch.setenv("no_proxy", "127.0.0.1")
                 proxy = None
-            manager = stack.enter_context(BinanceLocalDepthCacheManager(**addresses, proxy=proxy))
+            manager = stack.enter_context(BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **addresses, proxy=proxy))
             synchronize(exchange, manager)
             reach(exchange, manager)
             assert_exact(exchange, manager)

@@ -1,8 +1,8 @@
 """Recorded markets, replayed over real sockets against a book of the exchange's own: no view is ever wrong.
 
-The truth is the exchange's: the recorded snapshot and every update since, in dicts of Decimals. Readers in threads of
-their own note what they saw while the market moves on as fast as it can; afterwards each view is compared with the true
-book at the id that the view says.
+The truth is the exchange's: the recorded snapshot and every update since, in dicts of Decimals. Reader threads keep
+their views while the market moves as fast as it can. Afterwards each view is compared with the true book at the id
+of the view.
 """
 
 import contextlib
@@ -186,8 +186,8 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
         assert issued.pop("SYNCHRONIZE") == 1
         assert issued.pop("DEEPEN", 0) <= 1
         assert set(issued) <= {"HORIZON"}
-        # The last update may have asked for one that has not arrived yet. One that a more urgent one has replaced may
-        # never have been sent: on a slow machine the deeper one still waits when the horizon comes to its end.
+        # The last update may have requested one that has not arrived yet. A request that a more urgent one replaced may
+        # never be sent: on a slow machine the deeper one still waits when the horizon is reached.
         asked = synchronizer.requests
         eventually(
             lambda: len(exchange.rest_requests) >= sum(asked.issued.values()) - asked.cancelled, "what was asked for"

@@ -17,7 +17,7 @@ import ldc
 
 PROJECT = Path(__file__).parents[2]
 
-LINES_PER_FILE_MAX = 500
+LINES_PER_FILE_MAX = 1000
 LINES_PER_FUNCTION_MAX = 60
 COLUMNS_MAX = 120
 
