@@ -14,7 +14,7 @@ import bench_peers_check
 import bench_peers_report
 import bench_readers
 import bench_scale
-import bench_scale_sender
+import bench_scale_traffic
 from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
@@ -305,12 +305,12 @@ def test_many_markets_end_with_the_right_books_and_are_accounted_for(capsys) -> 
 
 
 def test_all_markets_update_in_a_burst_and_else_at_their_own_pace() -> None:
-    kinds = bench_scale_sender.kinds_of(1000)
+    kinds = bench_scale_traffic.kinds_of(1000)
     assert [kinds.count(number) for number in range(4)] == [10, 10, 180, 800]
-    plan = bench_scale_sender.schedule(kinds, seconds=10, seed=1)
-    assert plan == sorted(plan) == bench_scale_sender.schedule(kinds, seconds=10, seed=1)
+    plan = bench_scale_traffic.schedule(kinds, seconds=10, seed=1)
+    assert plan == sorted(plan) == bench_scale_traffic.schedule(kinds, seconds=10, seed=1)
     assert 4_500 < len(plan) / 10 < 5_500
-    in_burst = [number for due, number in plan if 4.9 <= due < 4.9 + bench_scale_sender.BURST_S]
+    in_burst = [number for due, number in plan if 4.9 <= due < 4.9 + bench_scale_traffic.BURST_S]
     assert sorted(in_burst) == list(range(1000))
 
 

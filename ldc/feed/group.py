@@ -35,7 +35,7 @@ from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
 from ldc.network.text import described, printable
-from ldc.sync.parts import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
 
 logger = logging.getLogger("binance_local_depth_cache")

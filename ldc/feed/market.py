@@ -15,8 +15,8 @@ from ldc.errors import MalformedMessage
 from ldc.feed.silence import SilenceWatch
 from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.network.text import described
+from ldc.sync.actions import Refreshed, RefreshResult, StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Refreshed, RefreshResult, StateChanged
 
 logger = logging.getLogger("binance_local_depth_cache")
 

@@ -28,7 +28,7 @@ class SharedConnectBudget:
     """The connects of this process to one venue, counted by all groups together. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        self.ledger: SharedBudget | None = None
+        self.shared: SharedBudget | None = None
         """The file by which other processes share the same budget, or None."""
         self._budget = ConnectBudget(limit)
         self._lock = threading.Lock()
@@ -41,8 +41,8 @@ class SharedConnectBudget:
         """
         with self._lock:
             allowed_at = self._budget.earliest(now)
-            if allowed_at <= now and self.ledger is not None:
-                allowed_at, _ = self.ledger.take(1, self._budget.limit, now)
+            if allowed_at <= now and self.shared is not None:
+                allowed_at, _ = self.shared.take(1, self._budget.limit, now)
             if allowed_at <= now:
                 self._budget.spend(now)
             return allowed_at

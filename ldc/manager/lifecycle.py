@@ -30,8 +30,8 @@ def connect_budget(venue: Venue, url: str, address: str = "", folder: Path | Non
     limit = venue.connects_per_5_minutes
     with _connect_budgets_lock:
         budget = _connect_budgets.setdefault((address, url), SharedConnectBudget(limit))
-        if folder is not None and (budget.ledger is None or budget.ledger.folder != folder):
-            budget.ledger = shared_connects(folder, (address, url), limit, CONNECT_WINDOW_S)
+        if folder is not None and (budget.shared is None or budget.shared.folder != folder):
+            budget.shared = shared_connects(folder, (address, url), limit, CONNECT_WINDOW_S)
         return budget
 
 

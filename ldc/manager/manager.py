@@ -37,8 +37,8 @@ from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_down
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
 from ldc.snapshots.shared_budget import shared_folder
+from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose, RequestSnapshot, StateChanged
 from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import venue_named
 
@@ -75,7 +75,7 @@ class BinanceLocalDepthCacheManager:
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
-        timing: an `ldc.limits.Timing`: how long feeds wait for what; None: its defaults, which suit an exchange.
+        timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.

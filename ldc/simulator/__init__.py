@@ -16,5 +16,6 @@ except ModuleNotFoundError as error:
 from ldc.simulator.changelog import TrueBook
 from ldc.simulator.exchange import SimulatedExchange, launch
 from ldc.simulator.faults import FAULTS, Fault, parse_fault
+from ldc.simulator.script import Script
 
-__all__ = ["FAULTS", "Fault", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]
+__all__ = ["FAULTS", "Fault", "Script", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from ldc.simulator.control import Subscriptions, answer
 from ldc.simulator.faults import Fault, PendingFaults, Place
 from ldc.simulator.limits import MESSAGES_PER_SECOND_MAX, RollingCount
-from ldc.simulator.streams import CLOSE, PING, PONG, framed
+from ldc.simulator.script import Script
+from ldc.simulator.streams import BINARY, CLOSE, PING, PONG, TEXT, framed
 from ldc.simulator.wire import Family
 
 UNSENT_BYTES_MAX = 32 << 20
@@ -29,6 +30,9 @@ CLOSE_S = 1.0
 
 MESSAGE_BYTES_MAX = 1 << 20
 """Bytes; a longer message of a client ends the connection."""
+
+GONE_CHECK_S = 0.01
+"""How often `Connection.gone` looks."""
 
 
 class ConnectionTiming:
@@ -50,12 +54,13 @@ class Connection:
         subscriptions: Subscriptions,
         faults: PendingFaults,
         changed: Callable[["Connection"], None],
+        script: Script | None = None,
     ) -> None:
         self.subscriptions = subscriptions
         self.is_open = True
         self.frames_sent = 0
         self._transport, self._family, self._timing, self._faults = transport, family, timing, faults
-        self._changed = changed
+        self._changed, self._script = changed, script
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
         self._delayed: list[list[bytes]] = []
@@ -79,6 +84,12 @@ class Connection:
             return
         self.frames_sent += 1
         self._unsent.append(frame)
+
+    def send_raw(self, data: bytes) -> None:
+        """Write bytes at once and as they are, behind what was sent before: for scripts."""
+        self.flush()
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def flush(self) -> None:
         """Write the frames sent since the last flush, now or after the latency."""
@@ -109,6 +120,8 @@ class Connection:
                 message = await websocket.receive()
                 if message.type in (WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                     return
+                if self._script is not None and await self._script.received(self, *_unparsed(message)):
+                    continue
                 if message.type is WSMsgType.CLOSE:
                     self.send(framed((message.data or 1000).to_bytes(2, "big"), CLOSE))
                     self.flush()
@@ -190,8 +203,7 @@ class Connection:
             case "reset":
                 self.abort()
             case "eof":
-                self.flush()
-                self._transport.close()
+                self.end()
             case "server_shutdown":
                 self._shut_down(fault.lasts_s)
             case name:
@@ -234,3 +246,24 @@ class Connection:
     def _cut(self) -> None:
         self.is_open = False
         self._transport.abort()
+
+    def end(self) -> None:
+        """End without a close frame, after what was sent."""
+        self.flush()
+        self._transport.close()
+
+    async def gone(self) -> None:
+        """Wait until either side has ended the TCP connection."""
+        while not self._transport.is_closing():  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(GONE_CHECK_S)
+
+
+def _unparsed(message: WSMessage) -> tuple[int, bytes]:
+    """Return opcode and payload of a frame that aiohttp has parsed."""
+    match message.type:
+        case WSMsgType.CLOSE:
+            return CLOSE, (message.data.to_bytes(2, "big") if message.data else b"") + (message.extra or "").encode()
+        case WSMsgType.TEXT:
+            return TEXT, message.data.encode()
+        case kind:
+            return {WSMsgType.PING: PING, WSMsgType.PONG: PONG}.get(kind, BINARY), bytes(message.data)

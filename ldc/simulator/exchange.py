@@ -11,6 +11,7 @@ from ldc.simulator.faults import Fault, PendingFaults
 from ldc.simulator.listing import Listing
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Rest
+from ldc.simulator.script import Script
 from ldc.simulator.server import Server
 from ldc.simulator.wire import family_of
 from ldc.venues import Venue, venue_named
@@ -44,6 +45,7 @@ class SimulatedExchange:
         ping_interval_s, pong_timeout_s: seconds, of the server's pings; None: as the exchange documents.
         weight_per_minute: request weight of an address in a minute; None: as the exchange documents.
         ban_s: seconds of an address's first ban.
+        script: for tests of clients: replaces answers and sent frames; see `ldc.simulator.script`.
 
     Use it as a context manager, or call `start` and `stop`. Thread-safe.
     """
@@ -66,6 +68,7 @@ class SimulatedExchange:
         pong_timeout_s: float | None = None,
         weight_per_minute: int | None = None,
         ban_s: float = BAN_S,
+        script: Script | None = None,
     ) -> None:
         if not 0 < updates_per_second <= UPDATES_PER_SECOND_MAX:
             raise ValueError(f"updates_per_second is above 0 and at most {UPDATES_PER_SECOND_MAX:g}")
@@ -91,7 +94,7 @@ class SimulatedExchange:
             connection_lifetime_s,
             latency_ms / 1000,
         )
-        self._server = Server(family, row, self._markets, self._rest, timing, interval_ms / 1000)
+        self._server = Server(family, row, self._markets, self._rest, timing, interval_ms / 1000, script)
         self._host, self._port = host, port
         self._is_started = False
 

@@ -7,7 +7,7 @@ Rule 2: the weight of every request is counted and reported, whatever the answer
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ldc.simulator.exchange_info import exchange_info
@@ -36,6 +36,10 @@ class Reply:
     delay_s: float = 0.0
     is_cut: bool = False
     """The connection ends in the middle of the body."""
+    announced_bytes: int | None = None
+    """A false Content-Length."""
+    hold: Callable[[], Awaitable[None]] | None = None
+    """Awaited between the head and the body."""
 
 
 class _Refused(Exception):
@@ -62,9 +66,11 @@ class Rest:
             f"{api}ping": lambda _query: Reply(),
         }
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], address: str) -> Reply:
-        """Return the answer to a request from that address."""
-        found = self._answers.get(path)
+    def answer(
+        self, method: str, path: str, query: Mapping[str, str], address: str, replaced: Reply | None = None
+    ) -> Reply:
+        """Return the answer to a request from that address; `replaced` stands for what would be answered."""
+        found = self._answers.get(path) if replaced is None else lambda _query: replaced
         if found is None or method not in ("GET", "HEAD"):
             return Reply(404 if found is None else 405, _HTML, {"Content-Type": "text/html"})
         weight = self._weight(path, query)
@@ -72,7 +78,7 @@ class Rest:
         counts = self._weights.setdefault(address, RequestWeight(self._weight_per_minute, self._ban_s))
         admission = counts.charge(weight, time.time())
         reply = self._refusal(admission) if admission.status != 200 else self._answered(found, query)
-        if reply.status == 418 and admission.status == 200:
+        if reply.status == 418 and admission.status == 200 and replaced is None:
             counts.ban(float(reply.headers["Retry-After"]), time.time())
         for name in self._family.rate_limit_headers:
             reply.headers.setdefault(name, str(admission.used_weight))

@@ -6,6 +6,7 @@ Rule 2: markets are ticked at their times, late ones too. A market that is more 
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
@@ -23,6 +24,7 @@ from ldc.simulator.faults import Fault, PendingFaults, Place, kind_of
 from ldc.simulator.limits import RollingCount
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Reply, Rest
+from ldc.simulator.script import Script
 from ldc.simulator.streams import StreamName, parse_stream
 from ldc.simulator.wire import Family
 from ldc.venues import Venue
@@ -56,19 +58,27 @@ class Server:
     """Serves markets until it is stopped."""
 
     def __init__(
-        self, family: Family, venue: Venue, markets: Markets, rest: Rest, timing: ConnectionTiming, interval_s: float
+        self,
+        family: Family,
+        venue: Venue,
+        markets: Markets,
+        rest: Rest,
+        timing: ConnectionTiming,
+        interval_s: float,
+        script: Script | None = None,
     ) -> None:
         self.port = 0
         self.counts: Counter[str] = Counter()
         self.late_s_max = 0.0
         self._family, self._venue, self._markets, self._rest = family, venue, markets, rest
-        self._timing, self._interval_s = timing, interval_s
+        self._timing, self._interval_s, self._script = timing, interval_s, script
         self._faults: PendingFaults = markets.faults
         self._connections: dict[Connection, dict[str, StreamName]] = {}
         self._connects = RollingCount(venue.connects_per_5_minutes, CONNECT_SPAN_S)
         self._due: list[tuple[float, int, RunningMarket]] = []
         self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._runner: web.AppRunner | None = None
         self._stopping: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
@@ -111,6 +121,29 @@ class Server:
 
         return asyncio.run_coroutine_threadsafe(run(), loop).result(CALL_S_MAX)
 
+    def refuse_connections(self) -> None:
+        """Listen no longer. Connections that there are go on."""
+        runner = self._runner
+        assert runner is not None
+        for site in list(runner.sites):
+            asyncio.run_coroutine_threadsafe(site.stop(), self._running_loop).result(CALL_S_MAX)
+
+    def call_soon(self, work: Callable[[], object]) -> None:
+        """Run something in the thread of the event loop, some time after this call; never, once that has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._running_loop.call_soon_threadsafe(work)
+
+    @property
+    def sockets_open(self) -> int:
+        """How many TCP connections are open, websockets and idle ones included."""
+        return self.call(lambda: len(self._runner.server.connections) if self._runner and self._runner.server else 0)
+
+    @property
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the embedded exchange is not started")
+        return self._loop
+
     # ------------------------------------------------------------------------------------------ the thread
 
     def _run(self, host: str, port: int) -> None:
@@ -127,7 +160,7 @@ class Server:
         self._stopping = asyncio.Event()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        self._runner = runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         try:
             self.port = await _listen(runner, host, port)
@@ -208,22 +241,29 @@ class Server:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._handle_websocket(request, path)
         self.counts["requests"] += 1
-        reply = self._rest.answer(request.method, path, request.query, request.remote or "")
+
+        def usual(replaced: Reply | None) -> Reply:
+            return self._rest.answer(request.method, path, request.query, request.remote or "", replaced)
+
+        reply = usual(None) if self._script is None else await self._script.rest(request, usual)
         self.counts[f"status_{reply.status}"] += 1
         if self._timing.latency_s or reply.delay_s:
             await asyncio.sleep(self._timing.latency_s + reply.delay_s)
-        if reply.is_cut:
-            return await self._cut(request, reply)
+        if reply.is_cut or reply.announced_bytes is not None or reply.hold is not None:
+            return await self._in_parts(request, reply)
         return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
 
     @staticmethod
-    async def _cut(request: web.Request, reply: Reply) -> web.StreamResponse:
-        """Send half of what is announced."""
+    async def _in_parts(request: web.Request, reply: Reply) -> web.StreamResponse:
+        """Send the head, then the body or half of it; a body that is not what was announced ends the connection."""
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
-        response.content_length = len(reply.body)
+        body = reply.body[: len(reply.body) // 2] if reply.is_cut else reply.body
+        response.content_length = len(reply.body) if reply.announced_bytes is None else reply.announced_bytes
         await response.prepare(request)
-        await response.write(reply.body[: len(reply.body) // 2])
-        if request.transport is not None:
+        if reply.hold is not None:
+            await reply.hold()
+        await response.write(body)
+        if response.content_length != len(body) and request.transport is not None:
             request.transport.close()
         return response
 
@@ -242,18 +282,34 @@ class Server:
         transport = request.transport
         if transport is None:
             return web.Response(status=400)  # the client has gone
+        microseconds = self._family.name == "spot" and request.query.get("timeUnit", "").upper() == "MICROSECOND"
+        subscriptions = Subscriptions(is_combined, microseconds, self._venue.streams_per_connection)
+        changed, script = self._subscriptions_changed, self._script
+        connection = Connection(transport, self._family, self._timing, subscriptions, self._faults, changed, script)
+        try:
+            return await self._serve_websocket(request, connection, names)
+        finally:
+            if self._script is not None:
+                self._script.ended(connection)
+
+    async def _serve_websocket(
+        self, request: web.Request, connection: Connection, names: list[str]
+    ) -> web.StreamResponse:
+        if self._script is not None:
+            instead = await self._script.handshake(connection, request)
+            if instead is not None:
+                connection.send_raw(instead)
+                connection.end()
+                return web.Response()  # aiohttp finds the transport closing, and says nothing more
         websocket = web.WebSocketResponse(
             autoping=False, autoclose=False, compress=False, max_msg_size=MESSAGE_BYTES_MAX, timeout=0.1
         )
         await websocket.prepare(request)
-        microseconds = self._family.name == "spot" and request.query.get("timeUnit", "").upper() == "MICROSECOND"
-        subscriptions = Subscriptions(is_combined, microseconds, self._venue.streams_per_connection)
-        connection = Connection(
-            transport, self._family, self._timing, subscriptions, self._faults, self._subscriptions_changed
-        )
         self._connections[connection] = {}
+        if self._script is not None:
+            self._script.opened(connection)
         try:
-            if subscriptions.add(names):
+            if connection.subscriptions.add(names):
                 self._subscriptions_changed(connection)
                 await connection.serve(websocket)
             else:

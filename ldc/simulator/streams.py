@@ -15,7 +15,7 @@ from ldc.venues import Venue
 
 _PARTIAL_DEPTHS = (5, 10, 20)
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 def framed(payload: bytes, opcode: int = TEXT) -> bytes:

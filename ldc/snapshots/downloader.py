@@ -44,7 +44,7 @@ from ldc.snapshots.reply import (
 from ldc.snapshots.shared_budget import RETRY_S, SharedBudget
 from ldc.snapshots.sockets import KeptConnections
 from ldc.snapshots.worker import Download, Worker
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
 WORKERS = 4

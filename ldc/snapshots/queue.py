@@ -39,7 +39,7 @@ from ldc.errors import DepthCacheOutOfSync
 from ldc.limits import checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
 from ldc.snapshots.weight import WeightPool, part_for
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ldc.limits import Backoff, WeightBudget
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 
 if TYPE_CHECKING:
     from ldc.snapshots.shared_budget import SharedBudget

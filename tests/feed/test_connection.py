@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from loopback_exchange import CLOSE, PATIENCE_S, PING, PONG, TEXT, Connection, LoopbackExchange, frame
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
+from wire_frames import CLOSE, PING, PONG, TEXT, frame
 
 from ldc.feed.connection import (
     RECEIVES_PER_TURN_MAX,
@@ -246,7 +247,7 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver):
 
 
 class CountingSocket(socket.socket):
-    """Counts receives, and while `fills_room` waits until there is enough to fill the room."""
+    """Counts what it receives, waits until there is enough to fill the room if told so, and keeps what is sent."""
 
     def __init__(self, actual: socket.socket) -> None:
         timeout_s = actual.gettimeout()
@@ -254,6 +255,12 @@ class CountingSocket(socket.socket):
         self.settimeout(timeout_s)
         self.receives = 0
         self.fills_room = False
+        self.sent = b""
+
+    def send(self, data: bytes) -> int:
+        count = super().send(data)
+        self.sent += bytes(data[:count])
+        return count
 
     def recv_into(self, room: memoryview) -> int:
         self.receives += 1
@@ -262,6 +269,17 @@ class CountingSocket(socket.socket):
             assert select.select([self], [], [], PATIENCE_S)[0]
             count += super().recv_into(room[count:])
         return count
+
+
+def test_what_is_sent_is_masked(driver):
+    """A server must refuse a client's frame that is not; the embedded exchange does not look."""
+    driver.open()
+    watched = driver.connection._socket = CountingSocket(driver.connection._socket)
+    driver.connection.requests.subscribe(["a"])
+    driver.connection.tick(driver.now)
+    [text] = driver.sent(TEXT, 1)
+    assert watched.sent[:2] == bytes([0x80 | TEXT, 0x80 | len(text)])
+    assert len(watched.sent) == 2 + 4 + len(text)
 
 
 def test_a_receive_that_left_room_is_not_followed_by_another(driver):

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 from live_kit import eventually, no_thread_is_left  # noqa: F401
-from loopback_exchange import PATIENCE_S, PING, PONG, Connection, LoopbackExchange
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
+from wire_frames import PING, PONG
 
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
@@ -16,8 +17,8 @@ from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import Timing
 from ldc.network.proxy import ProxyRules
+from ldc.sync.actions import RequestSnapshot
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import RequestSnapshot
 from ldc.types import Cause, SyncState
 
 OPTIONS = ConnectionOptions(
@@ -122,7 +123,7 @@ def test_a_group_without_markets_opens_no_connection_and_ends_at_once(bench):
     done = threading.Event()
     bench.group.post(lambda now: done.set())
     assert done.wait(PATIENCE_S)
-    assert bench.exchange.accepted_count == 0
+    assert bench.exchange.connections == bench.exchange.rest_requests == []
 
 
 def test_a_market_goes_through_its_states(bench):

@@ -10,13 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from loopback_exchange import CLOSE, PATIENCE_S, LoopbackExchange
+from loopback_exchange import EXCHANGES, PATIENCE_S, LoopbackExchange
+from wire_frames import CLOSE
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.feed.connection import FeedConnection
 from ldc.manager.manager import BinanceLocalDepthCacheManager
-
-EXCHANGES = {"spot": "binance.com", "usdm": "binance.com-futures", "coinm": "binance.com-coin_futures"}
 
 MARKETS_PER_CONNECTION = int(os.environ.get("LDC_MARKETS_PER_CONNECTION", "100"))
 """What managers are made with here unless a test says otherwise."""

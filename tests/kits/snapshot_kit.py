@@ -20,7 +20,7 @@ from ldc.snapshots.downloader import (
     SnapshotFailure,
     SnapshotRequest,
 )
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 SPOT = venue_named("binance.com")

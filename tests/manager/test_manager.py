@@ -458,7 +458,7 @@ def test_the_constructor_opens_nothing():
         manager = BinanceLocalDepthCacheManager(**exchange.uris)
         assert set(threading.enumerate()) <= threads
         assert manager.stop_manager()
-        assert exchange.accepted_count == 0
+        assert exchange.connections == exchange.rest_requests == []
 
 
 # ------------------------------------------------------------------------------------------------ requests and state

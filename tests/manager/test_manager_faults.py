@@ -29,18 +29,8 @@ from live_kit import (  # noqa: F401
     sent_at,
     synchronize,
 )
-from loopback_exchange import (
-    BINARY,
-    CLOSE,
-    PATIENCE_S,
-    PING,
-    PONG,
-    Connection,
-    LoopbackExchange,
-    RestReply,
-    error_reply,
-    frame,
-)
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange, RestReply, error_reply
+from wire_frames import BINARY, CLOSE, PING, PONG, frame
 
 from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.feed.group import FeedGroup

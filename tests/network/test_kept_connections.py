@@ -17,7 +17,7 @@ from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest
 from ldc.snapshots.reply import NO_HEADERS, SnapshotBody
 from ldc.snapshots.shared_budget import SharedBudget
 from ldc.snapshots.sockets import IDLE_S_MAX, KeptConnections
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 
 pytestmark = pytest.mark.usefixtures("fresh_addresses")
 

@@ -17,7 +17,7 @@ from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, SnapshotBody, failure
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 pytestmark = pytest.mark.usefixtures("no_jitter", "fresh_addresses")

@@ -233,7 +233,7 @@ def test_no_entry_stands_in_two_rows_and_none_has_gone() -> None:
         ("_book.pyx", "from ldc.book.pure.book cimport OrderBook"),
         ("_book.pyx", "cdef f():\n    from ldc.book import OrderBook"),
         ("_book.pyx", "from ldc import (\n    types,\n    book,\n)"),
-        ("core/ladder.pxi", "from ldc import book, types"),
+        ("core/side.pxi", "from ldc import book, types"),
     ],
 )
 def test_a_wrong_import_is_found(file: str, source: str) -> None:

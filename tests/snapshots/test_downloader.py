@@ -38,7 +38,7 @@ from ldc.snapshots.downloader import (
 )
 from ldc.snapshots.reply import FailureKind
 from ldc.snapshots.shared_budget import SharedBudget
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 FORKING = """
 import http.server, os, queue, threading
 from ldc.snapshots.downloader import SnapshotBody, shared_downloader
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -460,7 +460,7 @@ def test_the_interpreter_ends_while_a_download_hangs(kit):
     server = kit.serve(once(b"", Talk.hold))
     code = f"""
 from ldc.snapshots.downloader import shared_downloader
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 import threading
 began = threading.Event()

@@ -12,7 +12,7 @@ from ldc.limits import BAN_PAUSE_S, LIMIT_PAUSE_S, WEIGHT_SHARE_MIN, WEIGHT_WIND
 from ldc.snapshots.queue import FORBIDDEN_PAUSE_S, QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure, failure
 from ldc.snapshots.weight import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import VENUES, Venue, venue_named
 
 SPOT = venue_named("binance.com")

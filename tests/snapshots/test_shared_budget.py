@@ -16,7 +16,7 @@ from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.downloader import shared_downloader
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest
 from ldc.snapshots.shared_budget import IN_FLIGHT_S_MAX, RETRY_S, SharedBudget, shared_connects
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 pytest.importorskip("filelock", reason="the extra shared-budget is not installed")

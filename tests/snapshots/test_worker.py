@@ -15,7 +15,7 @@ from snapshot_kit import LONG_S, STALLS, Clock, Kit, downloader_threads, every_s
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotBody, SnapshotRequest
 from ldc.snapshots.reply import FailureKind
 from ldc.snapshots.worker import Worker
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.types import Cause
 
 

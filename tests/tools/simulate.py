@@ -22,7 +22,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "kits"))
 
-from history import live_through  # noqa: E402
+from history import run_seed  # noqa: E402
 from history_server import LATENCY_S_MAX  # noqa: E402
 
 import ldc.book  # noqa: E402
@@ -44,7 +44,7 @@ def live_through_block(first: int, end: int) -> dict[str, object]:
         sums["histories"] += 1
         sums["twins"] += has_twin
         try:
-            outcome = live_through(seed, ldc.book, ldc.book.pure.book if has_twin else None)
+            outcome = run_seed(seed, ldc.book, ldc.book.pure.book if has_twin else None)
         except Exception:
             failures.append((seed, traceback.format_exc()))
             continue

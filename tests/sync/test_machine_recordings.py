@@ -7,8 +7,8 @@ import pytest
 from recordings import RECORDINGS, SNAPSHOT_LIMIT, messages_of
 from sync_kit import BOOKS, check
 
+from ldc.sync.actions import Purpose, RequestSnapshot, UpdateDrop
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose, RequestSnapshot, UpdateDrop
 from ldc.types import SyncState
 
 BOOK = BOOKS.get("cython", BOOKS["python"])  # what concerns the book itself is tested on both elsewhere

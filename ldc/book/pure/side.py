@@ -2,13 +2,13 @@
 
 Rule 1: a price or quantity is ``units / 10**decimals``; one scale for the prices of a book, one for its quantities.
 Rule 2: what would not fit int64 is refused, as the compiled book must, though Python's integers are endless.
-Rule 3: reading levels and making room for them may raise `Unreadable`; committing them (`Side.put`, `Side.cut`) not.
+Rule 3: reading levels and making room for them may raise `Unreadable`. Committing them (`put`, `cut`) cannot fail.
 
 Theory of operation. A side is a dictionary, sort key -> quantity, and the sorted list of its keys. The key is the price
-on the ask side and its negative on the bid side: so on both sides the smallest key is the best price, and the horizon
+on the ask side and its negative on the bid side. So on both sides the smallest key is the best price, and the horizon
 is the largest key to which the side is complete. Venues print all numbers of a market with the same decimals, and the
 same ones over and over, so nearly every text of an update is found in a table (`levels_at_scale`). An update with a
-number that the scales do not hold goes the long way (`read_levels`, `Ladders.fitted`), which widens them.
+number that the scales do not hold takes the slow path (`read_levels`, `Sides.fitted`), which widens them.
 """
 
 import functools
@@ -33,12 +33,12 @@ from ldc.book.pure.json import (
 from ldc.types import Comparison
 
 LEVELS_PER_SIDE_MAX = 50_000
-"""A side that holds more gives up its worst levels, and its horizon moves with them."""
+"""Levels of a side. The worst levels beyond this are dropped and counted, and the horizon moves to the worst kept."""
 
 TEXTS_REMEMBERED_MAX = 65_536
-"""Texts of numbers whose value is remembered for each number of decimals (some 10 MB); then all are forgotten."""
+"""Texts of numbers whose value is remembered for each number of decimals (some 10 MB). Then all are forgotten."""
 TEXT_LENGTH_REMEMBERED_MAX = 40
-"""A longer text is valid if it has zeros enough, but no venue prints one, and it must not fill the memory."""
+"""Characters of a text. A longer one may be valid, by its zeros, but is not remembered: no venue prints one."""
 
 Level = tuple[int, int]
 """Price and quantity, in units of the book's scales."""
@@ -46,7 +46,7 @@ ExactLevel = tuple[Number, Number]
 """Price and quantity, each at its own decimals."""
 
 
-class Side:
+class BookSide:
     """The bids or the asks of a book."""
 
     __slots__ = ("horizon", "keys", "loaded_count", "quantities", "sign")
@@ -74,7 +74,7 @@ class Side:
                 del keys[bisect_left(keys, key)]
 
     def cut(self) -> int:
-        """Give up the levels past `LEVELS_PER_SIDE_MAX`, move the horizon accordingly, return how many they were."""
+        """Drop the levels past `LEVELS_PER_SIDE_MAX`, move the horizon to the worst kept, and return their number."""
         surplus = self.keys[LEVELS_PER_SIDE_MAX:]
         if surplus:
             del self.keys[LEVELS_PER_SIDE_MAX:]
@@ -91,8 +91,7 @@ class Side:
 
     @property
     def has_left(self) -> bool:
-        """Whether a side has no level left inside its horizon."""
-        """The market has moved past the horizon: what rests at the top is not known."""
+        """Whether no level is left inside the horizon: the market has moved past it, and the top is not known."""
         return self.horizon is not None and not (self.keys and self.keys[0] <= self.horizon)
 
     @property
@@ -113,11 +112,11 @@ class Side:
         sign, quantities = self.sign, self.quantities
         return [(sign * key, quantities[key]) for key in self.keys[:end]]
 
-    def rescaled(self, price_factor: int, quantity_factor: int) -> "Side":
+    def rescaled(self, price_factor: int, quantity_factor: int) -> "BookSide":
         """Return a copy with its numbers multiplied; with factors of 1, a copy."""
         quantities = {key * price_factor: quantity * quantity_factor for key, quantity in self.quantities.items()}
         horizon = None if self.horizon is None else self.horizon * price_factor
-        return Side(self.sign, quantities, horizon, self.loaded_count)
+        return BookSide(self.sign, quantities, horizon, self.loaded_count)
 
     def check(self) -> None:
         """Assert every invariant."""
@@ -136,12 +135,12 @@ class Side:
         return object.__sizeof__(self) + containers + sum(map(sys.getsizeof, numbers))
 
 
-class Ladders:
+class Sides:
     """Both sides of a book and their scales."""
 
     __slots__ = ("asks", "bids", "price_decimals", "quantity_decimals")
 
-    def __init__(self, bids: Side, asks: Side, price_decimals: int, quantity_decimals: int) -> None:
+    def __init__(self, bids: BookSide, asks: BookSide, price_decimals: int, quantity_decimals: int) -> None:
         self.bids = bids
         self.asks = asks
         self.price_decimals = price_decimals
@@ -158,20 +157,20 @@ class Ladders:
         """Whether a side has no level left inside its horizon."""
         return self.bids.has_left or self.asks.has_left
 
-    def rescaled(self, price_decimals: int, quantity_decimals: int) -> "Ladders":
+    def rescaled(self, price_decimals: int, quantity_decimals: int) -> "Sides":
         """Return a copy at these scales, which are not narrower."""
         price_factor = POWERS_OF_TEN[price_decimals - self.price_decimals]
         quantity_factor = POWERS_OF_TEN[quantity_decimals - self.quantity_decimals]
         bids = self.bids.rescaled(price_factor, quantity_factor)
         asks = self.asks.rescaled(price_factor, quantity_factor)
-        return Ladders(bids, asks, price_decimals, quantity_decimals)
+        return Sides(bids, asks, price_decimals, quantity_decimals)
 
-    def copy(self) -> "Ladders":
+    def copy(self) -> "Sides":
         """Return an independent copy."""
         return self.rescaled(self.price_decimals, self.quantity_decimals)
 
-    def fitted(self, bids: list[ExactLevel], asks: list[ExactLevel]) -> tuple["Ladders", list[Level], list[Level]]:
-        """Return ladders whose scales hold these levels (themselves if theirs do), and the levels at those scales.
+    def fitted(self, bids: list[ExactLevel], asks: list[ExactLevel]) -> tuple["Sides", list[Level], list[Level]]:
+        """Return sides whose scales hold these levels (themselves if theirs do), and the levels at those scales.
 
         A level of quantity zero neither widens a scale nor is refused: where its price cannot be held, no level of
         this book has it, and it is left out.
@@ -224,7 +223,7 @@ def read_levels(levels: list[list[str]]) -> list[ExactLevel]:
 
 
 class OffScale(Exception):
-    """A number cannot be held at the scale asked for."""
+    """A number cannot be held at the requested scale."""
 
 
 class _UnitsOfTexts(dict[str, int]):
@@ -264,15 +263,15 @@ def levels_at_scale(levels: list[list[str]], price_decimals: int, quantity_decim
     return [(units_of_price[price], units_of_quantity[quantity]) for price, quantity in levels]
 
 
-class LoadedLadders(NamedTuple):
+class LoadedSides(NamedTuple):
     """The levels of a snapshot."""
 
-    ladders: Ladders
+    sides: Sides
     saturated_count: int
     dropped_count: int
 
 
-def load_ladders(snapshot: Snapshot, limit: int | None) -> LoadedLadders:
+def load_sides(snapshot: Snapshot, limit: int | None) -> LoadedSides:
     """Make a book's levels of a snapshot, or refuse it; `limit` is the number of levels that the venue honoured."""
     resting_bids, resting_asks = _resting(snapshot.bids), _resting(snapshot.asks)
     printed = [texts for texts, _ in chain(resting_bids, resting_asks)]
@@ -281,7 +280,7 @@ def load_ladders(snapshot: Snapshot, limit: int | None) -> LoadedLadders:
     if max(price_decimals, quantity_decimals) > DECIMALS_MAX:
         raise Unreadable(f"it prints more than {DECIMALS_MAX} decimals")
 
-    def side(sign: int, entries: list[list[str]], resting: list[tuple[list[str], ExactLevel]]) -> Side:
+    def side(sign: int, entries: list[list[str]], resting: list[tuple[list[str], ExactLevel]]) -> BookSide:
         levels = [
             (scaled(price, price_decimals), scaled(quantity, quantity_decimals)) for _, (price, quantity) in resting
         ]
@@ -293,16 +292,16 @@ def load_ladders(snapshot: Snapshot, limit: int | None) -> LoadedLadders:
         is_complete = not entries or (limit is not None and len(entries) < limit)
         if not levels and not is_complete:
             raise Unreadable("a side has entries, but no price with a quantity")
-        return Side(sign, quantities, None if is_complete else max(quantities), len(quantities))
+        return BookSide(sign, quantities, None if is_complete else max(quantities), len(quantities))
 
     bids, asks = side(-1, snapshot.bids, resting_bids), side(1, snapshot.asks, resting_asks)
-    ladders = Ladders(bids, asks, price_decimals, quantity_decimals)
-    if ladders.is_crossed:
+    sides = Sides(bids, asks, price_decimals, quantity_decimals)
+    if sides.is_crossed:
         raise Unreadable("the best bid is not below the best ask")
     saturated_count = count_saturated([*bids.quantities.items(), *asks.quantities.items()])
     dropped_count = bids.cut() + asks.cut()
     bids.loaded_count, asks.loaded_count = len(bids.keys), len(asks.keys)
-    return LoadedLadders(ladders, saturated_count, dropped_count)
+    return LoadedSides(sides, saturated_count, dropped_count)
 
 
 def _resting(levels: list[list[str]]) -> list[tuple[list[str], ExactLevel]]:
@@ -316,11 +315,11 @@ def count_saturated(levels: list[Level]) -> int:
     return [quantity for _, quantity in levels].count(INT64_MAX)
 
 
-def compare_ladders(ours: Ladders, theirs: Ladders) -> Comparison:
+def compare_sides(ours: Sides, theirs: Sides) -> Comparison:
     """Compare by value, whatever the scales, inside the tighter of the two horizons of each side."""
     price_decimals = max(ours.price_decimals, theirs.price_decimals)
     quantity_decimals = max(ours.quantity_decimals, theirs.quantity_decimals)
-    ours, theirs = (ladders.rescaled(price_decimals, quantity_decimals) for ladders in (ours, theirs))
+    ours, theirs = (sides.rescaled(price_decimals, quantity_decimals) for sides in (ours, theirs))
     wrong_quantities = missing = extra = outside = 0
     for our_side, their_side in ((ours.bids, theirs.bids), (ours.asks, theirs.asks)):
         horizons = [side.horizon for side in (our_side, their_side) if side.horizon is not None]
@@ -337,7 +336,7 @@ def compare_ladders(ours: Ladders, theirs: Ladders) -> Comparison:
     return Comparison(wrong_quantities, missing, extra, outside)
 
 
-# --- units into what a reader asks for -------------------------------------------------------------------------------
+# --- units into Python numbers ---------------------------------------------------------------------------------------
 
 
 def converter(number: type[Any], decimals: int) -> Callable[[int], Any]:

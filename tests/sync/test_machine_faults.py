@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.parts import BUFFER_UPDATES_MAX, FORMER_NUMBERING_MS, StateChanged
+from ldc.sync.actions import StateChanged
+from ldc.sync.buffer import BUFFER_UPDATES_MAX, PREVIOUS_NUMBERING_MS
+from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
+from ldc.sync.retry import STABLE_S
 from ldc.sync.streams import RESYNC_AFTER_STALE, STALE_S_MAX
-from ldc.sync.transitions import STABLE_S
 from ldc.types import Cause, SyncState
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -21,7 +22,7 @@ MarketIn = Callable[..., Market]
 
 @pytest.fixture(params=[(rule, name) for rule in ("spot", "futures") for name in BOOKS], ids="-".join)
 def market_at(request: pytest.FixtureRequest) -> MarketIn:
-    """A function from a state to a market that is in it, on feed 0, and at the id 100 once it has a book."""
+    """Return a function from a state to a market in it: on connection 0, and at the id 100 once it has a book."""
     rule, name = request.param
     return lambda state, **options: market_in(state, rule, books=BOOKS[name], **options)
 
@@ -143,17 +144,17 @@ def test_a_frame_that_is_no_depth_update_is_dropped_and_counted(
     frame = update(100, 110, rule=market.rule, bids={"99.00": "9"})
     corrupt = CORRUPT[what](frame)
     assert corrupt != frame
-    market.frame(corrupt)
+    market.receive(corrupt)
     assert market.dropped() == {"MALFORMED": 1}
     assert market.state is state
-    market.frame(frame)  # nothing was lost, so the next one continues the market
+    market.receive(frame)  # nothing was lost, so the next one continues the market
     if state is BUFFERING:
         market.snapshot(105)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 110)
 
 
 def test_after_a_corrupt_frame_the_next_one_shows_what_was_lost(market_at: MarketIn) -> None:
-    market = market_at(SYNCHRONIZED).frame(update(100, 110, rule=market_at(IDLE).rule)[:-9])
+    market = market_at(SYNCHRONIZED).receive(update(100, 110, rule=market_at(IDLE).rule)[:-9])
     assert market.state is SYNCHRONIZED
     market.update(110, 120)
     assert market.changes[-1] == (BUFFERING, Cause.GAP)
@@ -180,11 +181,11 @@ def test_unreadable_levels_of_a_buffered_update_do_not_matter_if_the_snapshot_is
 
 def test_the_letters_of_a_symbol_may_be_small(market_at: MarketIn) -> None:
     market = market_at(BUFFERING)
-    market.frame(update(90, 100, rule=market.rule).replace(b'"s": "BTCUSDT"', b'"s": "btcusdt"'))
+    market.receive(update(90, 100, rule=market.rule).replace(b'"s": "BTCUSDT"', b'"s": "btcusdt"'))
     assert market.dropped() == {}
 
 
-def test_a_corrupt_frame_does_not_disturb_levels_kept_aside(market_at: MarketIn) -> None:
+def test_a_corrupt_frame_does_not_disturb_retained_levels(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).close().open().update(100, 105, bids={"99.00": "NaN"})
     assert market.dropped() == {"MALFORMED": 1}
     assert market.update(100, 110).state is SYNCHRONIZED
@@ -193,7 +194,7 @@ def test_a_corrupt_frame_does_not_disturb_levels_kept_aside(market_at: MarketIn)
 def test_the_memory_of_a_payload_may_be_used_again_after_the_call(market_at: MarketIn) -> None:
     market = market_at(BUFFERING)
     memory = bytearray(update(90, 100, rule=market.rule, bids={"99.00": "9"}))
-    market.frame(memoryview(memory))
+    market.receive(memoryview(memory))
     memory[:] = b"x" * len(memory)
     assert market.snapshot(95).bids()[99.0] == 9.0
 
@@ -259,14 +260,14 @@ def test_one_old_event_time_breaks_the_row(market_at: MarketIn) -> None:
     assert market.update(10, 20, event_time_ms=5_004).changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
 
 
-def test_with_two_feeds_the_ids_went_back_only_if_both_show_it(market_at: MarketIn) -> None:
-    market = market_at(SYNCHRONIZED).open(1).update(100, 110, feed=1)
+def test_with_two_streams_the_ids_went_back_only_if_both_show_it(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).update(100, 110, connection_id=1)
     for number in range(2 * RESYNC_AFTER_STALE):
-        market.update(10, 20, feed=1, event_time_ms=5_000 + number)
+        market.update(10, 20, connection_id=1, event_time_ms=5_000 + number)
     assert market.state is SYNCHRONIZED
     for number in range(RESYNC_AFTER_STALE):
         assert market.state is SYNCHRONIZED
-        market.update(10, 20, feed=0, event_time_ms=6_000 + number)
+        market.update(10, 20, connection_id=0, event_time_ms=6_000 + number)
     assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
 
 
@@ -285,13 +286,13 @@ def test_ids_that_restart_low_are_noticed_whatever_the_event_times_say(
     assert market.snapshot(21).book.last_update_id == 21
 
 
-def test_with_two_feeds_both_must_have_brought_nothing_else(market_at: MarketIn) -> None:
-    market = market_at(SYNCHRONIZED).open(1).update(100, 110, feed=1)
+def test_with_two_streams_both_must_have_brought_nothing_else(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).update(100, 110, connection_id=1)
     for number in range(12):
-        assert market.update(10 + number, 11 + number, feed=1, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
+        assert market.update(10 + number, 11 + number, connection_id=1, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
     for number in range(10):
-        assert market.update(10 + number, 11 + number, feed=0, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
-    market.update(20, 21, feed=0, event_time_ms=0)
+        assert market.update(10 + number, 11 + number, connection_id=0, event_time_ms=0).wait(1.0).state is SYNCHRONIZED
+    market.update(20, 21, connection_id=0, event_time_ms=0)
     assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
     assert market.snapshot(21).book.last_update_id == 21
 
@@ -304,10 +305,10 @@ def test_few_stale_updates_however_old_are_repetitions(market_at: MarketIn) -> N
         assert market.update(start, start + 10).update(80, 95).wait(STALE_S_MAX).update(80, 95).state is SYNCHRONIZED
 
 
-def test_a_feed_that_lags_far_behind_another_one_does_not_show_that_ids_went_back(market_at: MarketIn) -> None:
-    market = market_at(SYNCHRONIZED).open(1).update(100, 110, feed=1)
+def test_a_stream_that_lags_far_behind_another_one_does_not_show_that_ids_went_back(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).update(100, 110, connection_id=1)
     for number in range(30):
-        assert market.update(50 + number, 51 + number, feed=1).wait(1.0).state is SYNCHRONIZED
+        assert market.update(50 + number, 51 + number, connection_id=1).wait(1.0).state is SYNCHRONIZED
     assert market.update(110, 120).state is SYNCHRONIZED
 
 
@@ -342,7 +343,7 @@ def test_stale_updates_after_a_snapshot_are_counted_for_each_snapshot(market_at:
 
 
 @pytest.mark.parametrize("new_id", [10, 100 - RESYNC_AFTER_STALE])
-def test_ids_that_begin_anew_under_the_first_snapshot_are_noticed_although_it_is_young(
+def test_ids_that_restart_under_the_first_snapshot_are_noticed_although_it_is_young(
     market_at: MarketIn, new_id: int
 ) -> None:
     """Also where the last of the updates that show it ends at the very id at which the stream stood before."""
@@ -400,8 +401,8 @@ def test_ids_that_go_back_while_buffering_empty_the_buffer_but_leave_the_request
     assert market.book.last_update_id == 13
 
 
-def test_a_snapshot_that_proved_useless_is_not_continued_like_the_levels_kept_aside(market_at: MarketIn) -> None:
-    """It was read into the market's book, where the levels kept aside had been."""
+def test_a_snapshot_that_proved_useless_is_not_continued_like_the_retained_levels(market_at: MarketIn) -> None:
+    """It was loaded into the market's book, where the retained levels had been."""
     market = market_at(SYNCHRONIZED).close().open().acknowledge().wait(1.0)
     market.update(10, 11, event_time_ms=50_000, bids={"900.00": "5"}).snapshot(10)
     assert market.snapshots_dropped() == {"CROSSED": 1}
@@ -413,9 +414,9 @@ def test_a_snapshot_that_proved_useless_is_not_continued_like_the_levels_kept_as
 def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at: MarketIn) -> None:
     """A quiet market brings no second one for long, and no snapshot would ever reach what is buffered."""
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
-    market.update(1_050, 1_060, event_time_ms=5_100).snapshot(20)  # what lies between was lost with the old numbering
+    market.update(1_050, 1_060, event_time_ms=5_100).snapshot(20)  # what lies between was lost
     assert market.snapshots_dropped() == {"TOO_OLD": 1}
-    market.update(20, 22, event_time_ms=5_100 + FORMER_NUMBERING_MS + 1)
+    market.update(20, 22, event_time_ms=5_100 + PREVIOUS_NUMBERING_MS + 1)
     assert market.dropped() == {"IDS_WENT_BACK": 1}
     assert market.snapshot(21).state is SYNCHRONIZED
     assert market.book.last_update_id == 22
@@ -423,7 +424,7 @@ def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at:
 
 
 @pytest.mark.parametrize("book_id", [1_010, None])
-def test_a_snapshot_of_the_numbering_that_was_given_up_is_doubted(market_at: MarketIn, book_id: int | None) -> None:
+def test_a_snapshot_of_the_previous_numbering_is_refused(market_at: MarketIn, book_id: int | None) -> None:
     market = market_at(BUFFERING)
     if book_id is not None:
         market = market_at(SYNCHRONIZED).update(100, book_id, event_time_ms=5_000).resync()
@@ -434,7 +435,9 @@ def test_a_snapshot_of_the_numbering_that_was_given_up_is_doubted(market_at: Mar
     assert market.snapshot(21).state is SYNCHRONIZED
 
 
-def test_an_update_of_the_old_numbering_that_comes_late_casts_no_doubt_on_the_new_one(market_at: MarketIn) -> None:
+def test_a_late_update_of_the_previous_numbering_makes_no_snapshot_of_the_new_one_implausible(
+    market_at: MarketIn,
+) -> None:
     market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=9_000).resync()
     market.update(1_050, 1_060, event_time_ms=5_100).update(110, 120, event_time_ms=9_100)
     assert market.dropped() == {"IDS_WENT_BACK": 1}
@@ -455,23 +458,23 @@ def test_a_price_that_crosses_by_far_is_no_measure_for_a_snapshot(market_at: Mar
     assert market.state is SYNCHRONIZED
 
 
-def test_a_feed_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> None:
+def test_a_stream_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> None:
     """Its node stamps with the time of now what the other one sent long ago: one numbering, which was taken for two."""
     market = market_at(SYNCHRONIZED).open(1).acknowledge(1).resync()
     market.update(100, 110, event_time_ms=5_000).update(110, 120, event_time_ms=5_100)
-    market.update(90, 105, feed=1, event_time_ms=9_000)
+    market.update(90, 105, connection_id=1, event_time_ms=9_000)
     assert market.dropped() == {"IDS_WENT_BACK": 2}
     for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX):
         assert market.snapshot(118).state is BUFFERING
     assert market.snapshot(118).state is SYNCHRONIZED
-    market.update(105, 115, feed=1, event_time_ms=9_100).update(115, 125, feed=1, event_time_ms=9_200)
+    market.update(105, 115, connection_id=1, event_time_ms=9_100).update(115, 125, connection_id=1, event_time_ms=9_200)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 125)
 
 
 # ---------------------------------------------------------------------------------------------- 22 to 26: bad snapshots
 
 
-def test_a_snapshot_older_than_the_first_buffered_update_is_refetched_with_back_off(market_at: MarketIn) -> None:
+def test_a_snapshot_older_than_the_first_buffered_update_is_refetched_with_backoff(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(100, 110)
     for update_id in (50, 98, 99):
         market.snapshot(update_id)
@@ -484,7 +487,7 @@ def test_a_snapshot_older_than_the_first_buffered_update_is_refetched_with_back_
     assert market.book.last_update_id == 110
 
 
-def test_the_back_off_starts_anew_after_success(market_at: MarketIn) -> None:
+def test_the_backoff_starts_again_after_success(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(100, 110).snapshot(50).snapshot(50).snapshot(50).snapshot(100).wait(STABLE_S)
     market.update(115, 120).snapshot(100)
     assert market.request is not None
@@ -493,7 +496,7 @@ def test_the_back_off_starts_anew_after_success(market_at: MarketIn) -> None:
     assert market.request.due == market.now + 0.5
 
 
-def test_a_first_failed_download_is_tried_again_at_once_then_after_a_back_off(market_at: MarketIn) -> None:
+def test_a_first_failed_download_is_tried_again_at_once_then_after_a_backoff(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(100, 110).fail()
     assert market.request is not None
     assert market.request.due == market.now
@@ -542,7 +545,7 @@ def test_an_id_that_was_readable_does_not_come_back_lower_from_a_lagging_node(ma
 
 
 def test_a_low_id_that_the_stream_has_as_well_is_believed_at_once(market_at: MarketIn) -> None:
-    """The exchange counts anew while the market has no book: nothing is stale, for there is nothing to be stale to."""
+    """The ids restart while the market has no book, so no update can be STALE."""
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
     epoch = market.synchronizer.epoch
     market.update(10, 12, event_time_ms=5_100).snapshot(11)
@@ -551,21 +554,21 @@ def test_a_low_id_that_the_stream_has_as_well_is_believed_at_once(market_at: Mar
     assert market.synchronizer.epoch == epoch
 
 
-def test_a_low_id_is_believed_at_once_while_the_levels_are_kept_aside(market_at: MarketIn) -> None:
-    """The exchange counts anew while there is no connection."""
+def test_a_low_id_is_believed_at_once_while_levels_are_retained(market_at: MarketIn) -> None:
+    """The ids restart while there is no connection."""
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).close().open(1).acknowledge(1).wait(1.0)
-    market.update(10, 12, feed=1, event_time_ms=5_100)
+    market.update(10, 12, connection_id=1, event_time_ms=5_100)
     assert market.synchronizer.buffered_count == 1
     assert market.snapshot(11).state is SYNCHRONIZED
     assert market.book.last_update_id == 12
     assert market.snapshots_dropped() == {}
 
 
-def test_what_was_kept_for_a_new_numbering_is_dropped_when_the_stream_continues_the_old_one(
+def test_what_was_buffered_for_a_new_numbering_is_dropped_when_the_stream_continues_the_old_one(
     market_at: MarketIn,
 ) -> None:
     market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000).close().open(1).acknowledge(1).wait(1.0)
-    market.update(90, 100, feed=1, event_time_ms=5_100).update(100, 120, feed=1, event_time_ms=5_200)
+    market.update(90, 100, connection_id=1, event_time_ms=5_100).update(100, 120, connection_id=1, event_time_ms=5_200)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 120)
     assert market.request is None
     assert market.dropped() == {"STALE": 1}
@@ -632,7 +635,7 @@ def test_a_first_snapshot_is_held_to_the_prices_of_all_updates_that_wait(market_
     assert market.snapshot(180, **OTHER_MARKET).snapshots_dropped() == {"WRONG_PRICES": 1}
 
 
-def test_a_first_snapshot_that_insists_is_believed(market_at: MarketIn) -> None:
+def test_a_first_snapshot_that_repeats_is_believed(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(150, 160, bids={"99.00": "2"}, asks={"100.00": "3"})
     for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX + 1):
         assert market.state is BUFFERING
@@ -688,7 +691,7 @@ def test_an_empty_side_is_legal(market_at: MarketIn, empty: str) -> None:
     assert getattr(market.book, empty)() == []
 
 
-def test_a_snapshot_of_fewer_levels_than_asked_for_is_complete_and_needs_no_deeper_one(market_at: MarketIn) -> None:
+def test_a_snapshot_of_fewer_levels_than_requested_is_complete_and_needs_no_deeper_one(market_at: MarketIn) -> None:
     market = market_at(BUFFERING, limits=(5, 50)).update(90, 100).snapshot(95)
     assert (market.book.bid_horizon, market.book.ask_horizon) == (None, None)
     assert len(market.requests) == 1
@@ -706,7 +709,7 @@ def test_a_crossed_book_is_resynchronized_and_the_update_is_kept_for_the_report(
 ) -> None:
     market = market_at(SYNCHRONIZED)
     payload = update(100, 110, rule=market.rule, bids={price: "1"})
-    market.frame(memoryview(payload))
+    market.receive(memoryview(payload))
     assert market.changes[-1] == (BUFFERING, Cause.CROSSED)
     change = next(action for action in market.drained if isinstance(action, StateChanged))
     assert change.payload == payload
@@ -752,7 +755,7 @@ def test_a_full_buffer_drops_its_oldest_and_keeps_the_request(market_at: MarketI
     assert market.synchronizer.buffered_count == BUFFER_UPDATES_MAX
     assert market.dropped() == {"BUFFER_FULL": 50}
     assert len(market.requests) == 1
-    # The answer is as new as the newest updates, however long ago it was asked for.
+    # The answer is as new as the newest updates, however long ago it was requested.
     market.snapshot(last - 10)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, last)
     assert len(market.requests) == 1
@@ -771,7 +774,7 @@ def test_a_snapshot_from_before_the_oldest_that_is_left_is_too_old(market_at: Ma
 # --------------------------------------------------------------------------------------------------------- late answers
 
 
-def test_a_snapshot_of_an_epoch_that_is_over_is_ignored(market_at: MarketIn) -> None:
+def test_the_answer_to_a_superseded_request_is_ignored(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(90, 100)
     late = market.request
     assert late is not None
@@ -788,7 +791,7 @@ def test_a_snapshot_of_an_epoch_that_is_over_is_ignored(market_at: MarketIn) -> 
     assert market.snapshot(205).state is SYNCHRONIZED
 
 
-def test_a_download_of_an_epoch_that_is_over_begins_for_nothing(market_at: MarketIn) -> None:
+def test_a_download_of_a_superseded_request_begins_for_nothing(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED)
     market.synchronizer.snapshot_begins(market.synchronizer.epoch, market.now)
     assert not market._drain().synchronizer.wants_every_update
@@ -816,7 +819,7 @@ def test_the_pair_of_epoch_and_id_never_goes_back(market_at: MarketIn) -> None:
     assert seen == sorted(set(seen))
 
 
-def test_who_waits_for_an_id_of_long_ago_is_still_told_after_a_second_start(market_at: MarketIn) -> None:
+def test_the_id_before_the_restart_is_the_highest_one_after_a_second_restart(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).resync().snapshot(200)
     assert market.synchronizer.id_before_restart is None
     for update_id in (60, 60, 60, 30, 30, 30):

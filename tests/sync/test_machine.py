@@ -12,8 +12,8 @@ import pytest
 from sync_kit import Market, market_in, snapshot, update
 
 from ldc.errors import DepthCacheOutOfSync
+from ldc.sync.actions import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
 from ldc.sync.machine import TABLE, Cell, Input, Synchronizer, state_diagram
-from ldc.sync.parts import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
 from ldc.types import Cause, SyncState, Verdict
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -38,7 +38,7 @@ def in_words(value: object) -> str | None:
 
 
 def inputs(market: Market) -> dict[Input, Callable[[], None]]:
-    """Each input with arguments that mean nothing in particular: an epoch nobody awaits, a feed nobody opened."""
+    """Return each input with meaningless arguments: an unawaited epoch, a stream that is not open."""
     synchronizer, now = market.synchronizer, market.now
     payload = update(100, 110, rule=market.rule)
     return {
@@ -58,19 +58,17 @@ def inputs(market: Market) -> dict[Input, Callable[[], None]]:
     }
 
 
-def everything(market: Market) -> dict[str, object]:
-    """All that can be seen of a market from outside."""
+def seen(market: Market) -> dict[str, object]:
+    """What a caller can see of a market."""
     synchronizer, book = market.synchronizer, market.book
     return {
         "state": (synchronizer.state, synchronizer.state_since, synchronizer.cause, synchronizer.wants_every_update),
         "due": synchronizer.next_due(),
-        "counts": (synchronizer.resumes, synchronizer.gap_waits, synchronizer.gaps_filled, synchronizer.buffered_count),
-        "frames": dict(synchronizer.updates_dropped),
-        "changes": (dict(synchronizer.state_changes), dict(synchronizer.resyncs)),
-        "requests": (synchronizer.epoch, synchronizer.requests.awaited, dict(synchronizer.requests.dropped)),
-        "refresher": {name: str(value) for name, value in vars(synchronizer.refresher).items() if name != "_retained"},
-        "feeds": len(synchronizer._streams),
-        "book": (book.last_update_id, book.suspended_by, book.is_loaded and (book.bid_count, book.counters)),
+        "buffered": synchronizer.buffered_count,
+        "awaited": (synchronizer.epoch, synchronizer.requests.awaited),
+        "updates": dict(synchronizer.updates_dropped),
+        "snapshots": dict(synchronizer.requests.dropped),
+        "book": (book.last_update_id, book.suspended_by, book.counters),
     }
 
 
@@ -82,54 +80,51 @@ def test_the_table_has_a_cell_for_every_input_in_every_state() -> None:
     assert {event: list(row) for event, row in TABLE.items()} == {event: list(SyncState) for event in Input}
 
 
-@pytest.mark.parametrize(("event", "state", "cell"), CELLS, ids=in_words)
-def test_every_cell_names_a_handler_and_an_input_that_exist(event: Input, state: SyncState, cell: Cell) -> None:
-    assert callable(getattr(Synchronizer, f"_{cell.handler}"))
-    assert callable(getattr(Synchronizer, event.value))
-    assert len(set(cell.next_states)) == len(cell.next_states) > 0
+def test_every_input_is_a_method_and_no_cell_names_a_state_twice() -> None:
+    for event, _, cell in CELLS:
+        assert callable(getattr(Synchronizer, event.value))
+        assert len(set(cell.next_states)) == len(cell.next_states) > 0
 
 
 def test_every_cell_and_every_outcome_of_it_has_a_case() -> None:
     wanted = {
         (event, state, next_state)
         for event, state, cell in CELLS
-        if cell.handler not in ALIKE
+        if cell.name not in ALIKE
         for next_state in cell.next_states
     }
     assert set(CASES) == wanted
 
 
-@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].handler == "ignore"], ids=in_words)
+@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].name == "ignore"], ids=in_words)
 def test_an_ignored_input_changes_nothing(event: Input, state: SyncState, cell: Cell) -> None:
     market = market_in(state)
-    before = everything(market)
+    before = seen(market)
     inputs(market)[event]()
-    assert everything(market) == before
+    assert seen(market) == before
     assert market.synchronizer.drain() == []
     assert cell.next_states == (state,)
 
 
-@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].handler == "refuse"], ids=in_words)
+@pytest.mark.parametrize(("event", "state", "cell"), [c for c in CELLS if c[2].name == "refuse"], ids=in_words)
 def test_a_refused_input_raises_and_changes_nothing(event: Input, state: SyncState, cell: Cell) -> None:
     market = market_in(state)
-    before = everything(market)
+    before = seen(market)
     with pytest.raises(RuntimeError, match=rf"'BTCUSDT' in the state {state}.*receive_update"):
         inputs(market)[event]()
-    assert everything(market) == before
+    assert seen(market) == before
 
 
 @pytest.mark.parametrize(
-    ("event", "state", "cell"), [c for c in CELLS if c[2].handler == "drop_late_answer"], ids=in_words
+    ("event", "state", "cell"), [c for c in CELLS if c[2].name == "drop_late_answer"], ids=in_words
 )
-def test_an_answer_that_nobody_awaits_is_counted_and_changes_nothing(
-    event: Input, state: SyncState, cell: Cell
-) -> None:
+def test_an_unawaited_answer_is_counted_and_changes_nothing(event: Input, state: SyncState, cell: Cell) -> None:
     market = market_in(state)
-    before = everything(market)
+    before = seen(market)
     inputs(market)[event]()
-    after = everything(market)
+    after = seen(market)
     assert market.synchronizer.requests.dropped[SnapshotDrop.LATE] == 1
-    assert {name for name in after if after[name] != before[name]} == {"requests"}
+    assert {name for name in after if after[name] != before[name]} == {"snapshots"}
     assert market.synchronizer.drain() == []
 
 
@@ -143,7 +138,7 @@ def test_stopped_is_never_left_and_failed_only_to_stopped() -> None:
 
 
 @case(Input.STREAM_OPENED, IDLE, BUFFERING)
-def a_first_feed_opens() -> Market:
+def a_first_stream_opens() -> Market:
     market = market_in(IDLE).open()
     assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]
     assert market.synchronizer.next_due() is None  # the acknowledgement starts the clock
@@ -151,14 +146,14 @@ def a_first_feed_opens() -> Market:
 
 
 @case(Input.STREAM_OPENED, BUFFERING, BUFFERING)
-def a_second_feed_opens_before_there_is_a_book() -> Market:
+def a_second_stream_opens_before_there_is_a_book() -> Market:
     market = market_in(BUFFERING).open(1)
     assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]
     return market
 
 
 @case(Input.STREAM_OPENED, BUFFERING, BUFFERING)
-def a_feed_that_is_open_opens_again_and_what_it_brought_before_is_forgotten() -> Market:
+def a_stream_that_is_open_opens_again_and_what_it_brought_before_is_forgotten() -> Market:
     market = market_in(BUFFERING).update(90, 100).open()
     assert market.dropped() == {"STREAM_CLOSED": 1}
     assert market.request is None
@@ -166,27 +161,27 @@ def a_feed_that_is_open_opens_again_and_what_it_brought_before_is_forgotten() ->
 
 
 @case(Input.STREAM_OPENED, SYNCHRONIZED, SYNCHRONIZED)
-def a_successor_opens_beside_the_live_feed() -> Market:
+def a_successor_opens_beside_the_live_stream() -> Market:
     market = market_in(SYNCHRONIZED)
     assert not market.synchronizer.wants_every_update
     market.open(1)
     assert market.synchronizer.wants_every_update  # until it has spoken, so that this is noticed
     assert market.book.is_readable
-    market.update(100, 110, feed=1)
+    market.update(100, 110, connection_id=1)
     assert not market.synchronizer.wants_every_update
     assert market.synchronizer.has_spoken(1)
     return market
 
 
 @case(Input.STREAM_OPENED, SYNCHRONIZED, BUFFERING)
-def the_only_live_feed_opens_again() -> Market:
+def the_only_live_stream_opens_again() -> Market:
     market = market_in(SYNCHRONIZED).open()
     assert market.changes[-1] == (BUFFERING, Cause.STREAM_CLOSED)
     return market
 
 
 @case(Input.STREAM_ACKNOWLEDGED, IDLE, BUFFERING)
-def an_acknowledgement_opens_a_feed_that_is_not_open() -> Market:
+def an_acknowledgement_opens_a_stream_that_is_not_open() -> Market:
     market = market_in(IDLE).acknowledge()
     assert market.synchronizer.next_due() == market.now + 1.0
     return market
@@ -217,7 +212,7 @@ def an_acknowledged_successor_is_live() -> Market:
 
 
 @case(Input.STREAM_CLOSED, BUFFERING, IDLE)
-def the_last_feed_closes_before_there_is_a_book() -> Market:
+def the_last_stream_closes_before_there_is_a_book() -> Market:
     market = market_in(BUFFERING).update(90, 100)
     assert market.request is not None
     market.close()
@@ -228,19 +223,19 @@ def the_last_feed_closes_before_there_is_a_book() -> Market:
 
 
 @case(Input.STREAM_CLOSED, BUFFERING, BUFFERING)
-def one_of_two_live_feeds_closes_before_there_is_a_book() -> Market:
-    market = market_in(BUFFERING).update(90, 100).open(1).update(95, 105, feed=1).close(0)
+def one_of_two_live_streams_closes_before_there_is_a_book() -> Market:
+    market = market_in(BUFFERING).update(90, 100).open(1).update(95, 105, connection_id=1).close(0)
     market.snapshot(95)
     assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 105)
     return market
 
 
 @case(Input.STREAM_CLOSED, BUFFERING, BUFFERING)
-def the_only_live_feed_closes_while_another_is_opening() -> Market:
+def the_only_live_stream_closes_while_another_is_opening() -> Market:
     market = market_in(BUFFERING).update(90, 100).open(1).close(0)
-    # A snapshot now would make a book that nobody keeps up to date.
+    # A snapshot now would make a book that no stream keeps up to date.
     assert market.request is None
-    assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]  # it is still, and nobody is told that again
+    assert market.changes == [(BUFFERING, Cause.NOT_LOADED)]  # it is still, and that is not reported again
     assert market.dropped() == {"STREAM_CLOSED": 1}
     market.acknowledge(1).wait(1.0)
     assert market.request is not None
@@ -248,8 +243,10 @@ def the_only_live_feed_closes_while_another_is_opening() -> Market:
 
 
 @case(Input.STREAM_CLOSED, SYNCHRONIZED, SYNCHRONIZED)
-def one_of_two_live_feeds_closes_and_the_book_stays() -> Market:
-    market = market_in(SYNCHRONIZED).open(1).update(100, 110, feed=1).close(0).update(110, 120, feed=1)
+def one_of_two_live_streams_closes_and_the_book_stays() -> Market:
+    market = (
+        market_in(SYNCHRONIZED).open(1).update(100, 110, connection_id=1).close(0).update(110, 120, connection_id=1)
+    )
     assert market.bids()[100.0] == 1.0
     assert market.book.last_update_id == 120
     assert market.changes[-1] == (SYNCHRONIZED, Cause.NOT_LOADED)
@@ -257,14 +254,14 @@ def one_of_two_live_feeds_closes_and_the_book_stays() -> Market:
 
 
 @case(Input.STREAM_CLOSED, SYNCHRONIZED, BUFFERING)
-def the_only_live_feed_closes_while_its_successor_is_opening() -> Market:
+def the_only_live_stream_closes_while_its_successor_is_opening() -> Market:
     market = market_in(SYNCHRONIZED).open(1).close(0)
     assert market.changes[-1] == (BUFFERING, Cause.STREAM_CLOSED)
     return market
 
 
 @case(Input.STREAM_CLOSED, SYNCHRONIZED, IDLE)
-def the_only_feed_closes() -> Market:
+def the_only_stream_closes() -> Market:
     market = market_in(SYNCHRONIZED).close()
     with pytest.raises(DepthCacheOutOfSync) as raised:
         market.book.bids()
@@ -274,7 +271,7 @@ def the_only_feed_closes() -> Market:
 
 
 @case(Input.RECEIVE_UPDATE, IDLE, IDLE)
-def an_update_without_a_feed_is_dropped() -> Market:
+def an_update_without_a_stream_is_dropped() -> Market:
     market = market_in(IDLE).update(90, 100)
     assert market.dropped() == {"NOT_OPEN": 1}
     return market
@@ -293,7 +290,7 @@ def the_first_update_asks_for_a_snapshot_at_once() -> Market:
 
 @case(Input.RECEIVE_UPDATE, BUFFERING, SYNCHRONIZED)
 def the_first_update_of_the_next_stream_continues_the_book() -> Market:
-    market = market_in(SYNCHRONIZED).close().open(1).update(100, 110, feed=1, bids={"99.00": "9"})
+    market = market_in(SYNCHRONIZED).close().open(1).update(100, 110, connection_id=1, bids={"99.00": "9"})
     assert market.bids()[99.0] == 9.0
     assert market.synchronizer.resumes == 1
     assert len(market.requests) == 1  # the one of the beginning
@@ -357,20 +354,20 @@ def the_book_has_seen_a_gap() -> Market:
     return market
 
 
-def a_frame_that_cannot_be_read(state: SyncState) -> Run:
+def an_update_that_cannot_be_read(state: SyncState) -> Run:
     def is_counted_and_nothing_else() -> Market:
         market = market_in(state)
-        before = everything(market)
+        before = seen(market)
         market.synchronizer.update_malformed(market.now)
         assert market.dropped()["MALFORMED"] == 1
-        assert {name for name, value in everything(market).items() if value != before[name]} == {"frames"}
+        assert {name for name, value in seen(market).items() if value != before[name]} == {"updates"}
         return market
 
     return is_counted_and_nothing_else
 
 
 for each_state in SyncState:
-    case(Input.UPDATE_MALFORMED, each_state, each_state)(a_frame_that_cannot_be_read(each_state))
+    case(Input.UPDATE_MALFORMED, each_state, each_state)(an_update_that_cannot_be_read(each_state))
 
 
 @case(Input.SNAPSHOT_BEGINS, BUFFERING, BUFFERING)
@@ -395,7 +392,7 @@ def a_snapshot_that_cannot_be_read_is_refetched() -> Market:
     market = market_in(BUFFERING).update(90, 100).answer(b"<html>")
     assert market.snapshots_dropped() == {"MALFORMED": 1}
     assert market.request is not None
-    assert market.request.due == market.now  # the first one in a row; the next ones after a back-off
+    assert market.request.due == market.now  # the first one in a row; the next ones after a backoff
     return market
 
 
@@ -475,7 +472,7 @@ def the_refresh_interval_ends() -> Market:
 
 
 @case(Input.TICK, SYNCHRONIZED, BUFFERING)
-def the_wait_for_another_feed_ends() -> Market:
+def the_wait_for_another_stream_ends() -> Market:
     market = market_in(SYNCHRONIZED).open(1).acknowledge(1).update(105, 110)
     assert market.book.is_readable
     market.wait(0.499)
@@ -503,6 +500,15 @@ def a_resync_does_not_wait_for_a_first_update() -> Market:
     return market
 
 
+@case(Input.REQUEST_RESYNC, BUFFERING, BUFFERING)
+def a_resync_requests_nothing_before_a_stream_is_live() -> Market:
+    market = Market().open().resync()
+    assert market.request is None  # a snapshot now would make a book that no stream keeps up to date
+    market.acknowledge().wait(1.0)
+    assert market.request is not None
+    return market
+
+
 @case(Input.REQUEST_RESYNC, SYNCHRONIZED, BUFFERING)
 def a_resync_takes_the_book_away_until_there_is_a_new_one() -> Market:
     market = market_in(SYNCHRONIZED).resync()
@@ -513,7 +519,7 @@ def a_resync_takes_the_book_away_until_there_is_a_new_one() -> Market:
 
 
 @case(Input.REQUEST_REFRESH, SYNCHRONIZED, SYNCHRONIZED)
-def a_refresh_is_asked_for() -> Market:
+def a_refresh_is_requested() -> Market:
     market = market_in(SYNCHRONIZED).wait(10.0).refresh()
     assert market.requests[-1] == RequestSnapshot(2, Purpose.REQUESTED, 100, market.now)
     return market
@@ -573,7 +579,7 @@ def test_a_single_limit_of_one_level_is_allowed() -> None:
     assert Market(limits=(1,)).open().acknowledge().wait(1.0).requests[0].limit == 1
 
 
-def test_a_market_that_has_ended_knows_no_feed() -> None:
+def test_a_market_that_has_ended_knows_no_stream() -> None:
     market = market_in(SYNCHRONIZED)
     assert market.synchronizer.has_spoken(0)
     assert not market.stop().synchronizer.has_spoken(0)
@@ -586,7 +592,7 @@ def test_a_refresh_interval_must_be_positive() -> None:
     assert market_in(SYNCHRONIZED, refresh_interval_s=0.5).wait(0.5).request is not None
 
 
-def test_a_caller_who_never_drains_is_told() -> None:
+def test_a_caller_that_never_drains_is_refused() -> None:
     market = Market()
     for _ in range(ACTIONS_MAX // 2):
         market.synchronizer.stream_opened(0, market.now)
@@ -611,5 +617,5 @@ def test_the_document_shows_the_diagram_and_the_table() -> None:
     assert f"```mermaid\n{state_diagram()}```\n" in text
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
     shown = {event: [cell.strip(" `") for cell in cells.split(" | ")] for event, cells in rows.items()}
-    wanted = {event.value: [row[state].handler for state in SyncState] for event, row in TABLE.items()}
+    wanted = {event.value: [row[state].name for state in SyncState] for event, row in TABLE.items()}
     assert {event: cells for event, cells in shown.items() if event in wanted} == wanted

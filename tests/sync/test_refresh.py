@@ -6,7 +6,8 @@ from decimal import Decimal
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot
 
-from ldc.sync.parts import BUFFER_UPDATES_MAX, Purpose, RefreshResult
+from ldc.sync.actions import Purpose, RefreshResult
+from ldc.sync.buffer import BUFFER_UPDATES_MAX
 from ldc.sync.refresh import (
     AHEAD_S_MAX,
     AHEAD_UPDATES_MAX,
@@ -32,7 +33,7 @@ LONG_ASKS = {f"{price}.00": "1.000" for price in range(101, 121)}
 
 @pytest.fixture(params=[(rule, name) for rule in ("spot", "futures") for name in BOOKS], ids="-".join)
 def market_at(request: pytest.FixtureRequest) -> MarketIn:
-    """A function from a state to a market that is in it, on feed 0, and at the id 100 once it has a book."""
+    """Return a function from a state to a market in it: on connection 0, and at the id 100 once it has a book."""
     rule, name = request.param
     return lambda state=SYNCHRONIZED, **options: market_in(state, rule, books=BOOKS[name], **options)
 
@@ -84,7 +85,7 @@ def test_the_market_is_readable_at_every_moment_of_a_refresh(market_at: MarketIn
 
 
 def test_a_corrupt_frame_during_a_refresh_is_dropped_and_counted(market_at: MarketIn) -> None:
-    market = market_at().refresh().begin().frame(b"<html>").update(100, 110).snapshot(105)
+    market = market_at().refresh().begin().receive(b"<html>").update(100, 110).snapshot(105)
     assert market.dropped() == {"MALFORMED": 1}
     assert market.refreshes[-1].result is RefreshResult.EQUAL
 
@@ -104,6 +105,19 @@ def test_a_snapshot_without_anything_retained_is_used_if_nothing_lies_between(ma
     assert market_at().refresh().begin().snapshot(100).refreshes[-1].result is RefreshResult.EQUAL
     assert market_at().refresh().snapshot(100).refreshes[-1].result is RefreshResult.EQUAL  # begin() was forgotten
     assert market_at().refresh().begin().snapshot(99).snapshots_dropped() == {"TOO_OLD": 1}
+
+
+@pytest.mark.parametrize("snapshot_id", [105, 120])
+def test_updates_that_waited_behind_a_gap_are_retained_or_reach_the_candidate(
+    market_at: MarketIn, snapshot_id: int
+) -> None:
+    market = market_at().open(1).acknowledge(1).refresh().begin().update(110, 120, bids={"99.00": "9"})
+    if snapshot_id == 105:
+        market.update(100, 110, connection_id=1).snapshot(snapshot_id)
+    else:
+        market.snapshot(snapshot_id, bids={**BIDS, "99.00": "9"}).update(100, 110, connection_id=1)
+    assert market.snapshots_dropped() == {}
+    assert [(done.result, done.last_update_id) for done in market.refreshes] == [(RefreshResult.EQUAL, 120)]
 
 
 def test_a_snapshot_newer_than_the_book_waits_for_it(market_at: MarketIn) -> None:
@@ -168,7 +182,7 @@ def test_a_market_without_a_book_has_levels_of_no_limit() -> None:
     assert market_in(IDLE).synchronizer.refresher.limit == 0
 
 
-def test_a_market_without_a_refresh_has_none_to_give_up(market_at: MarketIn) -> None:
+def test_a_market_without_a_refresh_has_none_to_abort(market_at: MarketIn) -> None:
     assert market_at().close().synchronizer.refresher.aborted == 0
 
 
@@ -185,7 +199,7 @@ def test_what_is_retained_is_bounded(market_at: MarketIn) -> None:
 
 @pytest.mark.parametrize("loss", ["gap", "close", "resync", "stop"])
 @pytest.mark.parametrize("moment", ["requested", "downloading", "waiting"])
-def test_a_market_that_loses_its_book_gives_the_refresh_up(market_at: MarketIn, loss: str, moment: str) -> None:
+def test_a_market_that_loses_its_book_aborts_the_refresh(market_at: MarketIn, loss: str, moment: str) -> None:
     market = market_at().refresh()
     if moment != "requested":
         market.begin().update(100, 110)
@@ -240,7 +254,7 @@ def test_a_snapshot_whose_decimals_refuse_an_update_is_refetched(market_at: Mark
 # ---------------------------------------------------------------------------------------------------------- differences
 
 
-def test_a_difference_is_not_adopted_but_asked_about_once_more(market_at: MarketIn) -> None:
+def test_a_difference_is_not_adopted_but_confirmed_by_a_second_snapshot(market_at: MarketIn) -> None:
     market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS)
     assert market.bids()[98.0] == 3.0
     assert market.refreshes == []
@@ -250,7 +264,7 @@ def test_a_difference_is_not_adopted_but_asked_about_once_more(market_at: Market
     assert market.book.is_readable
 
 
-def test_updates_take_the_fast_way_until_the_second_snapshot_is_downloaded(market_at: MarketIn) -> None:
+def test_updates_take_the_fast_path_until_the_second_snapshot_is_downloaded(market_at: MarketIn) -> None:
     """It is late on purpose: half a minute in which nothing needs to be kept."""
     market = market_at().refresh().begin().update(100, 110).snapshot(105, bids=WRONG_BIDS)
     assert not market.synchronizer.wants_every_update
@@ -259,7 +273,7 @@ def test_updates_take_the_fast_way_until_the_second_snapshot_is_downloaded(marke
     assert market.book.last_update_id == 130
 
 
-def test_a_confirmation_that_fails_is_asked_for_as_one_again(market_at: MarketIn) -> None:
+def test_a_confirmation_that_fails_is_requested_as_one_again(market_at: MarketIn) -> None:
     market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS).fail()
     assert market.request is not None
     assert market.request.purpose is Purpose.CONFIRM
@@ -285,7 +299,7 @@ def test_what_is_left_of_a_difference_is_a_cure(market_at: MarketIn) -> None:
     assert market.bids()[98.0] == 3.5
 
 
-def test_a_difference_of_a_refresh_that_was_given_up_proves_nothing(market_at: MarketIn) -> None:
+def test_a_difference_of_an_aborted_refresh_proves_nothing(market_at: MarketIn) -> None:
     market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS).close().open().update(100, 110)
     market.refresh().begin().snapshot(110, bids=WRONG_BIDS)
     assert market.refreshes == []
@@ -315,7 +329,7 @@ def test_another_difference_is_the_snapshots_too_and_only_what_lies_past_the_hor
     assert (market.book.bid_horizon, market.book.ask_horizon) == (79.0, 122.0)
     assert market.book.last_update_id == 110
     assert dict(market.book.asks())[103.0] == 2.0
-    assert len(market.requests) == 3  # nothing deeper is left to ask for
+    assert len(market.requests) == 3  # there is no deeper limit
 
 
 @pytest.mark.parametrize(("count", "is_taken"), [(4, True), (5, False)])
@@ -415,10 +429,10 @@ def test_a_confirmation_becomes_urgent_when_the_book_can_no_longer_be_read(marke
     assert (market.request.purpose, market.request.due) == (Purpose.HORIZON, market.now)
 
 
-# ------------------------------------------------------------------------------------------ when a refresh is asked for
+# ------------------------------------------------------------------------------------------ when a refresh is requested
 
 
-def test_the_ladder_of_limits_is_climbed_step_by_step(market_at: MarketIn) -> None:
+def test_the_snapshot_limits_are_requested_step_by_step(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6, 8))
     market.begin().snapshot(100, bids=DEEP_BIDS, asks=DEEP_ASKS)
     market.begin().snapshot(100, limit=8, bids={**DEEP_BIDS, "94.00": "1", "93.00": "1"}, asks=DEEP_ASKS)
@@ -459,7 +473,7 @@ def test_a_market_that_left_its_horizon_comes_back_by_a_refresh(market_at: Marke
 
 
 def test_a_far_level_past_a_horizon_that_was_left_does_not_make_every_snapshot_look_wrong(market_at: MarketIn) -> None:
-    """Where the asks begin is not known then. The bids are still those of the market, whatever that one ask says."""
+    """Then the best ask is unknown. The bids are still those of the market, wherever that one ask is."""
     market = market_at(limits=(4,)).update(100, 110, asks={**dict.fromkeys(ASKS, "0"), "10000.00": "1"})
     assert not market.book.is_readable
     market.begin().snapshot(110, asks={"120.00": "1", "121.00": "1", "122.00": "1", "123.00": "1"})
@@ -508,14 +522,14 @@ def test_a_download_under_way_is_not_replaced_by_a_more_urgent_one(market_at: Ma
     assert market.book.bid_horizon == 95.0
 
 
-def test_a_back_off_is_not_cut_short_by_urgency(market_at: MarketIn) -> None:
+def test_a_backoff_is_not_cut_short_by_urgency(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6)).begin().fail(retry_at=1_060.0)
     market.update(100, 110, bids=dict.fromkeys(["98.00", "99.00", "100.00"], "0"))
     assert market.request is not None
     assert (market.request.purpose, market.request.due) == (Purpose.HORIZON, 1_060.0)
 
 
-def test_a_less_urgent_wish_joins_the_refresh_under_way(market_at: MarketIn) -> None:
+def test_a_less_urgent_purpose_joins_the_refresh_under_way(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6), refresh_interval_s=60.0)
     request = market.request
     assert request is not None
@@ -527,7 +541,7 @@ def test_a_less_urgent_wish_joins_the_refresh_under_way(market_at: MarketIn) -> 
     assert (market.request.purpose, market.request.limit) == (Purpose.REQUESTED, 6)
 
 
-def test_the_interval_begins_anew_with_each_refresh(market_at: MarketIn) -> None:
+def test_the_interval_restarts_with_each_refresh(market_at: MarketIn) -> None:
     market = market_at(refresh_interval_s=60.0)
     assert market.synchronizer.refresher.refreshed_at == 1_000.0
     market.wait(60.0)
@@ -547,7 +561,7 @@ def test_a_market_that_resumes_often_is_refreshed_all_the_same(market_at: Market
     assert market.purposes[1:] == [Purpose.INTERVAL]
 
 
-def test_an_interval_refresh_that_was_given_up_is_made_up_for(market_at: MarketIn) -> None:
+def test_an_aborted_interval_refresh_is_made_up_for(market_at: MarketIn) -> None:
     market = market_at(refresh_interval_s=60.0).wait(60.0).close().open().update(100, 110).wait(0.0)
     assert market.purposes[1:] == [Purpose.INTERVAL, Purpose.INTERVAL]
 
@@ -559,7 +573,7 @@ def test_a_market_that_resumes_goes_on_deepening(market_at: MarketIn) -> None:
     assert market.book.bid_horizon == 95.0
 
 
-def test_after_a_resync_the_ladder_is_climbed_from_its_foot(market_at: MarketIn) -> None:
+def test_after_a_resync_the_first_limit_is_requested_first(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6)).begin().snapshot(100, bids=DEEP_BIDS, asks=DEEP_ASKS).resync()
     assert market.request is not None
     assert market.request.limit == 4
@@ -703,13 +717,13 @@ def test_there_is_no_extended_book_that_would_be_crossed(name: str) -> None:
     assert extended(live, candidate, BOOKS_MAKE[name]) is None
 
 
-def test_the_back_off_of_refreshes_begins_anew_when_the_market_was_synchronized_anew(market_at: MarketIn) -> None:
+def test_the_backoff_of_refreshes_restarts_when_the_market_was_synchronized_again(market_at: MarketIn) -> None:
     market = market_at().refresh().fail().fail().fail().resync().snapshot(100).refresh().fail()
     assert market.request is not None
     assert market.request.due == market.now + 0.5
 
 
-def test_a_market_that_was_synchronized_anew_is_deepened_without_the_wait_of_the_refresh_before(
+def test_a_market_that_was_synchronized_again_is_deepened_without_the_wait_of_the_previous_refresh(
     market_at: MarketIn,
 ) -> None:
     """The exchange has just answered, whatever kept it from answering the refresh that was given up."""

@@ -1,24 +1,11 @@
-"""The two stores of the synchronizer and its bookkeeping of feeds, each by itself."""
+"""Updates that wait: one of them, and a buffer of them, without a market."""
 
 import random
 
 import pytest
 
 from ldc.sequence import FUTURES, SPOT, SequenceRule
-from ldc.sync.parts import (
-    BUFFER_BYTES_MAX,
-    FORMER_NUMBERING_MS,
-    Action,
-    CancelSnapshot,
-    Purpose,
-    RequestSnapshot,
-    SnapshotDrop,
-    SnapshotRequests,
-    Update,
-    UpdateBuffer,
-    are_prices_far_apart,
-)
-from ldc.sync.streams import RESYNC_AFTER_STALE, Streams
+from ldc.sync.buffer import BUFFER_BYTES_MAX, PREVIOUS_NUMBERING_MS, Update, UpdateBuffer
 from ldc.types import Header
 
 
@@ -83,7 +70,7 @@ def test_the_newest_update_is_the_one_that_reaches_furthest() -> None:
     buffer = buffer_of((0, 10), (5, 40), (10, 20))
     assert buffer.newest is not None
     assert buffer.newest.last_update_id == 40
-    buffer.forget_first(2)
+    buffer.discard_first(2)
     assert buffer.newest is not None
     assert buffer.newest.last_update_id == 20
     buffer.clear()
@@ -101,13 +88,13 @@ def test_a_buffer_holds_what_a_neighbour_covers() -> None:
 
 def test_what_lies_before_the_last_hole_is_forgotten() -> None:
     buffer = buffer_of((0, 10), (10, 20), (21, 30), (35, 40), (40, 50), (45, 60))
-    assert buffer.forget_before_last_hole() == 3
+    assert buffer.discard_before_last_hole() == 3
     assert windows(buffer) == [(35, 40), (40, 50), (45, 60)]
-    assert buffer.forget_before_last_hole() == 0
+    assert buffer.discard_before_last_hole() == 0
 
 
 def test_a_wide_update_spans_a_hole_between_narrow_ones() -> None:
-    assert buffer_of((0, 30), (5, 10), (20, 25), (30, 40)).forget_before_last_hole() == 0
+    assert buffer_of((0, 30), (5, 10), (20, 25), (30, 40)).discard_before_last_hole() == 0
 
 
 def test_a_buffer_of_too_many_updates_gives_up_the_oldest() -> None:
@@ -122,7 +109,7 @@ def test_a_buffer_of_too_many_bytes_gives_up_as_many_as_it_needs_to() -> None:
         assert buffer.add(update(start, start + 1, payload=b"xx")) == 0
     assert buffer.add(update(4, 5, payload=b"x" * 7)) == 3
     assert windows(buffer) == [(3, 4), (4, 5)]
-    buffer.forget_first(1)
+    buffer.discard_first(1)
     assert buffer.add(update(5, 6, payload=b"xxx")) == 0  # what is gone does not count
 
 
@@ -156,16 +143,16 @@ def test_a_snapshot_is_continued_if_nothing_lies_between(
 
 
 def test_a_buffer_is_what_a_sorted_list_would_be() -> None:
-    dice = random.Random(7)
+    rng = random.Random(7)
     for _ in range(200):
         buffer, model = UpdateBuffer(updates_max=8, bytes_max=40), []
         for _ in range(30):
-            if dice.random() < 0.1:
-                count = dice.randint(0, len(model))
-                buffer.forget_first(count)
+            if rng.random() < 0.1:
+                count = rng.randint(0, len(model))
+                buffer.discard_first(count)
                 del model[:count]
-            start = dice.randint(0, 30)
-            added = update(start, start + dice.randint(1, 9), payload=b"x" * dice.randint(1, 12))
+            start = rng.randint(0, 30)
+            added = update(start, start + rng.randint(1, 9), payload=b"x" * rng.randint(1, 12))
             model.append(added)
             model.sort(key=lambda held: held.start)
             dropped = 0
@@ -178,71 +165,22 @@ def test_a_buffer_is_what_a_sorted_list_would_be() -> None:
             assert buffer.newest.last_update_id == max(held.last_update_id for held in model)
 
 
-# ------------------------------------------------------------------------------------------------------------- requests
-
-
-def test_every_request_has_an_epoch_of_its_own_and_only_its_answer_answers_it() -> None:
-    actions: list[Action] = []
-    requests = SnapshotRequests(actions)
-    requests.issue(Purpose.SYNCHRONIZE, 100, 5.0)
-    assert requests.take(0) is None
-    assert requests.take(2) is None
-    assert requests.take(1) == RequestSnapshot(1, Purpose.SYNCHRONIZE, 100, 5.0)
-    assert requests.take(1) is None
-    requests.issue(Purpose.DEEPEN, 1000, 6.0)
-    requests.cancel()
-    requests.cancel()
-    assert requests.take(2) is None
-    assert requests.dropped[SnapshotDrop.LATE] == 4
-    assert requests.cancelled == 1
-    assert actions[2:] == [CancelSnapshot(2)]
-    assert requests.epoch == 2
-
-
-def test_a_download_begins_for_the_awaited_request_only() -> None:
-    requests = SnapshotRequests([])
-    assert not requests.has_begun
-    assert not requests.begin(1)
-    requests.issue(Purpose.DEEPEN, 100, 0.0)
-    assert not requests.begin(2)
-    assert not requests.has_begun
-    assert requests.begin(1)
-    assert requests.has_begun
-    requests.take(1)
-    requests.issue(Purpose.DEEPEN, 100, 0.0)
-    assert not requests.has_begun
-
-
-def test_two_requests_at_a_time_are_a_mistake_of_ours() -> None:
-    requests = SnapshotRequests([])
-    requests.issue(Purpose.DEEPEN, 100, 0.0)
-    with pytest.raises(AssertionError):
-        requests.issue(Purpose.DEEPEN, 100, 0.0)
-
-
-# ---------------------------------------------------------------------------------------------------------------- feeds
-
-
-def stale(event_time_ms: int | None) -> Header:
-    return Header(None, None, None, 1, 2, 0, event_time_ms)
-
-
 def test_when_the_one_that_reached_furthest_is_given_up_the_next_one_does() -> None:
     buffer = buffer_of((0, 100), (10, 20), (30, 50))
-    buffer.forget_first(1)
+    buffer.discard_first(1)
     assert buffer.newest is not None
     assert buffer.newest.last_update_id == 50
 
 
-def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering() -> None:
+def test_what_reaches_further_than_a_much_later_update_is_of_the_previous_numbering() -> None:
     buffer = UpdateBuffer(bytes_max=9)
     held = [update(*window, time_ms=time_ms) for window, time_ms in (((8, 9), 9_000), ((9, 10), 9_000))]
-    former = [update(*window, time_ms=time_ms) for window, time_ms in (((89, 90), 5_000), ((99, 100), 5_100))]
-    for one in held + former:
+    previous = [update(*window, time_ms=time_ms) for window, time_ms in (((89, 90), 5_000), ((99, 100), 5_100))]
+    for one in held + previous:
         buffer.add(one)
-    later = update(19, 20, time_ms=5_100 + FORMER_NUMBERING_MS)
-    assert buffer.forget_previous_numbering(later) == []  # the one that reaches furthest may be of then
-    assert buffer.forget_previous_numbering(later._replace(event_time_ms=5_101 + FORMER_NUMBERING_MS)) == former
+    later = update(19, 20, time_ms=5_100 + PREVIOUS_NUMBERING_MS)
+    assert buffer.discard_previous_numbering(later) == []  # the one that reaches furthest may be of then
+    assert buffer.discard_previous_numbering(later._replace(event_time_ms=5_101 + PREVIOUS_NUMBERING_MS)) == previous
     assert list(buffer) == held
     assert buffer.newest is held[-1]
     for place in range(7):
@@ -260,65 +198,13 @@ def test_what_reaches_further_than_a_much_later_update_is_of_a_former_numbering(
 )
 def test_an_update_that_reaches_as_far_or_has_no_time_ends_no_numbering(later: Update) -> None:
     buffer = UpdateBuffer()
-    assert buffer.forget_previous_numbering(later) == []
+    assert buffer.discard_previous_numbering(later) == []
     buffer.add(update(99, 100, time_ms=5_000))
-    assert buffer.forget_previous_numbering(later) == []
+    assert buffer.discard_previous_numbering(later) == []
     assert len(buffer) == 1
 
 
-def test_an_update_without_a_time_is_of_no_former_numbering() -> None:
+def test_an_update_without_a_time_is_of_no_previous_numbering() -> None:
     buffer = buffer_of((98, 99), (99, 100))
-    assert buffer.forget_previous_numbering(update(19, 20, time_ms=100_000)) == []
+    assert buffer.discard_previous_numbering(update(19, 20, time_ms=100_000)) == []
     assert len(buffer) == 2
-
-
-def test_a_feed_is_live_once_it_was_acknowledged_or_has_brought_an_update() -> None:
-    feeds = Streams()
-    feeds.open(1)
-    assert (feeds.is_any_live, feeds.have_all_spoken) == (False, False)
-    feeds.acknowledge(1)
-    assert (feeds.is_any_live, feeds.have_all_spoken) == (True, False)
-    feeds.open(2)
-    feeds.note_update(2)
-    feeds.close(1)
-    assert (feeds.is_any_live, feeds.have_all_spoken) == (True, True)
-    assert (feeds.has_spoken(2), feeds.has_spoken(1)) == (True, False)
-
-
-def test_a_gap_is_given_up_when_every_live_feed_has_skipped_it() -> None:
-    feeds = Streams()
-    for feed in (1, 2, 3):
-        feeds.open(feed)
-    feeds.note_update(1)
-    feeds.acknowledge(2)
-    feeds.note_skip(1)
-    assert not feeds.have_all_skipped
-    feeds.note_skip(2)
-    assert feeds.have_all_skipped  # the third is not live
-    feeds.forget_skips()
-    assert not feeds.have_all_skipped
-
-
-@pytest.mark.parametrize(("book_time_ms", "time_ms"), [(None, 5), (5, None), (5, 5), (5, 4)])
-def test_stale_updates_without_a_later_event_time_prove_nothing(book_time_ms: int | None, time_ms: int | None) -> None:
-    feeds = Streams()
-    feeds.open(1)
-    feeds.note_update(1)
-    assert not any(feeds.note_stale(1, stale(time_ms), 100, book_time_ms, 0.0) for _ in range(3 * RESYNC_AFTER_STALE))
-
-
-def test_stale_updates_count_anew_when_the_book_has_moved() -> None:
-    feeds = Streams()
-    feeds.open(1)
-    feeds.note_update(1)
-    shown = [feeds.note_stale(1, stale(6), book_id, 5, 0.0) for book_id in (100, 100, 101, 101, 101)]
-    assert shown == [False, False, False, False, True]
-
-
-def test_prices_are_far_apart_past_a_factor_of_two() -> None:
-    assert not are_prices_far_apart(100.0, 200.0)
-    assert are_prices_far_apart(100.0, 200.1)
-    assert are_prices_far_apart(200.1, 100.0)
-    assert not are_prices_far_apart(None, 100.0)
-    assert not are_prices_far_apart(100.0, None)
-    assert not are_prices_far_apart(0.0, 100.0)
