@@ -133,7 +133,7 @@ bench-peers: $(PEERS_PARTS:%=bench-peers-%)
 define bench_peers
 	$(PEERS_PY) benchmarks/$(1).py --json benchmarks/results/$(PEERS_RESULTS)$(2).json $(3)
 	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
-		docs/performance-peers.md docs/images/peers$(2).svg README.md)
+		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
 
 bench-peers-recordings: $(PEERS_VENV)/.installed
@@ -159,7 +159,7 @@ define site_program
 		echo "$(1) cannot be fetched with npm: diagrams, or the search without a server, need the network" >&2; fi
 endef
 
-# Add --record to ARGS to make a row of docs/reliability.md out of the result.
+# Add --record to ARGS to make a row of docs/evidence/runs.md out of the result.
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/simulate.py $(SEEDS) $(ARGS)

@@ -39,7 +39,7 @@ EVERY_BUILD = {
     "auto_pickle": False,
     "autotestdict": False,
     "warn.maybe_uninitialized": True,
-    # It can do without the GIL: shown by .ci/free-threading, said in docs/how-to/free-threading.md.
+    # It can do without the GIL: shown by .ci/free-threading, said in docs/evidence/free-threading.md.
     "freethreading_compatible": True,
 }
 DIRECTIVES = {

@@ -113,7 +113,7 @@ def test_the_compiled_book_is_measured_wherever_there_is_one() -> None:
 def test_the_embedded_exchange_is_measured() -> None:
     pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
     found = measure_simulator("binance.com", markets=4, seconds=0.5, updates_per_second=50, levels=50)
-    assert found["windows skipped"] >= 0  # on a machine that is busy with other things it may be some
+    assert found["windows a second"] > 0
     assert found["frames read"] > 20
 
 
@@ -188,7 +188,7 @@ def test_a_peers_book_is_compared_as_far_as_it_can_know() -> None:
 ])  # fmt: skip
 def test_the_committed_results_of_the_peers_are_what_the_documents_show(report, name, marks) -> None:
     results = json.loads((PROJECT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
-    document = (PROJECT / "docs/performance-peers.md").read_text(encoding="utf-8")
+    document = (PROJECT / "docs/evidence/peers.md").read_text(encoding="utf-8")
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     assert bench_peers_report.insert(document, report.markdown(results), marks) == document
     assert (PROJECT / f"docs/images/{name}.svg").read_text(encoding="utf-8") == report.plot(results)

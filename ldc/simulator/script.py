@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ldc.simulator.connection import Connection
     from ldc.simulator.rest import Reply
 
-__all__ = ["Script"]
-
 
 class Script:
     """Override what is to be different."""

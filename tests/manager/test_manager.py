@@ -623,7 +623,7 @@ def test_a_market_whose_thread_could_not_be_started_starts_when_it_is_created_ag
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
-def test_a_callback_that_raises_hurts_nobody(caplog, kind):
+def test_a_callback_that_raises_disturbs_no_market(caplog, kind):
     def on_restart(market, unix_time):
         raise kind(f"the callback of {market}")
 
@@ -659,7 +659,7 @@ def seconds_to_stop_while_a_callback_blocks():
     return seconds
 
 
-def test_a_callback_that_blocks_hurts_nobody_and_delays_no_stop():
+def test_a_callback_that_blocks_disturbs_no_market_and_delays_no_stop():
     assert any(seconds_to_stop_while_a_callback_blocks() < 1.0 for _ in range(TRIES))
 
 

@@ -67,7 +67,7 @@ def test_an_exchange_is_trusted_whose_certificate_the_environment_trusts(variabl
         assert manager.get_status("BTCUSDT").reconnects == 0
 
 
-def test_a_certificate_that_nobody_trusts_is_refused_by_both(tmp_path):
+def test_an_untrusted_certificate_is_refused_by_both(tmp_path):
     with exchange_behind_tls(tmp_path) as (exchange, port):
         with BinanceLocalDepthCacheManager(**uris("127.0.0.1", port)) as manager:
             manager.create_depth_cache("BTCUSDT")

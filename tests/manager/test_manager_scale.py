@@ -342,7 +342,7 @@ with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_in_a_forked_child_nothing_looks_alive_and_the_parent_goes_on():
+def test_in_a_forked_child_nothing_looks_alive_and_the_parent_continues():
     with LoopbackExchange() as exchange:
         exchange.add_market()
         program = FORKING.replace("{uris!r}", repr(exchange.uris))

@@ -3,7 +3,7 @@
 A mutant is one small change of one of the modules that decide: a comparison off by one, a condition negated or ignored,
 a call or an assignment left out, a constant changed. Each is tried in a process of its own, which imports the changed
 module instead of the file: nothing on the disk changes. First some simulated histories look at it, then the unit tests;
-the first objection kills it. What survives is printed, and explained in docs/reliability.md, or it is a hole in the
+the first objection kills it. What survives is printed, and explained in docs/evidence/runs.md, or it is a hole in the
 tests.
 
     make mutants                                 200 mutants, seed 1
