@@ -1,4 +1,6 @@
-"""Rate limits: request weight, connects, messages, and the backoff after failures. Pure arithmetic.
+"""Rate limits (request weight, connects, messages), the backoff after failures, and the durations of feeds.
+
+Pure arithmetic.
 
 Rule 1: every method takes the time as an argument, in seconds of one monotonic clock. Nothing here reads a clock,
     sleeps, locks or draws a random number; `Backoff` takes its random source as an argument.

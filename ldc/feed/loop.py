@@ -133,7 +133,7 @@ class EventLoop(Generic[SourceT]):
         self._release()
         self._selector.close()
         self._mailbox.close()
-        self._mailbox.run_posted(time.monotonic())  # what was accepted is run, though for nobody any more
+        self._mailbox.run_posted(time.monotonic())  # accepted work is run, also when its result is of no use
 
     # the sources
 
@@ -181,7 +181,7 @@ class EventLoop(Generic[SourceT]):
                     readable.add(key.data)
                 if events & selectors.EVENT_WRITE:
                     self.tick_due = now
-        # Posted work comes before the sources: it may say what their data is to be kept for.
+        # Posted work comes before the sources: a snapshot that begins decides what of their data is retained.
         if self._mailbox:
             self._mailbox.run_posted(now)
             self.tick_due = now
