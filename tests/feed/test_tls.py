@@ -1,6 +1,7 @@
 """TLS of the feeds, over real sockets: without the GIL and by Python's `ssl`, each case with the same outcome."""
 
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import logging
@@ -101,6 +102,8 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Client:
 
 @pytest.fixture
 def native(tmp_path: Path) -> Client:
+    if tls_problem() is not None:
+        pytest.skip(f"no TLS without the GIL: {tls_problem()}")
     return Client("native", tmp_path)
 
 
@@ -244,7 +247,7 @@ def test_a_certificate_that_is_no_authority_can_be_trusted_as_ssl_does(client, c
             assert outcome(client, port, bundle) == "accepted"
 
 
-@pytest.mark.parametrize("content", [None, "", "no certificate", GOOD.replace("MII", "XXX")])
+@pytest.mark.parametrize("content", [None, "", "no certificate", GOOD.replace("MII", "AAA")])
 def test_a_bundle_that_is_none_is_an_error(client, content, tmp_path):
     bundle = tmp_path / "bundle.pem"
     if content is not None:
@@ -723,25 +726,16 @@ def test_a_second_thread_at_the_same_time_is_refused(native, tmp_path):
 @needs_native
 def test_many_connections_in_many_threads(native, tmp_path):
     context = native.make_context(native.file(AUTHORITY))
-    failures: list[BaseException] = []
     with serving(over_tls(server_context(tmp_path), echo)) as port:
 
-        def talk() -> None:
-            try:
-                for _ in range(5):
-                    raw = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-                    with contextlib.closing(context.wrap_socket(raw, server_hostname=HOST)) as sock:
-                        sock.sendall(BYTES[:50_000])
-                        assert exactly(sock, 50_000) == BYTES[:50_000]
-            except BaseException as error:
-                failures.append(error)
+        def talk(number: int) -> bytes:
+            raw = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+            with contextlib.closing(context.wrap_socket(raw, server_hostname=HOST)) as sock:
+                sock.sendall(BYTES[number : number + 50_000])
+                return exactly(sock, 50_000)
 
-        threads = [threading.Thread(target=talk) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert failures == []
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(talk, range(40))) == [BYTES[number : number + 50_000] for number in range(40)]
 
 
 @needs_native
