@@ -10,6 +10,7 @@ import os
 import queue
 import select
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -687,6 +688,58 @@ def test_another_thread_may_end_a_read(client, timeout, tmp_path):
             end, ConnectionResetError
         )  # the second if the server is quick to say that it saw
         reader.join()
+
+
+class Alarm(Exception):
+    """Raised by a signal's handler."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers that signal")
+@pytest.mark.parametrize("timeout", [None, PATIENCE_S], ids=["blocking", "with a time-out"])
+def test_a_signal_is_handled_while_nothing_comes(client, timeout, monkeypatch, tmp_path):
+    calls = []
+
+    def handle(*_arguments: object) -> None:
+        calls.append(None)
+        if len(calls) == 2:  # after the first one the call goes on
+            raise Alarm
+
+    with client.talking_to(
+        over_tls(server_context(tmp_path), echo), timeout=timeout, do_handshake_on_connect=True
+    ) as sock:
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with pytest.raises(Alarm):
+                sock.recv(1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_lock_that_another_thread_held_at_a_fork_is_free_in_the_child():
+    code = """
+import os, signal, threading, warnings
+warnings.simplefilter("ignore")
+import ldc.feed.tls
+held, lock = threading.Event(), ldc.feed.tls._lock
+def hold():
+    with lock:
+        held.set()
+        threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    ldc.feed.tls.tls_context()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(code) == "7"
 
 
 @needs_native
