@@ -18,6 +18,16 @@ _lock = threading.Lock()
 _contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}
 
 
+def _forget_lock() -> None:
+    """In a forked child: a thread that does not exist there may have held it."""
+    global _lock  # noqa: PLW0603 - see above
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 def tls_context() -> TlsContext | ssl.SSLContext:
     """Return how TLS is done, as websocket-client takes it. It is made once for what the environment names.
 
