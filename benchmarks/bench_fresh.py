@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 UPDATES_PER_S = 37.0
@@ -144,7 +145,7 @@ def serve(port: Any) -> None:
 def write_shared(path: str) -> None:
     """Be the floor: write the time into shared memory, at the same pace."""
     dice = random.Random(1)
-    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 16) as memory:
+    with Path(path).open("r+b") as file, mmap.mmap(file.fileno(), 16) as memory:
         due = time.monotonic()
         while True:
             due += dice.uniform(0.5, 1.5) / UPDATES_PER_S
@@ -218,7 +219,7 @@ def run_ldc(port: int, samples: int) -> dict[str, Any]:
 
 def run_floor(path: str, samples: int) -> dict[str, Any]:
     """Be a bot that looks at shared memory."""
-    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 16) as memory:
+    with Path(path).open("r+b") as file, mmap.mmap(file.fileno(), 16) as memory:
 
         def look() -> tuple[int, int] | None:
             stamp = int.from_bytes(memory[:8], "little")
@@ -243,7 +244,8 @@ def told(name: str, rows: dict[str, Any]) -> None:
             above = [quantile(values, share) - quantile(idle, share) for share in (0.5, 0.99)]
             print(
                 f"{name:<22} {what:<9} {busy} busy  n {len(values):>5}  p50 {quantile(values, 0.5):8.3f}  "
-                f"p99 {quantile(values, 0.99):8.3f}  max {max(values):8.2f}   above idle {above[0]:+8.3f} {above[1]:+8.3f}"
+                f"p99 {quantile(values, 0.99):8.3f}  max {max(values):8.2f}   "
+                f"above idle {above[0]:+8.3f} {above[1]:+8.3f}"
             )
 
 
@@ -255,7 +257,11 @@ def main() -> None:
     parser.add_argument("--at", help="internal: the port, or the file")
     options = parser.parse_args()
     if options.row:
-        run = run_ldc(int(options.at), options.samples) if options.row == "ldc" else run_floor(options.at, options.samples)
+        run = (
+            run_ldc(int(options.at), options.samples)
+            if options.row == "ldc"
+            else run_floor(options.at, options.samples)
+        )
         json.dump(run, sys.stdout)
         return
     context = multiprocessing.get_context("spawn")
@@ -264,11 +270,11 @@ def main() -> None:
     server.start()
     port = str(ours.recv())
     path = f"/dev/shm/ldc-bench-{os.getpid()}"
-    with open(path, "wb") as file:
-        file.write(b"\0" * 16)
+    Path(path).write_bytes(b"\0" * 16)
     writer = context.Process(target=write_shared, args=(path,), daemon=True)
     writer.start()
-    print(f"ages in ms; {UPDATES_PER_S:g} updates a second; load {os.getloadavg()[0]:.2f}; Python {sys.version.split()[0]}")
+    version = sys.version.split()[0]
+    print(f"ages in ms; {UPDATES_PER_S:g} updates a second; load {os.getloadavg()[0]:.2f}; Python {version}")
     try:
         for name, row, at, environment in (
             ("loop without the GIL", "ldc", port, {}),
@@ -284,7 +290,7 @@ def main() -> None:
     finally:
         server.terminate()
         writer.terminate()
-        os.unlink(path)
+        Path(path).unlink()
 
 
 if __name__ == "__main__":

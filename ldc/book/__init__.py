@@ -21,6 +21,8 @@ __all__ = [
     "BookReader",
     "FrameReader",
     "KeepAlive",
+    "Lease",
+    "NativeLoop",
     "OrderBook",
     "StreamBinding",
     "StreamTally",
@@ -71,6 +73,8 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             BookReader,
             FrameReader,
             KeepAlive,
+            Lease,
+            NativeLoop,
             OrderBook,
             StreamBinding,
             StreamTally,
@@ -89,9 +93,11 @@ else:
         MESSAGE_BYTES_MAX,
         NESTING_MAX,
         BookReader,
+        Lease,
         OrderBook,
         read_header,
     )
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
     from ldc.book.pure.keepalive import KeepAlive
+    from ldc.book.pure.native import NativeLoop
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

@@ -160,8 +160,9 @@ cdef inline bint is_crossed(const BookSide* bids, const BookSide* asks) noexcept
 
 
 cdef inline void attend(OrderBook book) noexcept nogil:
-    book._needs_attention = (
-        is_crossed(&book._bids, &book._asks) or side_is_short(&book._bids) or side_is_short(&book._asks))
+    """Note what the owner has to see, and whether the book can be read at all. After every change, under the lock."""
+    book._is_crossed = is_crossed(&book._bids, &book._asks)
+    book._needs_attention = book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
 
 
 cdef void commit_update(OrderBook book, const Message* m, const Place* place, const Settled* settled) noexcept nogil:

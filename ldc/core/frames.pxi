@@ -6,6 +6,7 @@
 #         A plain duplicate on a redundant market is counted in place as well.
 # Rule 2: a header is checked before its payload is waited for. The rare frames (fragments, control) may cost Python.
 # Rule 3: nothing is kept past a named limit of ldc/frames.py.
+# Rule 4: a waiting thread changes nothing of that. It is woken once, when all that arrived is applied.
 
 cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
@@ -88,7 +89,7 @@ cdef class StreamBinding:
     def wait_past(self, int64_t after, timeout_s=None, double spin_s=0.0):
         """Block, without the GIL, until the book can be read and is past an id; return its id, or None: look why.
 
-        None: the time is over, or the book cannot be read. Ctrl-C and other signals are handled while it waits.
+        None: the time is over, or the book cannot be read, or its id is lower. Ctrl-C and other signals are handled.
         """
         cdef OrderBook book = self.book
         cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
@@ -109,13 +110,16 @@ cdef class StreamBinding:
         """Return the id that was reached; -1: the time is over, or the book cannot be read; -2: a signal came."""
         cdef int seen
         cdef int64_t reached
+        cdef Refusal refusal
         while True:
             seen = read_in_order(&self._change)
             mutex_lock(&book._mutex)
-            reached = book._place.last_update_id if state_of_both(book) == READABLE else -1
+            reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
             mutex_unlock(&book._mutex)
             if reached > after or reached < 0:
                 return reached
+            if reached < after:         # the ids restarted, or the caller has an id of the future
+                return -1
             if deadline >= 0 and monotonic_ns() >= deadline:
                 return -1
             if sleep_until_changed(&self._change, seen, deadline, spin_ns) != 0:
@@ -324,7 +328,7 @@ cdef class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
@@ -336,6 +340,7 @@ cdef class FrameReader:
 
     cdef object _next_event(self, double now, int64_t received_time_ns):
         cdef const uint8_t* p
+        cdef uint8_t first
         cdef Py_ssize_t held, header_bytes
         cdef uint64_t length
         cdef PyObject* found
@@ -344,6 +349,7 @@ cdef class FrameReader:
             held = self._end - self._start
             if held < 2:
                 return None
+            first = p[0]
             length = p[1]
             header_bytes = 2
             if length >= 126:
@@ -351,11 +357,11 @@ cdef class FrameReader:
                     raise FrameError(1002, "the server masked a frame")
                 header_bytes = 4 if length == 126 else 10
                 if held < header_bytes:
-                    frames.check_first_byte(p[0], length)
+                    frames.check_first_byte(first, length)
                     return None
                 length = long_length(p + 2, header_bytes - 2)
-            if p[0] != 0x81 or self._opcode >= 0:       # anything but an unfragmented text
-                self._check_header(p[0], length)
+            if first != 0x81 or self._opcode >= 0:      # anything but an unfragmented text
+                self._check_header(first, length)
             if length > <uint64_t>self._message_bytes_max:
                 raise FrameError(
                     1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}"
@@ -363,12 +369,14 @@ cdef class FrameReader:
             if <uint64_t>(held - header_bytes) < length:
                 return None
             self._start += header_bytes + <Py_ssize_t>length
-            if p[0] != 0x81:
-                event = self._take(p[0], (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length])
+            if first != 0x81:
+                event = self._take(
+                    first, (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length], received_time_ns)
             else:
                 found = self._find(<const char*>p + header_bytes, <Py_ssize_t>length)
                 if found == NULL:
-                    event = text_event(<const char*>p + header_bytes, <Py_ssize_t>length, None, None, None)
+                    event = text_event(
+                        <const char*>p + header_bytes, <Py_ssize_t>length, None, None, None, received_time_ns)
                 else:
                     event = take_update(
                         self, <StreamTally>found, <const char*>p + header_bytes, <Py_ssize_t>length,
@@ -395,20 +403,20 @@ cdef class FrameReader:
             raise FrameError(1002, "a new message began inside a fragmented one")
         return 0
 
-    cdef object _take(self, uint8_t first, bytes payload):
+    cdef object _take(self, uint8_t first, bytes payload, int64_t received_time_ns):
         """Return the event that a frame is or completes, or None if it is a fragment."""
         cdef int opcode = first & 0x0F
         if opcode >= 8:
             if opcode == 8:
                 frames.check_close(payload)
-            return FrameEvent(opcode, payload)
+            return FrameEvent(opcode, payload, None, None, None, received_time_ns)
         if opcode != 0:
             self._opcode = opcode
         self._fragments.append(payload)
         self._fragment_bytes += PyBytes_GET_SIZE(payload)
         if not first & 0x80:
             return None
-        event = FrameEvent(self._opcode, b"".join(self._fragments))
+        event = FrameEvent(self._opcode, b"".join(self._fragments), None, None, None, received_time_ns)
         self._fragments.clear()
         self._fragment_bytes = 0
         self._opcode = -1
@@ -425,8 +433,10 @@ cdef inline uint64_t long_length(const uint8_t* p, Py_ssize_t count) noexcept no
     return length
 
 
-cdef object text_event(const char* payload, Py_ssize_t length, object binding, object verdict, object error):
-    return FrameEvent(1, payload[:length], binding, verdict, error)
+cdef object text_event(
+    const char* payload, Py_ssize_t length, object binding, object verdict, object error, int64_t received_time_ns
+):
+    return FrameEvent(1, payload[:length], binding, verdict, error, received_time_ns)
 
 
 cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept nogil:
@@ -495,10 +505,10 @@ cdef object take_update(
     cdef int verdict = GAP, judged = reader._judged
     reader._judged = -1
     if not binding.is_direct:
-        return text_event(payload, length, binding, None, None)
+        return text_event(payload, length, binding, None, None, received_time_ns)
     if judged >= 0:                     # applied by the loop, which left the decision
         binding.is_direct = False
-        return text_event(payload, length, binding, VERDICTS[judged], None)
+        return text_event(payload, length, binding, VERDICTS[judged], None, received_time_ns)
     place.has_event_time = place.has_transaction_time = False
     place.has_received_time = True
     place.received_time_ns = received_time_ns
@@ -514,7 +524,7 @@ cdef object take_update(
         verdict = apply_message(book, &c, &place)
     except MalformedMessage as error:
         binding.is_direct = False
-        return text_event(payload, length, binding, None, error)
+        return text_event(payload, length, binding, None, error, received_time_ns)
     finally:
         end_writing(book)
     binding.heard_at = now
@@ -528,4 +538,4 @@ cdef object take_update(
         touch(reader, binding)
         return None
     binding.is_direct = False
-    return text_event(payload, length, binding, VERDICTS[verdict], None)
+    return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

@@ -32,6 +32,7 @@ cdef struct KeepAliveState:
     double last_pong_at                 # -infinity: none has come
     double proven_at                    # -infinity: nothing is proven yet
     uint64_t ping_number
+    LeaseTerms* lease                   # renewed by each proof; NULL: there is none
     int64_t unmatched_pongs
     int owed_length                     # of the payload of the last ping that is not answered; -1: none
     bint was_ping_last
@@ -95,6 +96,17 @@ cdef Sendable take_sendable(KeepAliveState* k, double now, bint has_request) noe
     return SEND_NOTHING
 
 
+cdef inline void prove(KeepAliveState* k, double at) noexcept nogil:
+    """All that the peer had sent at that time has arrived: note it, and renew the lease."""
+    cdef int64_t proven_ns
+    k.proven_at = at
+    if k.lease != NULL:
+        # From the monotonic clock to that of leases, which goes on while the machine sleeps.
+        proven_ns = clock_exact() - (monotonic_ns() - <int64_t>(at * 1e9))
+        if proven_ns > load_relaxed(&k.lease.proven_ns):    # of several connections the latest proof counts
+            store_relaxed(&k.lease.proven_ns, proven_ns)
+
+
 cdef inline void write_ping_number(uint64_t number, char* payload) noexcept nogil:
     cdef int place
     for place in range(PING_NUMBER_BYTES):
@@ -115,7 +127,7 @@ cdef bint note_pong(KeepAliveState* k, const char* payload, Py_ssize_t length, d
         return False
     k.pong_deadline = INFINITY
     k.last_pong_at = now
-    k.proven_at = k.pinged_at
+    prove(k, k.pinged_at)
     return True
 
 
@@ -134,13 +146,15 @@ cdef class KeepAlive:
         messages_per_second: what the venue allows us to send, pings, pongs and requests together; 1 to 64.
         pong_late_s: a pong that takes longer makes the connection `is_late`.
         pong_interval_s: at most one pong in so long; it answers the last ping (RFC 6455, 5.5.3).
+        lease: renewed by each proof; None: there is none.
     """
 
     cdef KeepAliveState state
+    cdef Lease _lease                   # keeps `state.lease` alive
 
     def __cinit__(
         self, double ping_interval_s, double ping_timeout_s, int messages_per_second, *, double pong_late_s=1.5,
-        double pong_interval_s=1.0,
+        double pong_interval_s=1.0, Lease lease=None,
     ):
         if not 1 <= messages_per_second <= PACED_MESSAGES_MAX:
             raise ValueError(f"messages_per_second is 1 to {PACED_MESSAGES_MAX}, not {messages_per_second}")
@@ -153,6 +167,8 @@ cdef class KeepAlive:
         self.state.ping_due = self.state.pong_deadline = INFINITY
         self.state.last_pong_at = self.state.proven_at = self.state.pong_not_before = -INFINITY
         self.state.owed_length = -1
+        self._lease = lease
+        self.state.lease = &lease._terms if lease is not None else NULL
 
     @property
     def last_pong_at(self):
@@ -176,7 +192,7 @@ cdef class KeepAlive:
 
     def start(self, double now):
         """The connection is open: the handshake has just been answered."""
-        self.state.proven_at = now
+        prove(&self.state, now)
         self.state.ping_due = now + self.state.ping_interval
 
     def next_due(self, double now, bint has_request=False):

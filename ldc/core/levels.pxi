@@ -280,7 +280,7 @@ cdef int read_decimal(
     """Read `[0-9]+` or `[0-9]+.[0-9]+` that fills [p, end): a mantissa without the trailing zeros of the fraction."""
     cdef const char* point = p
     cdef const char* last
-    cdef uint64_t total = 0
+    cdef uint64_t total = 0, digit
     while point < end and is_digit(point[0]):
         point += 1
     if point == p:
@@ -295,7 +295,7 @@ cdef int read_decimal(
         if last != end:
             return fail(c, b"a price or quantity that is not a plain decimal number")
         printed[0] = <uint8_t>min(end - point - 1, <Py_ssize_t>DECIMALS_LIMIT + 1)
-        while (last - 1)[0] == c'0':
+        while last - 1 > point and (last - 1)[0] == c'0':
             last -= 1
         if last - 1 == point:
             last = point
@@ -307,9 +307,12 @@ cdef int read_decimal(
         decimals[0] = 0
     while p < last:
         if p != point:
-            if total > (<uint64_t>INT64_MAX - <uint64_t>(p[0] - c'0')) // 10:
+            digit = digit_value(p[0])
+            if digit > 9:       # it was a digit above: the bytes have changed
+                return fail(c, b"a price or quantity that is not a plain decimal number")
+            if total > (<uint64_t>INT64_MAX - digit) // 10:
                 return fail(c, b"a price or quantity that does not fit 64 bits")
-            total = total * 10 + <uint64_t>(p[0] - c'0')
+            total = total * 10 + digit
         p += 1
     mantissa[0] = <int64_t>total
     return 0

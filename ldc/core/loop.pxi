@@ -23,7 +23,7 @@ cdef extern from *:
     static int ldc_poll(ldc_pollfd *fds, int count, int64_t timeout_ns) { (void)fds; (void)count; (void)timeout_ns; return -1; }
     static Py_ssize_t ldc_receive(int fd, char *room, Py_ssize_t size) { (void)fd; (void)room; (void)size; return -1; }
     static Py_ssize_t ldc_send(int fd, const char *data, Py_ssize_t size) { (void)fd; (void)data; (void)size; return -1; }
-    static int64_t ldc_slept_ns(void) { return 0; }
+    static int64_t ldc_suspended_ns(void) { return 0; }
     #define POLLIN 1
     #define POLLOUT 4
     #else
@@ -58,7 +58,7 @@ cdef extern from *:
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? -1 : errno == 1 ? -EIO : -errno;
     }
     /* How long the machine has been suspended since some moment, ns: the monotonic clock stands still meanwhile. */
-    static int64_t ldc_slept_ns(void) {
+    static int64_t ldc_suspended_ns(void) {
     #if defined(CLOCK_BOOTTIME)
         struct timespec t;
         clock_gettime(CLOCK_BOOTTIME, &t);
@@ -77,7 +77,7 @@ cdef extern from *:
     int poll_all "ldc_poll"(PollFd* fds, int count, int64_t timeout_ns) noexcept nogil
     Py_ssize_t receive_bytes "ldc_receive"(int fd, char* room, Py_ssize_t size) noexcept nogil
     Py_ssize_t send_bytes "ldc_send"(int fd, const char* data, Py_ssize_t size) noexcept nogil
-    int64_t slept_ns "ldc_slept_ns"() noexcept nogil
+    int64_t suspended_ns "ldc_suspended_ns"() noexcept nogil
     short POLLIN, POLLOUT
 
 cdef enum:
@@ -360,8 +360,8 @@ cdef class LoopKey:
 cdef class NativeLoop:
     """A selector that serves bound and direct streams by itself, without the GIL.
 
-    `register` takes as `data` an object with the attributes `reader` (FrameReader), `keepalive` (KeepAlive) and
-    `tls_socket` (TlsSocket, or None for a plain socket); or None: Python reads that descriptor.
+    What `register` gets as `served` has the attributes `reader` (FrameReader), `keepalive` (KeepAlive) and `tls_socket`
+    (TlsSocket, or None for a plain socket). None: Python reads that descriptor.
 
     Thread-safety: none; it belongs to the feed's thread. `is_in_c` and the counters may be looked at by others.
 
@@ -384,10 +384,10 @@ cdef class NativeLoop:
         if not HAS_LOOP:
             raise OSError("this system has no poll")
         self._keys = {}
-        self._slept_ns = slept_ns()
+        self._slept_ns = suspended_ns()
         self._randomness = int.from_bytes(os_urandom(8), "little") | 1
 
-    def register(self, fileobj, int events, data=None):
+    def register(self, fileobj, int events, data=None, served=None):
         """Wait for a descriptor as well. Raises ValueError if there are too many, or it is registered already."""
         cdef LoopKey key
         if self._count >= CHANNELS_MAX:
@@ -400,10 +400,10 @@ cdef class NativeLoop:
         key.events = events
         key.channel.fd = fileobj.fileno()
         key.channel.key = <void*>key
-        if data is not None:
-            key._reader = <FrameReader?>data.reader
-            key._keepalive = <KeepAlive?>data.keepalive
-            key._tls = data.tls_socket
+        if served is not None:
+            key._reader = <FrameReader?>served.reader
+            key._keepalive = <KeepAlive?>served.keepalive
+            key._tls = served.tls_socket
             key.channel.reader = <void*>key._reader
             key.channel.keepalive = &(<KeepAlive>key._keepalive).state
             key.channel.tls = NULL if key._tls is None else &(<TlsSocket?>key._tls)._tls
@@ -542,7 +542,7 @@ cdef class NativeLoop:
             WRITABLE_EVENT if self._fds[index].revents & POLLOUT else 0)
 
     cdef bint _has_slept(self) noexcept nogil:
-        cdef int64_t slept = slept_ns()
+        cdef int64_t slept = suspended_ns()
         if slept - self._slept_ns > SLEPT_NS_MAX:
             self._slept_ns = slept
             return True

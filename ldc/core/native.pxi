@@ -235,6 +235,92 @@ cdef extern from *:
     #endif
     }
 
+    /* A number that one thread writes and others read; nothing else is ordered by it. */
+    static inline int64_t ldc_load_relaxed(const int64_t *number) {
+    #if defined(_MSC_VER)
+        return *(const volatile int64_t *)number;
+    #else
+        return __atomic_load_n(number, __ATOMIC_RELAXED);
+    #endif
+    }
+    static inline void ldc_store_relaxed(int64_t *number, int64_t value) {
+    #if defined(_MSC_VER)
+        *(volatile int64_t *)number = value;
+    #else
+        __atomic_store_n(number, value, __ATOMIC_RELAXED);
+    #endif
+    }
+
+    /* The lease clock, in ns: it never goes back, and it counts the time for which the machine sleeps. `exact` is for
+       writers. `coarse` is for every read of a book: at most one tick of the kernel (1 to 10 ms) behind the other.
+
+       On Linux both are CLOCK_BOOTTIME. It takes 23 ns: too long for a read of 50 ns. A coarse clock takes 5 ns, but
+       none both counts sleep and never goes back. So `coarse` is the coarse monotonic clock and the sleep measured
+       last. Sleep moves it and the wall clock apart, and so does a change of the wall clock. Whenever they have moved
+       apart by LDC_WALL_MOVED_NS, the sleep is measured again. */
+    #if defined(_WIN32)
+    #if !defined(WIN32_LEAN_AND_MEAN)
+    #define WIN32_LEAN_AND_MEAN
+    #endif
+    #if !defined(NOMINMAX)
+    #define NOMINMAX
+    #endif
+    #include <windows.h>
+    static inline int64_t ldc_clock_exact(void) {
+        return (int64_t)GetTickCount64() * 1000000;
+    }
+    #define ldc_clock_coarse ldc_clock_exact
+    #else
+    #include <time.h>
+    static inline int64_t ldc_clock(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    #if defined(__APPLE__)
+    /* Here this clock counts sleep, and the other monotonic ones of Python do not. */
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_MONOTONIC_RAW);
+    }
+    #define ldc_clock_coarse ldc_clock_exact
+    #elif defined(CLOCK_BOOTTIME)
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_BOOTTIME);
+    }
+    #else
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_MONOTONIC);
+    }
+    #endif
+    #if defined(CLOCK_BOOTTIME) && defined(CLOCK_MONOTONIC_COARSE) && defined(CLOCK_REALTIME_COARSE)
+    #define LDC_WALL_MOVED_NS 100000000
+    static int64_t ldc_slept_ns = 0;
+    static int64_t ldc_wall_ns = INT64_MIN / 2;  /* ahead of the monotonic clock, when the sleep was measured */
+
+    /* Measure the sleep, and return the exact time. Where the thread was held up meanwhile, the next read measures. */
+    static int64_t ldc_measure_sleep(int64_t wall_ns) {
+        int64_t before = ldc_clock(CLOCK_MONOTONIC);
+        int64_t now = ldc_clock(CLOCK_BOOTTIME);
+        if (ldc_clock(CLOCK_MONOTONIC) - before < 1000000) {
+            /* In this order: who sees the new wall clock sees the sleep as well. */
+            __atomic_store_n(&ldc_slept_ns, now - before, __ATOMIC_RELEASE);
+            __atomic_store_n(&ldc_wall_ns, wall_ns, __ATOMIC_RELEASE);
+        }
+        return now;
+    }
+    static inline int64_t ldc_clock_coarse(void) {
+        int64_t monotonic = ldc_clock(CLOCK_MONOTONIC_COARSE);
+        int64_t wall_ns = ldc_clock(CLOCK_REALTIME_COARSE) - monotonic;
+        int64_t moved = wall_ns - __atomic_load_n(&ldc_wall_ns, __ATOMIC_ACQUIRE);
+        if (moved > LDC_WALL_MOVED_NS || moved < -LDC_WALL_MOVED_NS)
+            return ldc_measure_sleep(wall_ns);
+        return monotonic + __atomic_load_n(&ldc_slept_ns, __ATOMIC_ACQUIRE);
+    }
+    #elif !defined(ldc_clock_coarse)
+    #define ldc_clock_coarse ldc_clock_exact
+    #endif
+    #endif
+
     /* Memory. In the builds that check, tests can let allocations fail. */
     #if defined(LDC_CHECKED)
     static long ldc_allocations_left = -1;  /* -1: no end */
@@ -367,6 +453,10 @@ cdef extern from *:
     int add_atomically "ldc_add"(int* number, int value) noexcept nogil
     int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
     int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
+    int64_t load_relaxed "ldc_load_relaxed"(const int64_t* number) noexcept nogil
+    void store_relaxed "ldc_store_relaxed"(int64_t* number, int64_t value) noexcept nogil
+    int64_t clock_exact "ldc_clock_exact"() noexcept nogil
+    int64_t clock_coarse "ldc_clock_coarse"() noexcept nogil
     void* malloc "ldc_malloc"(size_t size) noexcept nogil
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
     bint limit_allocations "ldc_limit_allocations"(long left) noexcept nogil
@@ -381,6 +471,7 @@ cdef extern from *:
     const int64_t POW10 "LDC_POW10"[19]
     const int64_t FITS_BEFORE "LDC_FITS_BEFORE"[19]
     const double POW10_DOUBLE "LDC_POW10_DOUBLE"[19]
+    const int64_t NEVER_NS "INT64_MIN"
     const uint64_t LETTER_KEY "0x3A2200222CULL"                 # ,"x": as `load8` returns it
     const uint64_t LETTER_KEY_MASK "0xFFFF00FFFFULL"
     const uint64_t ASCII_ZEROS "0x3030303030303030ULL"

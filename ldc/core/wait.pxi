@@ -3,17 +3,26 @@
 # Rule 1: a waiter reads the number, looks whether what it waits for has happened, and sleeps only while the number is
 #         still the same. A waker adds one and wakes. So no wake-up is lost, whichever comes first.
 # Rule 2: Linux has futexes. Other POSIX systems get a few condition variables that share the numbers by address: a
-#         waiter may be woken for another number, and looks again. Windows has neither here: `CAN_WAIT` is 0.
+#         waiter may be woken for another number, and looks again. On Windows a waiter looks every millisecond.
 
 cdef extern from *:
     """
     #if defined(_WIN32)
-    #define LDC_CAN_WAIT 0
-    static int64_t ldc_monotonic_ns(void) { return 0; }
-    static int ldc_wait_word(int *word, int seen, int64_t timeout_ns) { (void)word; (void)seen; (void)timeout_ns; return 0; }
+    static int64_t ldc_monotonic_ns(void) {
+        LARGE_INTEGER count, frequency;
+        QueryPerformanceCounter(&count);
+        QueryPerformanceFrequency(&frequency);
+        return (int64_t)((double)count.QuadPart * 1e9 / (double)frequency.QuadPart);
+    }
+    static inline int64_t ldc_realtime_ns(void) { return 0; }
+    /* Looks every millisecond, or two. */
+    static int ldc_wait_word(int *word, int seen, int64_t timeout_ns) {
+        if (ldc_load(word) == seen && timeout_ns != 0)
+            Sleep(1);
+        return EINTR;
+    }
     static void ldc_wake_word(int *word) { ldc_add(word, 1); }
     #else
-    #define LDC_CAN_WAIT 1
     #include <time.h>
     static inline int64_t ldc_monotonic_ns(void) {
         struct timespec t;
@@ -67,7 +76,6 @@ cdef extern from *:
     #endif
     #endif
     """
-    const bint CAN_WAIT "LDC_CAN_WAIT"
     int64_t monotonic_ns "ldc_monotonic_ns"() noexcept nogil
     int64_t realtime_ns "ldc_realtime_ns"() noexcept nogil
     int wait_word "ldc_wait_word"(int* word, int seen, int64_t timeout_ns) noexcept nogil

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from implementations import order_book_module
-from loopback_exchange import BINARY, CLOSE, PING, PONG, TEXT, frame
 from messages import loaded_book, make_update
+from wire_frames import BINARY, CLOSE, PING, PONG, TEXT, frame
 
 from ldc import frames
 from ldc.book.pure import frames as pure_frames
@@ -47,13 +47,19 @@ def events(reader: Any, data: bytes, now: float = 1.0, received_time_ns: int = 7
         reader.received(count)
         while (event := reader.next_event(now, received_time_ns)) is not None:
             found.append(event)
+    assert {event.received_time_ns for event in found} <= {received_time_ns}
     return found
+
+
+def returned(payload: bytes, binding: Any = None, verdict: Verdict | None = None) -> FrameEvent:
+    """Return the event of a text that was received at 7, as `events` does unless it is given another time."""
+    return FrameEvent(TEXT, payload, binding, verdict, None, 7)
 
 
 def feed(reader: Any, data: bytes) -> list[tuple[int, bytes]]:
     """Deliver bytes, and take all messages out."""
     found = events(reader, data)
-    assert {event[2:] for event in found} <= {(None, None, None)}
+    assert {event[2:5] for event in found} <= {(None, None, None)}
     return [event[:2] for event in found]
 
 
@@ -97,7 +103,7 @@ def test_a_name_that_is_cut_off_or_too_long_belongs_to_no_binding(readers, rest)
     reader = readers.FrameReader()
     reader.bind("btcusdt@depth", binding)
     payload = b'{"stream":"btcusdt@depth' + rest
-    assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
+    assert events(reader, frame(payload)) == [returned(payload)]
     assert binding.heard_at == 0.0
 
 
@@ -261,8 +267,8 @@ def test_another_verdict_is_returned_and_what_follows_is_not_applied(readers, fi
     payloads = [update(first, last), update(101), update(102)]
     found = events(reader, b"".join(map(frame, payloads)))
     assert found == [
-        (TEXT, payloads[0], binding, verdict, None),
-        *((TEXT, each, binding, None, None) for each in payloads[1:]),
+        returned(payloads[0], binding, verdict),
+        *(returned(each, binding) for each in payloads[1:]),
     ]
     assert found[0].binding is binding
     assert found[0].binding.owner == "the owner"
@@ -275,7 +281,7 @@ def test_another_verdict_is_returned_and_what_follows_is_not_applied(readers, fi
 def test_a_binding_that_is_not_direct_hands_everything_out(readers):
     reader, binding = bound(readers)
     binding.is_direct = False
-    assert events(reader, frame(update(101)), now=9.0) == [(TEXT, update(101), binding, None, None)]
+    assert events(reader, frame(update(101)), now=9.0) == [returned(update(101), binding)]
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)  # nobody has judged it yet
 
 
@@ -293,17 +299,61 @@ def test_what_the_book_refuses_is_returned_with_its_error(readers):
     assert binding.book.last_update_id == 100
 
 
-def test_a_thread_that_waits_is_told_of_what_was_applied(readers):
+def test_a_waiting_thread_never_makes_its_book_older(readers):
+    """400 updates in one buffer: all are applied before the reader returns, and their binding is touched, once."""
     reader, binding = bound(readers)
+    _, other = bound(readers)
+    other.waiting = 1
+    reader.bind("ethusdt@depth@100ms", other)
+    data = b"".join(frame(update(number)) for number in range(101, 501))
+    assert len(data) < frames.RECEIVE_BYTES
     binding.waiting = 1
-    assert events(reader, frame(update(101))) == [(TEXT, update(101), binding, Verdict.APPLIED, None)]
-    assert (binding.book.last_update_id, binding.is_direct) == (101, False)
+    assert events(reader, data) == []
+    assert (binding.book.last_update_id, binding.is_direct) == (500, True)
+    assert reader.take_touched() == (binding,)
+    assert reader.take_touched() == ()
+    assert events(reader, frame(update(501))) == []
+    assert reader.take_touched() == (binding,)
+    binding.waiting = 0
+    assert events(reader, frame(update(502))) == []
+    assert reader.take_touched() == ()
+
+
+def test_touched_is_what_has_changed_and_was_not_returned(readers):
+    reader, binding = bound(readers)
+    binding.waiting = 2
+    crossing = update(102, bids=[("100.30", "1")])
+    data = frame(update(90, 100)) + frame(update(101)) + frame(crossing) + frame(update(103))
+    assert [event.verdict for event in events(reader, data)] == [Verdict.STALE, None, None, None]
+    assert reader.take_touched() == ()
+    binding.is_direct = True
+    assert events(reader, frame(update(101))) == []
+    assert events(reader, frame(crossing)) == [returned(crossing, binding, Verdict.APPLIED)]
+    assert reader.take_touched() == (binding,)
+
+
+def test_a_binding_of_two_readers_is_touched_by_each(readers):
+    first, second, binding = twice_bound(readers)
+    binding.waiting = 1
+    assert events(first, frame(update(102))) == events(second, frame(update(103))) == []
+    second.unbind(STREAM)
+    assert (first.take_touched(), second.take_touched()) == ((binding,), (binding,))
+
+
+def test_an_event_carries_the_time_of_its_last_receive(readers):
+    reader = readers.FrameReader()
+    assert events(reader, frame(b"one ", TEXT, fin=False), received_time_ns=1) == []
+    found = events(reader, frame(b"?", PING) + frame(b"two", CONTINUATION), received_time_ns=2)
+    assert [(event.opcode, event.received_time_ns) for event in found] == [(PING, 2), (TEXT, 2)]
+    reader, binding = bound(readers)
+    binding.is_direct = False
+    assert events(reader, frame(update(101)), received_time_ns=3)[0].received_time_ns == 3
 
 
 def test_a_book_that_needs_attention_is_returned(readers):
     reader, binding = bound(readers)
     crossing = update(101, bids=[("100.30", "1")])
-    assert events(reader, frame(crossing)) == [(TEXT, crossing, binding, Verdict.APPLIED, None)]
+    assert events(reader, frame(crossing)) == [returned(crossing, binding, Verdict.APPLIED)]
     assert binding.book.is_crossed
 
 
@@ -321,7 +371,7 @@ def test_every_stream_finds_its_own_book_and_others_none(readers):
         reader.unbind(gone)  # once more means nothing
     for number, name in enumerate(names):
         payload = update(101, stream=name)
-        expected = [(TEXT, payload, None, None, None)] if number % 7 == 0 else []
+        expected = [returned(payload)] if number % 7 == 0 else []
         assert events(reader, frame(payload)) == expected
         assert bindings[name].book.last_update_id == (100 if number % 7 == 0 else 101)
     assert events(reader, frame(update(102, stream="m1usdt@depth@100m"))) != []
@@ -345,7 +395,7 @@ def test_every_stream_finds_its_own_book_and_others_none(readers):
 )
 def test_a_message_that_does_not_begin_with_a_bound_name_is_returned_without_a_binding(readers, payload):
     reader, binding = bound(readers)
-    assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
+    assert events(reader, frame(payload)) == [returned(payload)]
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)
 
 
@@ -353,7 +403,7 @@ def test_a_message_in_fragments_is_returned_without_a_binding(readers):
     reader, binding = bound(readers)
     whole = update(101)
     data = frame(whole[:50], fin=False) + frame(whole[50:], CONTINUATION)
-    assert events(reader, data) == [(TEXT, whole, None, None, None)]
+    assert events(reader, data) == [returned(whole)]
     assert binding.book.last_update_id == 100
 
 

@@ -70,7 +70,7 @@ class Link:
         self.keepalive.start(time.monotonic())
         self.loop = NativeLoop()
         self.tls_socket = None
-        self.loop.register(self.client, selectors.EVENT_READ, self)
+        self.loop.register(self.client, selectors.EVENT_READ, self, self)
         self.loop.set_sends_here(self.client, True)
 
     def events(self) -> list[Any]:
@@ -210,7 +210,7 @@ def test_the_end_of_the_stream_and_a_reset_are_told_apart() -> None:
         one.client = socket.create_connection(listener.getsockname())
         peer, _ = listener.accept()
         one.client.setblocking(False)
-        one.loop.register(one.client, selectors.EVENT_READ, one)
+        one.loop.register(one.client, selectors.EVENT_READ, one, one)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         assert one.serve(DEADLINE_S) == [(one, selectors.EVENT_READ)]

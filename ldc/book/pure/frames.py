@@ -103,7 +103,7 @@ class StreamBinding:
     def wait_past(self, after: int, timeout_s: float | None = None, spin_s: float = 0.0) -> int | None:
         """Block until the book can be read and is past an id; return its id, or None: look why.
 
-        None: the time is over, or the book cannot be read.
+        None: the time is over, or the book cannot be read, or its id is lower.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.count_waiter(1)
@@ -113,6 +113,8 @@ class StreamBinding:
                 reached: int | None = self.book.last_update_id if self.book.is_readable else None
                 if reached is None or reached > after:
                     return reached
+                if reached < after:  # the ids restarted, or the caller has an id of the future
+                    return None
                 left_s = None if deadline is None else deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     return None
@@ -188,6 +190,16 @@ class FrameReader:
         return list(self._lags_ns)
 
     @property
+    def failure(self) -> int | None:
+        """None: no loop receives into this reader."""
+        return None
+
+    @property
+    def updates_in_loop(self) -> int:
+        """0: no loop receives into this reader."""
+        return 0
+
+    @property
     def is_between_frames(self) -> bool:
         """Whether everything received so far has been consumed: the connection may end here."""
         return self._start == self._end
@@ -217,7 +229,7 @@ class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
@@ -231,7 +243,7 @@ class FrameReader:
             for binding in self._touched:  # their waiters are woken once, when all that arrived is applied
                 binding.wake()
             self._touched.clear()
-        return event
+        return None if event is None else event._replace(received_time_ns=received_time_ns)
 
     def _next_message(self) -> tuple[int, bytes] | None:
         """Return the first byte and the payload of the next frame, or None."""

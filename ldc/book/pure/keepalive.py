@@ -10,7 +10,9 @@ Rule 4: a ping proves that whatever the peer sent before its pong has arrived. S
 """
 
 import math
+import time
 
+from ldc.book.pure.lease import Lease
 from ldc.frames import Opcode
 from ldc.limits import MessagePacer
 
@@ -37,9 +39,11 @@ class KeepAlive:
         messages_per_second: what the venue allows us to send, pings, pongs and requests together; 1 to 64.
         pong_late_s: a pong that takes longer makes the connection `is_late`.
         pong_interval_s: at most one pong in so long; it answers the last ping (RFC 6455, 5.5.3).
+        lease: renewed by each proof; None: there is none.
     """
 
     __slots__ = (
+        "_lease",
         "_owed",
         "_pace",
         "_ping_due",
@@ -65,6 +69,7 @@ class KeepAlive:
         *,
         pong_late_s: float = 1.5,
         pong_interval_s: float = 1.0,
+        lease: Lease | None = None,
     ) -> None:
         if not 1 <= messages_per_second <= PACED_MESSAGES_MAX:
             raise ValueError(f"messages_per_second is 1 to {PACED_MESSAGES_MAX}, not {messages_per_second}")
@@ -85,6 +90,7 @@ class KeepAlive:
         self._ping_number = 0
         self._owed: bytes | None = None  # the payload of the last ping that is not answered
         self._was_ping_last = False
+        self._lease = lease
 
     @property
     def waits_for_pong(self) -> bool:
@@ -93,7 +99,7 @@ class KeepAlive:
 
     def start(self, now: float) -> None:
         """The connection is open: the handshake has just been answered."""
-        self.proven_at = now
+        self._prove(now)
         self._ping_due = now + self._ping_interval_s
 
     def next_due(self, now: float, has_request: bool = False) -> float:
@@ -157,8 +163,17 @@ class KeepAlive:
             return False
         self._pong_deadline = math.inf
         self.last_pong_at = now
-        self.proven_at = self._pinged_at
+        self._prove(self._pinged_at)
         return True
+
+    def _prove(self, at: float) -> None:
+        """All that the peer had sent at that time has arrived: note it, and renew the lease."""
+        self.proven_at = at
+        if self._lease is not None:
+            # From the monotonic clock to that of leases, which goes on while the machine sleeps.
+            proven_ns = self._lease.now_ns() - int((time.monotonic() - at) * 1e9)
+            if proven_ns > (self._lease.proven_ns or 0):  # of several connections the latest proof counts
+                self._lease.renew(proven_ns)
 
     def is_dead(self, now: float) -> bool:
         """Whether a ping was not answered in time."""
