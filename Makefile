@@ -23,7 +23,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-scale \
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-scale \
 	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -39,6 +39,7 @@ help:
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
+	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
@@ -102,6 +103,9 @@ bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
 
 # A thousand markets, and what readers cost the writer.
+bench-fresh: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
+
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py

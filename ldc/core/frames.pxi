@@ -77,7 +77,7 @@ cdef class StreamBinding:
         wake_word(&self._change)
 
     def wait(self, int seen, timeout_s=None, double spin_s=0.0):
-        """Block, without the GIL, while `change` is `seen`, at most so long; spin first. May return early: look again."""
+        """Block, without the GIL, while `change` is `seen`, at most so long; spin first. May return early."""
         cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
         cdef int64_t spin_ns = ns_of(spin_s)
         cdef int status

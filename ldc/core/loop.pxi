@@ -1,7 +1,7 @@
 # The steady state of a feed thread without the GIL: wait, receive, cut frames, apply, wake, ping, wait again.
 #
-# Rule 1: `NativeLoop` looks like a selector. `select` returns when there is something for Python: a descriptor without a
-#         frame reader is ready, a frame needs a decision, a receive failed, there is room to write, a pong is late or
+# Rule 1: `NativeLoop` looks like a selector. `select` returns when there is something for Python: a descriptor without
+#         a frame reader is ready, a frame needs a decision, a receive failed, there is room to write, a pong is late or
 #         missing, the machine has slept, or the time is over.
 # Rule 2: hand-over. What needs a decision is left in the reader's buffer, uncounted, and Python reads it again by
 #         `next_event`: one place decides, and no Python object is made here. One exception: an update that was applied
@@ -20,9 +20,9 @@ cdef extern from *:
     #if defined(_WIN32)
     #define LDC_HAS_LOOP 0
     typedef struct { int fd; short events; short revents; } ldc_pollfd;
-    static int ldc_poll(ldc_pollfd *fds, int count, int64_t timeout_ns) { (void)fds; (void)count; (void)timeout_ns; return -1; }
-    static Py_ssize_t ldc_receive(int fd, char *room, Py_ssize_t size) { (void)fd; (void)room; (void)size; return -1; }
-    static Py_ssize_t ldc_send(int fd, const char *data, Py_ssize_t size) { (void)fd; (void)data; (void)size; return -1; }
+    #define ldc_poll(fds, count, timeout_ns) ((void)(fds), (void)(count), (void)(timeout_ns), -1)
+    #define ldc_receive(fd, room, size) ((void)(fd), (void)(room), (void)(size), -1)
+    #define ldc_send(fd, data, size) ((void)(fd), (void)(data), (void)(size), -1)
     static int64_t ldc_suspended_ns(void) { return 0; }
     #define POLLIN 1
     #define POLLOUT 4
@@ -175,7 +175,9 @@ cdef bint take_control(
     return False
 
 
-cdef bint take_frames(FrameReader reader, KeepAliveState* keepalive, double now, int64_t received_time_ns) noexcept nogil:
+cdef bint take_frames(
+    FrameReader reader, KeepAliveState* keepalive, double now, int64_t received_time_ns
+) noexcept nogil:
     """Take the frames that have arrived; False: the one at `_start` is for `next_event`."""
     cdef const uint8_t* p
     cdef Py_ssize_t held, header_bytes
@@ -450,14 +452,14 @@ cdef class NativeLoop:
         key.channel.sends_here = sends_here
 
     def take_unsent(self, fileobj):
-        """Return what the socket did not take of a ping or a pong, b"" as a rule, and forget it. The caller sends it."""
+        """Return what the socket did not take of a ping or a pong, mostly b"", and forget it. The caller sends it."""
         cdef LoopKey key = self._keys[fileobj]
         unsent = key.channel.unsent[:key.channel.unsent_length]
         key.channel.unsent_length = 0
         return unsent
 
     def leave(self):
-        """Let `select` return at once, now (if a registered descriptor is made readable) and always. From any thread."""
+        """Let `select` return at once from now on; wake it by a registered descriptor. From any thread."""
         exchange(&self._is_leaving, 1)
 
     def select(self, timeout=None):

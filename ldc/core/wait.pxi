@@ -57,7 +57,8 @@ cdef extern from *:
     /* A condition variable is not interrupted by signals: wake up now and then, and say so. */
     static int ldc_wait_word(int *word, int seen, int64_t timeout_ns) {
         struct timespec t;
-        int64_t nap = timeout_ns >= 0 && timeout_ns < LDC_NAP_NS ? timeout_ns : LDC_NAP_NS, end = ldc_realtime_ns() + nap;
+        int64_t nap = timeout_ns >= 0 && timeout_ns < LDC_NAP_NS ? timeout_ns : LDC_NAP_NS;
+        int64_t end = ldc_realtime_ns() + nap;
         int late = 0;
         t.tv_sec = (time_t)(end / 1000000000LL);
         t.tv_nsec = (long)(end % 1000000000LL);

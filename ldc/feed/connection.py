@@ -228,11 +228,8 @@ class FeedConnection:
         pongs. Raises `ConnectionLost`; what arrived before that has been applied or added.
         """
         assert self._socket is not None
-        self._take_events(events, now)  # what the loop has received, and left for a decision
-        if self.keepalive.is_late(now):
-            self.has_heard_control = True  # the loop has reported it; the rest is for `tick`
-        if self.reader.failure is not None:
-            raise ConnectionLost(self._why_ended(self.reader.failure))
+        if self.is_kept_alive_by_loop:
+            self._take_over(events, now)
         for _ in range(RECEIVES_PER_TURN_MAX):
             with self.reader.writable() as room:
                 room_bytes = len(room)
@@ -252,6 +249,14 @@ class FeedConnection:
         # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
         self.keepalive.extend_deadline(now + self._timing.unread_s)
         return True
+
+    def _take_over(self, events: list[FrameEvent], now: float) -> None:
+        """Take what the loop has received, and left for a decision."""
+        self._take_events(events, now)
+        if self.keepalive.is_late(now):
+            self.has_heard_control = True  # the rest is for `tick`
+        if self.reader.failure is not None:
+            raise ConnectionLost(self._why_ended(self.reader.failure))
 
     def _why_ended(self, error_number: int) -> str:
         """Return the reason for an end of the stream (0), or for a receive that failed."""

@@ -270,7 +270,7 @@ class FeedGroup:
         """Handle what a connection has received."""
         if connection.state is not ConnectionState.OPEN:
             return
-        if unsent := self._loop.take_unsent(connection):
+        if connection.is_kept_alive_by_loop and (unsent := self._loop.take_unsent(connection)):
             connection.take_unsent(unsent)
         events: list[FrameEvent] = []
         lost: ConnectionLost | None = None
@@ -379,6 +379,7 @@ class FeedGroup:
             return
         self._markets.add(market)
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
+        self._silence_due = min(self._silence_due, market.silence.next_due(now))
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
         self._run_actions(market, now)
@@ -475,7 +476,7 @@ class FeedGroup:
 
     def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
         """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
-        if market.probe_answered(last_update_id, now):
-            self._silence_due = min(self._silence_due, now + self._timing.moved_on_s)
+        market.probe_answered(last_update_id, now)
+        self._silence_due = min(self._silence_due, market.silence.next_due(market.heard_at))
         for handover in self._connections.handovers:
             handover.probe_answered(market, last_update_id, now)

@@ -1,6 +1,7 @@
 """The frame reader: what RFC 6455 allows comes out whole, what it forbids is refused, and nothing grows without end."""
 
 import itertools
+import threading
 import tracemalloc
 from types import ModuleType
 from typing import Any
@@ -300,44 +301,88 @@ def test_what_the_book_refuses_is_returned_with_its_error(readers):
 
 
 def test_a_waiting_thread_never_makes_its_book_older(readers):
-    """400 updates in one buffer: all are applied before the reader returns, and their binding is touched, once."""
+    """400 updates in one buffer: all are applied before the reader returns, and then waiters are woken, once."""
     reader, binding = bound(readers)
     _, other = bound(readers)
-    other.waiting = 1
+    other.count_waiter(1)
     reader.bind("ethusdt@depth@100ms", other)
     data = b"".join(frame(update(number)) for number in range(101, 501))
     assert len(data) < frames.RECEIVE_BYTES
-    binding.waiting = 1
+    binding.count_waiter(1)
+    change, other_change = binding.change, other.change
     assert events(reader, data) == []
     assert (binding.book.last_update_id, binding.is_direct) == (500, True)
-    assert reader.take_touched() == (binding,)
-    assert reader.take_touched() == ()
+    assert binding.change == change + 1
     assert events(reader, frame(update(501))) == []
-    assert reader.take_touched() == (binding,)
-    binding.waiting = 0
+    assert binding.change == change + 2
+    binding.count_waiter(-1)
     assert events(reader, frame(update(502))) == []
-    assert reader.take_touched() == ()
+    assert binding.change == change + 2  # nobody waits
+    assert other.change == other_change
 
 
-def test_touched_is_what_has_changed_and_was_not_returned(readers):
+def test_waiters_are_woken_by_what_has_changed_and_was_not_returned(readers):
     reader, binding = bound(readers)
-    binding.waiting = 2
+    binding.count_waiter(2)
+    change = binding.change
     crossing = update(102, bids=[("100.30", "1")])
     data = frame(update(90, 100)) + frame(update(101)) + frame(crossing) + frame(update(103))
     assert [event.verdict for event in events(reader, data)] == [Verdict.STALE, None, None, None]
-    assert reader.take_touched() == ()
+    assert binding.change == change
     binding.is_direct = True
     assert events(reader, frame(update(101))) == []
     assert events(reader, frame(crossing)) == [returned(crossing, binding, Verdict.APPLIED)]
-    assert reader.take_touched() == (binding,)
+    assert binding.change == change + 1
 
 
-def test_a_binding_of_two_readers_is_touched_by_each(readers):
+def test_waiters_of_a_binding_of_two_readers_are_woken_by_each(readers):
     first, second, binding = twice_bound(readers)
-    binding.waiting = 1
+    binding.count_waiter(1)
+    change = binding.change
     assert events(first, frame(update(102))) == events(second, frame(update(103))) == []
-    second.unbind(STREAM)
-    assert (first.take_touched(), second.take_touched()) == ((binding,), (binding,))
+    assert binding.change == change + 2
+
+
+def test_a_wait_ends_at_an_id_past_the_one_given(readers):
+    reader, binding = bound(readers)
+    reached = []
+    thread = threading.Thread(target=lambda: reached.append(binding.wait_past(100, 20.0)))
+    thread.start()
+    while not binding.waiting:
+        pass
+    assert events(reader, frame(update(101))) == []
+    thread.join(20.0)
+    assert reached == [101]
+    assert binding.waiting == 0
+
+
+def test_a_wait_is_over_at_once_where_it_cannot_help(readers):
+    _, binding = bound(readers)
+    assert binding.wait_past(99) == 100
+    assert binding.wait_past(100, 0.0) is None
+    assert binding.wait_past(101) is None  # an id of the future: the caller decides
+    binding.book.suspend("GAP")
+    assert binding.wait_past(100) is None
+    assert binding.waiting == 0
+
+
+def test_a_wait_for_a_change_ends_by_a_wake_or_the_time(readers):
+    _, binding = bound(readers)
+    seen = binding.change
+    binding.wait(seen, 0.001)
+    binding.wait(seen, 0.001, 0.0005)
+    woken = threading.Event()
+
+    def wait():
+        while binding.change == seen:
+            binding.wait(seen)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    binding.wake()
+    assert woken.wait(20.0)
+    thread.join()
 
 
 def test_an_event_carries_the_time_of_its_last_receive(readers):

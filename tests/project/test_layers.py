@@ -50,7 +50,11 @@ WORLD = {
 }  # fmt: skip
 # The books are shared by threads, so the plain one has a lock as the compiled one has; it starts no thread. A lease is
 # of a clock that counts the sleep of the machine; its `is_expired` takes the time as an argument as well.
-MAY_TOUCH = {"book.pure": {"threading", "time"}, "book.pure.lease": {"time"}}
+MAY_TOUCH = {
+    "book.pure": {"threading"},
+    "book.pure.frames": {"time"},
+    "book.pure.keepalive": {"time"},
+     "book.pure.lease": {"time"}}
 
 # What is not the standard library's, and who alone may know it.
 FOREIGN = {
