@@ -23,12 +23,15 @@ The parts, each included so that the C compiler sees one unit:
     core/reads.pxi     a book into Python's values
     core/reader.pxi    the read-only face
     core/frames.pxi    websocket frames, whose updates are applied in place
+    core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
+    core/tls.pxi       TLS connections
 """
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -507,6 +510,8 @@ cdef class OrderBook:
 
 include "core/reader.pxi"
 include "core/frames.pxi"
+include "core/openssl.pxi"
+include "core/tls.pxi"
 
 
 def read_header(payload):

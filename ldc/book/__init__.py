@@ -24,7 +24,10 @@ __all__ = [
     "OrderBook",
     "StreamBinding",
     "StreamTally",
+    "TlsContext",
+    "TlsSocket",
     "read_header",
+    "tls_problem",
 ]
 
 
@@ -71,7 +74,10 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             OrderBook,
             StreamBinding,
             StreamTally,
+            TlsContext,
+            TlsSocket,
             read_header,
+            tls_problem,
         )
     except ImportError as error:
         raise ImportError(_what_is_wrong(error), name=error.name, path=error.path) from error
@@ -88,3 +94,4 @@ else:
         read_header,
     )
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

@@ -507,6 +507,9 @@ def test_a_receive_time_must_be_an_int(books: ModuleType, time: Any) -> None:
     assert everything(book) == before
 
 
+"""The modules of the plain Python book that change it."""
+
+
 def interrupt_at(call: Callable[[], Any], line: int) -> bool:
     """Run a call, raise KeyboardInterrupt where it comes to that line of what changes a book; return whether it did."""
     left = line

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from implementations import order_book_module
-from loopback_exchange import BINARY, CLOSE, PING, PONG, TEXT, frame
 from messages import loaded_book, make_update
+from wire_frames import BINARY, CLOSE, PING, PONG, TEXT, frame
 
 from ldc import frames
 from ldc.book.pure import frames as pure_frames

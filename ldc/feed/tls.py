@@ -1,0 +1,64 @@
+"""How connections do TLS: names and certificates are checked, by the OpenSSL of Python's `ssl`, with or without Python.
+
+Rule 1: `ldc.network.certificates` decides whom to trust, the same both ways. What `TlsContext` cannot do as `ssl` would
+    do it is left to `ssl`, and the log says why.
+"""
+
+import logging
+import os
+import ssl
+import threading
+
+from ldc.book import TlsContext, tls_problem
+from ldc.network.certificates import Trusted, bundled_file, new_context, not_loaded, trusted
+
+logger = logging.getLogger("binance_local_depth_cache")
+
+_lock = threading.Lock()
+_contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}
+
+
+def tls_context() -> TlsContext | ssl.SSLContext:
+    """Return how TLS is done, as websocket-client takes it. It is made once for what the environment names.
+
+    Raises `CertificatesNotLoaded` for certificates that cannot be read. Any thread may call it.
+    """
+    source = trusted()
+    problem = None
+    with _lock:
+        context = _contexts.get(source)
+        if context is None:
+            try:
+                context = native_context(source)
+            except (RuntimeError, ValueError) as error:
+                problem = str(error)
+                context = python_context(source)
+            _contexts[source] = context
+    if problem is not None:
+        logger.debug("TLS is done by Python's ssl: %s", problem)
+    return context
+
+
+def native_context(source: Trusted) -> TlsContext:
+    """Return TLS without the GIL that trusts what `python_context` trusts.
+
+    Raises `CertificatesNotLoaded`; RuntimeError or ValueError, with the reason as its text, where only `ssl` can do it.
+    """
+    problem = tls_problem()
+    if problem is not None:
+        raise RuntimeError(problem)
+    # An empty folder of certificates instead of the defaults, which would be read here to be read again below.
+    settings = ssl.create_default_context(capath=os.devnull)
+    if source.is_default:
+        return TlsContext(settings, files=[bundled_file()], with_defaults=True)
+    files = [source.file] if source.file is not None else []
+    folders = source.folder.split(os.pathsep) if source.folder is not None else []
+    try:
+        return TlsContext(settings, files=files, folders=folders)
+    except OSError as error:
+        raise not_loaded(source, error) from error
+
+
+def python_context(source: Trusted) -> ssl.SSLContext:
+    """Return TLS by Python's `ssl`. Raises `CertificatesNotLoaded`."""
+    return new_context(source)
