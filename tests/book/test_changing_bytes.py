@@ -22,18 +22,19 @@ from messages import make_update
 
 ROUNDS = {"ldc._book": 5_000, "ldc.book.pure.book": 50}
 
-ESCAPED = "".join(f"\\u{ord(character):04x}" for character in "BTCUSDT")
+ESCAPED = "".join(f"\\u{ord(character):04x}" for character in "BTCUSD") + "T"
 LEVELS = [[f"{100 - level}.10", "1.5"] for level in range(100)]
 UPDATE = make_update(101, bids=LEVELS, stream="btcusdt@depth\u00e9\u4f60", s="SYMBOL")
 UPDATE = UPDATE.replace(b"SYMBOL", ESCAPED.encode())
 NUMBER = b"00000000000000000099.1000000000"
-CAREFUL = UPDATE.replace(b"99.10", NUMBER).replace(b'"b"', b'"\\u0062"')
+KEY = b"\\u0070u"
+CAREFUL = UPDATE.replace(b"99.10", NUMBER).replace(b'"b"', b'"\\u0062"').replace(b'"U"', b'"%s":100,"U"' % KEY)
 
 CASES = {
     # name: the message, and what of it changes: (its first appearance, the byte in it, what that turns to)
     "the end of an escaped symbol": (UPDATE, [(ESCAPED.encode(), -1, b"\\")]),
-    "an escape in a symbol": (UPDATE, [(ESCAPED.encode(), place, b"u\\0x") for place in range(42)]),
-    "the end of an escaped key": (CAREFUL, [(b"\\u0062", -1, b"\\")]),
+    "an escape in a symbol": (UPDATE, [(ESCAPED.encode(), place, b"u\\0x") for place in range(len(ESCAPED))]),
+    "the end of an escaped key": (CAREFUL, [(KEY, -1, b"\\")]),
     "the numbers of a level": (CAREFUL, [(NUMBER, place, b'.0"\\:') for place in range(len(NUMBER))]),
     "any byte": (CAREFUL, [(CAREFUL, place, b'\\"0.,]}\xc3') for place in range(len(CAREFUL))]),
 }

@@ -172,7 +172,8 @@ def twin(name: str) -> Any:
 
 
 def is_property(node: ast.FunctionDef) -> bool:
-    return any(ast.unparse(decorator) == "property" for decorator in node.decorator_list)
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return any(decorator == "property" or decorator.endswith(".setter") for decorator in decorators)
 
 
 def parameters_in_the_stub(node: ast.FunctionDef) -> list[str]:
