@@ -3,6 +3,7 @@
 #
 #     make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, in an environment of its own
 #     make test ARGS="-k horizon -x"                  arguments for pytest
+#     make test PARALLEL=                             one process
 #     make demo DEMO_ARGS="--markets 6"               arguments for ldc demo
 
 PYTHON ?= python3
@@ -14,6 +15,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # -P: the folder that make runs in is not on the path, so that `import ldc` finds the installed package.
 PYTEST := $(BIN)/python -P -m pytest
+# As many processes as there are processors. Tests of one group, which share what is slow to make, stay in one process.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
@@ -79,7 +82,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
-	$(PYTEST) -m "not check" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not check" $(ARGS)
 
 lint: $(VENV)/.installed $(VENV)/.lint-tools
 	$(BIN)/ruff check .
@@ -130,7 +133,7 @@ bench-peers: $(PEERS_PARTS:%=bench-peers-%)
 define bench_peers
 	$(PEERS_PY) benchmarks/$(1).py --json benchmarks/results/$(PEERS_RESULTS)$(2).json $(3)
 	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
-		docs/performance-peers.md docs/images/peers$(2).svg README.md)
+		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
 
 bench-peers-recordings: $(PEERS_VENV)/.installed
@@ -156,7 +159,7 @@ define site_program
 		echo "$(1) cannot be fetched with npm: diagrams, or the search without a server, need the network" >&2; fi
 endef
 
-# Add --record to ARGS to make a row of docs/reliability.md out of the result.
+# Add --record to ARGS to make a row of docs/evidence/runs.md out of the result.
 SEEDS ?= 0..9999
 simulate: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/simulate.py $(SEEDS) $(ARGS)
@@ -183,10 +186,10 @@ coverage: $(VENV)/.installed $(VENV)/.lint-tools
 matrix:
 	.ci/matrix $(ARGS)
 
-# FUZZ_TARGET="update" FUZZ_JUDGE="c" FUZZ_BUILD=release FUZZ_RUNS=1000000; fuzz/run.py says what they are. Inputs that are
+# FUZZ_TARGET="update" FUZZ_JUDGE="portable" FUZZ_BUILD=release FUZZ_RUNS=1000000; fuzz/run.py says what they are. Inputs that are
 # found stay in build/fuzz, so that the next run goes on from there.
 FUZZ_TARGET ?= update snapshot number
-FUZZ_JUDGE ?= python c
+FUZZ_JUDGE ?= python portable
 FUZZ_BUILD ?= fuzz
 FUZZ_RUNS ?= 0
 FUZZ_SECONDS ?= $(if $(filter 0,$(FUZZ_RUNS)),60,0)
@@ -233,18 +236,18 @@ check-warnings: $(VENV)/.installed
 
 # The tests that take too long for `make test`.
 check-long: $(VENV)/.installed
-	$(PYTEST) -m check $(ARGS)
+	$(PYTEST) $(PARALLEL) -m check $(ARGS)
 
 # Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
 FOREIGN := build/check/foreign
 check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_simulator_foreign.py
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
-	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) -m "not check" $(ARGS) $(wildcard tests/manager/test_manager*.py)
+	LDC_MARKETS_PER_CONNECTION=1 $(PYTEST) $(PARALLEL) -m "not check" $(ARGS) $(wildcard tests/manager/test_manager*.py)
 
 # A part of `make mutants`, always the same.
 # A lot of 60 says less than one of 200 (make mutants, of which 95 % must die), so it is asked for less.
@@ -284,9 +287,9 @@ try-pure-python:
 	$(call try_variant,pure-python,)
 
 # Each target for some seconds under the sanitizers: without coverage, so that it needs no more than check-sanitize does.
-# What json and Decimal judge is in tests/book/test_fuzz.py.
+# Two builds are compared. What json and Decimal judge, beside a sample here, is in tests/book/test_fuzz.py.
 check-fuzz: $(VENV)/.installed
-	judge=c; set -e; \
+	judge=portable; set -e; \
 	target=update; $(call FUZZ,sanitize,60000,0,0); \
 	target=snapshot; $(call FUZZ,sanitize,60000,0,0); \
 	target=number; $(call FUZZ,sanitize,8000,0,0)

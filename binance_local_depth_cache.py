@@ -1,4 +1,4 @@
-"""ldc under the name that users of "Binance Local Depth Cache" import. Everything is in `ldc`."""
+"""ldc under the name that users of "Binance Local Depth Cache" import. The code is in `ldc`."""
 
 from ldc import (
     BinanceLocalDepthCacheManager,

@@ -8,6 +8,7 @@ Environment variables, read at build time only:
     LDC_BUILD=sanitize     as checked, under AddressSanitizer and UBSan: needs LD_PRELOAD, see `make check`
     LDC_BUILD=fuzz         as sanitize, and counts what runs, for libFuzzer: needs CC=clang, see `make fuzz`
     LDC_BUILD=tsan         as checked, under ThreadSanitizer: see docs/fuzzing.md
+    LDC_PORTABLE=1         what processors without SSE2 run, whatever the processor: see docs/fuzzing.md
     LDC_PURE_PYTHON=1      no extension: a wheel for every platform, with the book of `ldc/book/pure` (much slower)
     LDC_ANNOTATE=1         also write build/<build>/cython/ldc/_book.html, which shows where the code meets Python
     LDC_WERROR=1           warnings of the C compiler are errors (those of Cython always are)
@@ -38,7 +39,7 @@ EVERY_BUILD = {
     "auto_pickle": False,
     "autotestdict": False,
     "warn.maybe_uninitialized": True,
-    # It can do without the GIL: shown by .ci/free-threading, said in docs/how-to/free-threading.md.
+    # It can do without the GIL: shown by .ci/free-threading, said in docs/evidence/free-threading.md.
     "freethreading_compatible": True,
 }
 DIRECTIVES = {
@@ -96,9 +97,10 @@ MODE = choice("LDC_BUILD", list(DIRECTIVES))
 PURE_PYTHON = choice("LDC_PURE_PYTHON", ["0", "1"]) == "1"
 ANNOTATE = choice("LDC_ANNOTATE", ["0", "1"]) == "1"
 WERROR = choice("LDC_WERROR", ["0", "1"]) == "1"
+PORTABLE = choice("LDC_PORTABLE", ["0", "1"]) == "1"
 
 BUILD = "pure-python" if PURE_PYTHON else MODE
-BUILD_FOLDER = Path("build", BUILD + "-werror" * WERROR)
+BUILD_FOLDER = Path("build", BUILD + "-werror" * WERROR + "-portable" * PORTABLE)
 
 
 def extension() -> Extension:
@@ -116,7 +118,7 @@ def extension() -> Extension:
         ["ldc/_book.pyx"],
         # Included by the .pyx; named here so that a change of one builds anew.
         depends=[path.as_posix() for path in sorted(Path("ldc/core").glob("*.pxi"))],
-        define_macros=MACROS[MODE],
+        define_macros=MACROS[MODE] + [("LDC_PORTABLE", "1")] * PORTABLE,
         # Checks in C (`assert`) belong to the builds that check; Python's own flags switch them off everywhere.
         undef_macros=[] if MODE == "release" else ["NDEBUG"],
         extra_compile_args=compile_args,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_loopback_clients
-import bench_loopback_server
+import bench_loopback_exchange
 from bench_loopback_clients import CLIENTS, NO_BOOK, TOP, Levels, Top
 from bench_loopback_report import print_results
 from bench_peers import conditions, version_of
@@ -195,7 +195,7 @@ def measure_run(
 def runs_of(count: int, options: argparse.Namespace) -> list[tuple[float, int]]:
     """Return pace and updates of each market for the runs with so many markets; the last has no pace."""
     paced = [(pace, max(1, round(pace * options.seconds))) for pace in PACES[count]]
-    return [*paced, *[(bench_loopback_server.ALL_OF_IT, max(1, options.updates // count))] * UNPACED_ROUNDS]
+    return [*paced, *[(bench_loopback_exchange.ALL_OF_IT, max(1, options.updates // count))] * UNPACED_ROUNDS]
 
 
 def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -212,8 +212,8 @@ def measure(
     name: str, count: int, truth: Truth, runs: list[tuple[float, int]], patience_s: float = PATIENCE_S
 ) -> list[dict[str, Any]]:
     """Return the results of all runs of one library with so many markets."""
-    names = bench_loopback_server.names_of(count)
-    with process(bench_loopback_server.serve, names, truth.recorded) as server:
+    names = bench_loopback_exchange.names_of(count)
+    with process(bench_loopback_exchange.serve, names, truth.recorded) as server:
         port = server.recv()
         with process(bench_loopback_clients.run, name, port, names, patience_s) as client:
             ready = answer(client, ("ready",), patience_s + 5)

@@ -1,6 +1,6 @@
 """Makes tables and plot out of the results that `bench_loopback.py` has written; it needs no peer, and no clock.
 
-python benchmarks/bench_loopback_report.py benchmarks/results/peers-loopback.json docs/performance-peers.md \
+python benchmarks/bench_loopback_report.py benchmarks/results/peers-loopback.json docs/evidence/peers.md \
     docs/images/peers-loopback.svg README.md
 """
 

@@ -1,6 +1,6 @@
 """Makes the table and the plot out of the results that `bench_peers.py` has written; it needs no peer, and no clock.
 
-python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/performance-peers.md docs/images/peers.svg \
+python benchmarks/bench_peers_report.py benchmarks/results/peers.json docs/evidence/peers.md docs/images/peers.svg \
     README.md
 
 The last may be left out: it is where the headline goes.

@@ -25,14 +25,15 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
 
 from bench_memory import resident_bytes
-from bench_scale_sender import kinds_of, serve, sources, stream_of
+from bench_scale_traffic import kinds_of, serve, sources, stream_of
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
+from ldc.network.proxy import ProxyRules
+from ldc.sync.actions import Purpose
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose
 from ldc.types import SyncState
 
 PATIENCE_S = 60.0
@@ -51,7 +52,7 @@ OPTIONS = ConnectionOptions(
     close_timeout_s=2,
     messages_per_second=3,
     user_agent="ldc benchmark",
-    proxy={},
+    proxies=ProxyRules(),
 )
 
 

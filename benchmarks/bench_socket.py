@@ -12,7 +12,6 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import struct
 import sys
 import tempfile
 import threading
@@ -28,14 +27,15 @@ from typing import Any
 import websocket
 
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
-from bench_sender import serve
+from bench_sender import frame, serve
 from ldc.book import OrderBook, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
+from ldc.network.proxy import ProxyRules
+from ldc.sync.actions import Purpose
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose
 from ldc.types import SyncState
 
 PATIENCE_S = 120.0
@@ -52,7 +52,7 @@ OPTIONS = ConnectionOptions(
     close_timeout_s=2,
     messages_per_second=3,
     user_agent="ldc benchmark",
-    proxy={},
+    proxies=ProxyRules(),
 )
 
 
@@ -92,15 +92,7 @@ def wire(recording: Recording) -> bytes:
         payload = market.frames[number]
         if not payload.startswith(b'{"stream":'):
             payload = b'{"stream":"%s","data":%s}' % (stream_of(market).encode(), payload)
-        size = len(payload)
-        length = (
-            bytes([size])
-            if size < 126
-            else struct.pack(">BH", 126, size)
-            if size < 65_536
-            else struct.pack(">BQ", 127, size)
-        )
-        frames.append(b"\x81" + length + payload)
+        frames.append(frame(payload))
     return b"".join(frames)
 
 

@@ -14,7 +14,7 @@ import bench_peers_check
 import bench_peers_report
 import bench_readers
 import bench_scale
-import bench_scale_sender
+import bench_scale_traffic
 from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
@@ -113,7 +113,7 @@ def test_the_compiled_book_is_measured_wherever_there_is_one() -> None:
 def test_the_embedded_exchange_is_measured() -> None:
     pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
     found = measure_simulator("binance.com", markets=4, seconds=0.5, updates_per_second=50, levels=50)
-    assert found["windows skipped"] >= 0  # on a machine that is busy with other things it may be some
+    assert found["windows a second"] > 0
     assert found["frames read"] > 20
 
 
@@ -188,7 +188,7 @@ def test_a_peers_book_is_compared_as_far_as_it_can_know() -> None:
 ])  # fmt: skip
 def test_the_committed_results_of_the_peers_are_what_the_documents_show(report, name, marks) -> None:
     results = json.loads((PROJECT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
-    document = (PROJECT / "docs/performance-peers.md").read_text(encoding="utf-8")
+    document = (PROJECT / "docs/evidence/peers.md").read_text(encoding="utf-8")
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     assert bench_peers_report.insert(document, report.markdown(results), marks) == document
     assert (PROJECT / f"docs/images/{name}.svg").read_text(encoding="utf-8") == report.plot(results)
@@ -305,12 +305,12 @@ def test_many_markets_end_with_the_right_books_and_are_accounted_for(capsys) -> 
 
 
 def test_all_markets_update_in_a_burst_and_else_at_their_own_pace() -> None:
-    kinds = bench_scale_sender.kinds_of(1000)
+    kinds = bench_scale_traffic.kinds_of(1000)
     assert [kinds.count(number) for number in range(4)] == [10, 10, 180, 800]
-    plan = bench_scale_sender.schedule(kinds, seconds=10, seed=1)
-    assert plan == sorted(plan) == bench_scale_sender.schedule(kinds, seconds=10, seed=1)
+    plan = bench_scale_traffic.schedule(kinds, seconds=10, seed=1)
+    assert plan == sorted(plan) == bench_scale_traffic.schedule(kinds, seconds=10, seed=1)
     assert 4_500 < len(plan) / 10 < 5_500
-    in_burst = [number for due, number in plan if 4.9 <= due < 4.9 + bench_scale_sender.BURST_S]
+    in_burst = [number for due, number in plan if 4.9 <= due < 4.9 + bench_scale_traffic.BURST_S]
     assert sorted(in_burst) == list(range(1000))
 
 

@@ -6,6 +6,7 @@ Without markets it follows 20 made-up ones of the embedded exchange: pip install
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
     try:
         main()
     except KeyboardInterrupt:

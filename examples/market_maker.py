@@ -6,6 +6,7 @@ It sends no orders: put your own in the place of `PaperOrders`. examples/test_ma
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Protocol
@@ -113,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
     try:
         main()
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ each other: pip install '.[simulator]'.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
     try:
         main()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Without --exchange it runs on the embedded exchange, which needs no network: pip
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import ldc
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
     try:
         main()
     except KeyboardInterrupt:

@@ -1,46 +1,47 @@
 /* Between libFuzzer and the compiled order book. Built by run.py as an extension of Python, named `driver`.
  *
- * `run(arguments, judge)` hands libFuzzer's inputs to a Python function, which raises where something is wrong.
- * `run(arguments, "update")`, `"snapshot"`, `"number"` judge them in C, by opinion.h, through the book's public methods
- * only: a hundred times as fast, and independent of what the book is inside.
- * `blind(seeds, tokens, judge, runs, seed)` changes the seeds without looking at what that does: faster, for any compiler.
- * `replay(inputs, judge)` judges some inputs once more.
+ * `run(arguments, target, oracle, books)` hands libFuzzer's inputs to a judge:
+ *     books None          every input goes to `oracle`, a Python function that raises where something is wrong;
+ *     books (one, other)  two builds of ldc._book must agree in all that can be read, and `oracle` sees a sample.
+ * What a message may be is not written here: two builds are compared with one another, through public methods only.
+ * `blind(seeds, tokens, runs, seed, target, oracle, books)` changes the seeds without looking at what that does.
+ * `replay(inputs, target, oracle, books)` judges some inputs once more.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <dlfcn.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
-
-#include "opinion.h"
 
 #ifdef LDC_LIBFUZZER
 int LLVMFuzzerRunDriver(int *argc, char ***argv, int (*judge)(const uint8_t *data, size_t size));
 #endif
 
-enum { INPUT_MAX = 4096 };
+enum { INPUT_MAX = 4096, SAMPLE_EVERY = 64 };
 
-static const struct {
-    const char *rule;
-    bool chains;
-    int price_decimals, quantity_decimals, levels;
-    const char *bids[3][2], *asks[3][2];
-} BASE[2] = {
-    {"spot", false, 8, 8, 3,
-     {{"61737.63000000", "1.00000000"}, {"61730.17000000", "0.50000000"}, {"56854.58000000", "2.00000000"}},
-     {{"61837.64000000", "0.10000000"}, {"61839.85000000", "1.00000000"}, {"61848.49000000", "3.00000000"}}},
-    {"futures", true, 2, 3, 2,
-     {{"2671.65", "20.506"}, {"2671.60", "1.000"}},
-     {{"2689.90", "0.100"}, {"2690.01", "7.250"}}},
+/* The books begin with these; fuzz_targets.py has the same. */
+static const char *const RULES[2] = {"spot", "futures"};
+static const char *const BASE[2] = {
+    "{\"lastUpdateId\":%lld,\"bids\":[[\"61737.63000000\",\"1.00000000\"],[\"61730.17000000\",\"0.50000000\"],"
+    "[\"56854.58000000\",\"2.00000000\"]],\"asks\":[[\"61837.64000000\",\"0.10000000\"],"
+    "[\"61839.85000000\",\"1.00000000\"],[\"61848.49000000\",\"3.00000000\"]]}",
+    "{\"lastUpdateId\":%lld,\"bids\":[[\"2671.65\",\"20.506\"],[\"2671.60\",\"1.000\"]],"
+    "\"asks\":[[\"2689.90\",\"0.100\"],[\"2690.01\",\"7.250\"]]}",
 };
+enum { FIRST_ID = 3, PREVIOUS_ID = 5, LIMIT = 3 };
 
-static PyObject *refused, *view_keywords, *judge_in_python;
-static PyObject *apply, *load_snapshot, *read_header, *view, *last_update_id, *last_header, *event_time_ms;
-static PyObject *transaction_time_ms, *check, *price_decimals, *quantity_decimals;
-static PyObject *book[2];
-static int64_t book_id[2];
-static held start[2], now;
-static said message_says;
+static const char *const SHOWN[] = {
+    "last_update_id", "last_header", "event_time_ms", "transaction_time_ms", "price_decimals", "quantity_decimals",
+    "bid_count", "ask_count", "is_loaded", "needs_attention", "counters",
+};
+enum { SHOWN_COUNT = sizeof(SHOWN) / sizeof(*SHOWN) };
+
+static PyObject *refused, *view_keywords, *oracle, *limit;
+static PyObject *apply, *load_snapshot, *view, *check, *shown_name[SHOWN_COUNT];
+static PyObject *read_header[2], *book[2][2]; /* of each build; under each rule */
+static long long book_id[2];
 static const uint8_t *shown;
 static size_t shown_size;
 static unsigned long long executions, accepted;
@@ -50,7 +51,7 @@ static void fail(const char *what) {
     if (PyErr_Occurred()) {
         PyErr_Print();
     }
-    fprintf(stderr, "the book and the second opinion differ: %s\n", what);
+    fprintf(stderr, "the book is wrong: %s\n", what);
     fprintf(stderr, "message (%zu bytes): ", shown_size);
     for (size_t i = 0; i < shown_size; i++) {
         fprintf(stderr, shown[i] >= 0x20 && shown[i] < 0x7F && shown[i] != '\\' ? "%c" : "\\x%02x", shown[i]);
@@ -66,8 +67,9 @@ static PyObject *must(PyObject *object, const char *what) {
     return object;
 }
 
-/* Call a method with the bytes of a message. NULL: it was refused, as it may be; everything else is a failure. */
-static PyObject *call(PyObject *callable, PyObject *method, const uint8_t *data, size_t size, PyObject *second) {
+/* Call with the bytes of a message; return the result, or the text of the refusal. */
+static PyObject *call(PyObject *callable, PyObject *method, const uint8_t *data, size_t size, PyObject *second,
+                      bool *is_refused) {
     /* A block of exactly this size, so that the first byte past the end is poisoned. */
     char *exact = malloc(size ? size : 1);
     memcpy(exact, data, size);
@@ -81,230 +83,142 @@ static PyObject *call(PyObject *callable, PyObject *method, const uint8_t *data,
     }
     Py_DECREF(payload);
     free(exact);
+    *is_refused = !result;
     if (!result) {
+        PyObject *type, *value, *traceback;
         if (!PyErr_ExceptionMatches(refused)) {
             fail("another exception");
         }
-        PyErr_Clear();
+        PyErr_Fetch(&type, &value, &traceback);
+        result = must(PyObject_Str(value), "a text");
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
     }
     return result;
 }
 
-static void renew(int which, int64_t id) {
+/* Fail unless two objects are equal; take them. */
+static void same(PyObject *one, PyObject *other, const char *what) {
+    if (PyObject_RichCompareBool(one, other, Py_EQ) != 1) {
+        fprintf(stderr, "one: ");
+        PyObject_Print(one, stderr, 0);
+        fprintf(stderr, "\nother: ");
+        PyObject_Print(other, stderr, 0);
+        fprintf(stderr, "\n");
+        fail(what);
+    }
+    Py_DECREF(one);
+    Py_DECREF(other);
+}
+
+static PyObject *view_of(PyObject *of) {
+    PyObject *arguments[3] = {of, (PyObject *)&PyUnicode_Type, Py_True};
+    return must(PyObject_VectorcallMethod(view, arguments, 1, view_keywords), "view");
+}
+
+static void compare_books(int rule) {
+    PyObject **pair = book[rule];
+    for (int i = 0; i < SHOWN_COUNT; i++) {
+        same(must(PyObject_GetAttr(pair[0], shown_name[i]), SHOWN[i]),
+             must(PyObject_GetAttr(pair[1], shown_name[i]), SHOWN[i]), SHOWN[i]);
+    }
+    same(view_of(pair[0]), view_of(pair[1]), "the view");
+    for (int build = 0; build < 2; build++) {
+        Py_DECREF(must(PyObject_VectorcallMethod(check, &pair[build], 1, NULL), "an invariant"));
+    }
+}
+
+static void renew(int rule, long long id) {
     char body[1000];
-    int length = snprintf(body, sizeof(body), "{\"lastUpdateId\":%lld,\"bids\":[", (long long)id);
-    for (int side = 0; side < 2; side++) {
-        const char *const(*levels)[2] = side ? BASE[which].asks : BASE[which].bids;
-        for (int i = 0; i < BASE[which].levels; i++) {
-            length += snprintf(body + length, sizeof(body) - (size_t)length, "%s[\"%s\",\"%s\"]", i ? "," : "",
-                               levels[i][0], levels[i][1]);
+    int length = snprintf(body, sizeof(body), BASE[rule], id);
+    for (int build = 0; build < 2; build++) {
+        bool is_refused;
+        Py_DECREF(call(book[rule][build], load_snapshot, (const uint8_t *)body, (size_t)length, limit, &is_refused));
+        if (is_refused) {
+            fail("the base is refused");
         }
-        length += snprintf(body + length, sizeof(body) - (size_t)length, side ? "]}" : "],\"asks\":[");
     }
-    PyObject *three = PyLong_FromLong(3);
-    Py_DECREF(must(call(book[which], load_snapshot, (const uint8_t *)body, (size_t)length, three), "the base"));
-    Py_DECREF(three);
-    book_id[which] = id;
+    book_id[rule] = id;
 }
 
-static bool is_number(PyObject *object, bool is_there, int64_t number) {
-    if (!is_there) {
-        return object == Py_None;
+/* Let both builds do the same; return whether they took the message. */
+static bool both(PyObject *const callables[2], PyObject *method, PyObject *second, const char *what) {
+    bool is_refused[2];
+    PyObject *one = call(callables[0], method, shown, shown_size, second, &is_refused[0]);
+    PyObject *other = call(callables[1], method, shown, shown_size, second, &is_refused[1]);
+    if (is_refused[0] != is_refused[1]) {
+        fail(is_refused[0] ? "refused, and taken by the portable build" : "taken, and refused by the portable build");
     }
-    return PyLong_Check(object) && PyLong_AsLongLong(object) == number && !PyErr_Occurred();
+    same(one, other, what);
+    return !is_refused[0];
 }
 
-static bool is_text(PyObject *object, const node *text) {
-    if (!text) {
-        return object == Py_None;
+/* Return the id that an update continues, by its header; 1 if it has none that a book can stand at. */
+static long long wanted_id(int rule) {
+    bool is_refused;
+    long long id = 0;
+    PyObject *header = call(read_header[0], NULL, shown, shown_size, NULL, &is_refused);
+    if (!is_refused) {
+        PyObject *number = PyTuple_GET_ITEM(header, rule ? PREVIOUS_ID : FIRST_ID);
+        id = PyLong_Check(number) ? PyLong_AsLongLong(number) - !rule : 0;
+        PyErr_Clear();
     }
-    Py_ssize_t length;
-    const char *letters = PyUnicode_Check(object) ? PyUnicode_AsUTF8AndSize(object, &length) : NULL;
-    return letters && (size_t)length == text->length && memcmp(letters, text->text, text->length) == 0;
+    Py_DECREF(header);
+    return id > 0 ? id : 1;
 }
 
-static bool looks(PyObject *of, PyObject *name, bool is_there, int64_t number) {
-    PyObject *object = must(PyObject_GetAttr(of, name), "an attribute");
-    bool good = is_number(object, is_there, number);
-    Py_DECREF(object);
-    return good;
-}
-
-static void check_header(PyObject *header, const said *s) {
-    if (!is_text(PyTuple_GET_ITEM(header, 0), s->stream) || !is_text(PyTuple_GET_ITEM(header, 1), s->event) ||
-        !is_text(PyTuple_GET_ITEM(header, 2), s->symbol) || !is_number(PyTuple_GET_ITEM(header, 3), s->first, s->first) ||
-        !is_number(PyTuple_GET_ITEM(header, 4), s->last, s->last) ||
-        !is_number(PyTuple_GET_ITEM(header, 5), s->previous, s->previous) ||
-        !is_number(PyTuple_GET_ITEM(header, 6), s->has_event_time, s->event_time)) {
-        fail("the header");
-    }
-}
-
-static bool is_decimal(PyObject *text, wide value, int decimals) {
-    char expected[48];
-    size_t length = print_decimal(value, decimals, expected);
-    Py_ssize_t got;
-    const char *letters = PyUnicode_AsUTF8AndSize(text, &got);
-    return letters && (size_t)got == length && memcmp(letters, expected, length) == 0;
-}
-
-static void check_side(PyObject *levels, const held_side *s, const held *h) {
-    if (PyTuple_GET_SIZE(levels) != s->count) {
-        fail("how many levels are held");
-    }
-    for (int i = 0; i < s->count; i++) {
-        PyObject *pair = PyTuple_GET_ITEM(levels, i);
-        if (!is_decimal(PyTuple_GET_ITEM(pair, 0), s->price[i], h->price_decimals) ||
-            !is_decimal(PyTuple_GET_ITEM(pair, 1), s->quantity[i], h->quantity_decimals)) {
-            fail("a level");
+static void compare_update(void) {
+    both(read_header, NULL, NULL, "read_header");
+    for (int rule = 0; rule < 2; rule++) {
+        long long id = wanted_id(rule);
+        if (id != book_id[rule]) {
+            renew(rule, id);
+        }
+        bool is_taken = both(book[rule], apply, NULL, "apply");
+        accepted += is_taken;
+        /* That nothing has changed is looked at now and then: what a refused message did would stay. */
+        if (is_taken || executions % 16 == 0) {
+            compare_books(rule);
+        }
+        if (is_taken) {
+            renew(rule, 1);
         }
     }
 }
 
-static void check_horizon(PyObject *horizon, bool is_there, wide price, const held *h) {
-    if (is_there ? !is_decimal(horizon, price, h->price_decimals) : horizon != Py_None) {
-        fail("a horizon");
-    }
-}
-
-static void check_held(int which, const held *h) {
-    PyObject *arguments[3] = {book[which], (PyObject *)&PyUnicode_Type, Py_True};
-    PyObject *seen = must(PyObject_VectorcallMethod(view, arguments, 1, view_keywords), "view");
-    check_side(PyTuple_GET_ITEM(seen, 0), &h->bids, h);
-    check_side(PyTuple_GET_ITEM(seen, 1), &h->asks, h);
-    check_horizon(PyTuple_GET_ITEM(seen, 6), h->has_bid_horizon, h->bid_horizon, h);
-    check_horizon(PyTuple_GET_ITEM(seen, 7), h->has_ask_horizon, h->ask_horizon, h);
-    Py_DECREF(seen);
-    if (!looks(book[which], price_decimals, true, h->price_decimals) ||
-        !looks(book[which], quantity_decimals, true, h->quantity_decimals)) {
-        fail("the scales");
-    }
-}
-
-static void check_sound(int which) {
-    PyObject *arguments[1] = {book[which]};
-    Py_DECREF(must(PyObject_VectorcallMethod(check, arguments, 1, NULL), "an invariant"));
-}
-
-static void copy_held(held *to, const held *from) {
-    to->price_decimals = from->price_decimals;
-    to->quantity_decimals = from->quantity_decimals;
-    to->has_bid_horizon = from->has_bid_horizon;
-    to->has_ask_horizon = from->has_ask_horizon;
-    to->bid_horizon = from->bid_horizon;
-    to->ask_horizon = from->ask_horizon;
-    for (int side = 0; side < 2; side++) {
-        held_side *t = side ? &to->asks : &to->bids;
-        const held_side *f = side ? &from->asks : &from->bids;
-        t->count = f->count;
-        memcpy(t->price, f->price, sizeof(wide) * (size_t)f->count);
-        memcpy(t->quantity, f->quantity, sizeof(wide) * (size_t)f->count);
-    }
-}
-
-/* ------------------------------------------------------------------------------------------------------- targets */
-
-static void judge_update(int which, const node *event, const uint8_t *data, size_t size) {
-    said *s = &message_says;
-    bool good = event && say_update(event, BASE[which].chains, s);
-    if (good) {
-        int64_t wanted = BASE[which].chains ? s->previous : s->first - 1;
-        wanted = wanted ? wanted : 1;
-        if (wanted != book_id[which]) {
-            renew(which, wanted);
+static void compare_snapshot(void) {
+    for (int limited = 0; limited < 2; limited++) {
+        bool is_taken = both(book[0], load_snapshot, limited ? limit : NULL, "load_snapshot");
+        accepted += is_taken;
+        if (is_taken || executions % 16 == 0) {
+            compare_books(0);
         }
-        bool is_stale = !BASE[which].chains && s->last <= wanted;
-        copy_held(&now, &start[which]);
-        good = is_stale || held_apply(&now, s);
-        PyObject *verdict = call(book[which], apply, data, size, NULL);
-        if ((verdict != NULL) != good) {
-            fail(verdict ? "applied, and does not fit" : "refused, and is good");
-        }
-        if (!good) {
-            copy_held(&now, &start[which]);
-        } else {
-            accepted++;
-            if (PyLong_AsLong(verdict) != is_stale) {
-                fail("the verdict");
-            }
-            Py_DECREF(verdict);
-            PyObject *header = must(PyObject_GetAttr(book[which], last_header), "last_header");
-            check_header(header, s);
-            Py_DECREF(header);
-        }
-        bool changed = good && !is_stale;
-        if (!looks(book[which], last_update_id, true, changed ? s->last : wanted) ||
-            (changed && (!looks(book[which], event_time_ms, s->has_event_time, s->event_time) ||
-                         !looks(book[which], transaction_time_ms, s->has_time, s->time)))) {
-            fail("the place");
-        }
-        check_held(which, &now);
-        check_sound(which);
-        renew(which, 1);
-        return;
-    }
-    PyObject *verdict = call(book[which], apply, data, size, NULL);
-    if (verdict) {
-        fail("applied, and must be refused");
-    }
-    /* That nothing has changed is looked at now and then: what a refused message did would stay. */
-    if (executions % 16 == 0) {
-        if (!looks(book[which], last_update_id, true, book_id[which])) {
-            fail("the place after a refusal");
-        }
-        check_held(which, &start[which]);
-    }
-}
-
-static void target_update(const uint8_t *data, size_t size) {
-    const node *event = NULL;
-    shown = data;
-    shown_size = size;
-    bool has_header = say_header(message(data, size), &message_says, &event);
-    PyObject *header = call(read_header, NULL, data, size, NULL);
-    if ((header != NULL) != has_header) {
-        fail(header ? "read_header took it" : "read_header refused it");
-    }
-    if (header) {
-        check_header(header, &message_says);
-        Py_DECREF(header);
-    }
-    for (int which = 0; which < 2; which++) {
-        judge_update(which, has_header ? event : NULL, data, size);
-    }
-}
-
-static void target_snapshot(const uint8_t *data, size_t size) {
-    shown = data;
-    shown_size = size;
-    bool good = say_snapshot(message(data, size), &message_says);
-    for (int limit = 0; limit <= 3; limit += 3) {
-        bool loads = good && held_load(&now, &message_says, limit);
-        PyObject *honoured = limit ? PyLong_FromLong(limit) : NULL;
-        PyObject *result = call(book[0], load_snapshot, data, size, honoured);
-        Py_XDECREF(honoured);
-        if ((result != NULL) != loads) {
-            fail(result ? "loaded, and must be refused" : "refused, and is good");
-        }
-        if (loads) {
-            accepted++;
-            Py_DECREF(result);
-            if (!looks(book[0], last_update_id, true, message_says.last) ||
-                !looks(book[0], event_time_ms, message_says.has_event_time, message_says.event_time) ||
-                !looks(book[0], transaction_time_ms, message_says.has_time, message_says.time)) {
-                fail("the place");
-            }
-            check_held(0, &now);
-            check_sound(0);
+        if (is_taken) {
             renew(0, 1);
-        } else if (executions % 16 == 0) {
-            check_held(0, &start[0]);
         }
     }
+}
+
+static void ask_oracle(void) {
+    PyObject *payload = must(PyBytes_FromStringAndSize((const char *)shown, (Py_ssize_t)shown_size), "memory");
+    PyObject *result = must(PyObject_CallOneArg(oracle, payload), "the oracle says otherwise, see above");
+    accepted += result == Py_True;
+    Py_DECREF(result);
+    Py_DECREF(payload);
+}
+
+/* A sample by content, so that an input that fails once fails always. */
+static bool is_in_sample(void) {
+    uint64_t hash = 0xCBF29CE484222325ULL; /* FNV-1a */
+    for (size_t i = 0; i < shown_size; i++) {
+        hash = (hash ^ shown[i]) * 0x100000001B3ULL;
+    }
+    return hash >> 32 & 1 && (hash >> 33) % (SAMPLE_EVERY / 2) == 0;
 }
 
 /* The same messages as NumberTarget of tests/kits/fuzz_targets.py. */
-static void target_number(const uint8_t *data, size_t size) {
+static void compare_number(void) {
     static const char dots[] = "\"x\":\"................................................................................"
                                "................................................................................\"";
     static const char *const parts[][7] = {
@@ -315,6 +229,8 @@ static void target_number(const uint8_t *data, size_t size) {
         {"{\"b\":[],\"a\":[],\"U\":2,\"u\":3,\"pu\":1,\"E\":", "@", ",", dots, ",\"T\":", "@", "}"},
     };
     static uint8_t built[2 * INPUT_MAX + 1000];
+    const uint8_t *data = shown;
+    size_t size = shown_size;
     for (int which = 0; which < 5; which++) {
         size_t length = 0;
         for (int i = 0; i < 7; i++) {
@@ -323,21 +239,15 @@ static void target_number(const uint8_t *data, size_t size) {
             memcpy(built + length, is_input ? (const void *)data : parts[which][i], part);
             length += part;
         }
-        (which == 2 ? target_snapshot : target_update)(built, length);
+        shown = built;
+        shown_size = length;
+        which == 2 ? compare_snapshot() : compare_update();
     }
-}
-
-static void target_python(const uint8_t *data, size_t size) {
     shown = data;
     shown_size = size;
-    PyObject *payload = must(PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size), "memory");
-    PyObject *result = must(PyObject_CallOneArg(judge_in_python, payload), "see above");
-    accepted += result == Py_True;
-    Py_DECREF(result);
-    Py_DECREF(payload);
 }
 
-static void (*target)(const uint8_t *data, size_t size);
+static void (*compare)(void);
 
 /* libFuzzer ends the process itself. */
 static void report(void) {
@@ -351,24 +261,46 @@ static void report(void) {
 static int execute(const uint8_t *data, size_t size) {
     if (size <= INPUT_MAX) {
         executions++;
-        target(data, size);
+        shown = data;
+        shown_size = size;
+        if (compare) {
+            compare();
+        }
+        if (!compare || is_in_sample()) {
+            ask_oracle();
+        }
     }
     return 0;
 }
 
-static bool choose(PyObject *judge) {
-    judge_in_python = judge;
-    target = target_python;
-    if (PyUnicode_Check(judge)) {
-        target = PyUnicode_CompareWithASCIIString(judge, "update") == 0     ? target_update
-                 : PyUnicode_CompareWithASCIIString(judge, "snapshot") == 0 ? target_snapshot
-                 : PyUnicode_CompareWithASCIIString(judge, "number") == 0   ? target_number
-                                                                            : NULL;
+/* Make ready to judge; false with an exception. */
+static bool choose(const char *target, PyObject *books) {
+    compare = NULL;
+    if (books == Py_None) {
+        return true;
     }
-    if (!target) {
-        PyErr_SetString(PyExc_ValueError, "no such target");
+    compare = strcmp(target, "update") == 0     ? compare_update
+              : strcmp(target, "snapshot") == 0 ? compare_snapshot
+              : strcmp(target, "number") == 0   ? compare_number
+                                                : NULL;
+    if (!compare || !PyTuple_Check(books) || PyTuple_GET_SIZE(books) != 2) {
+        PyErr_SetString(PyExc_ValueError, "a target that there is, and two builds of the book");
+        return false;
     }
-    return target;
+    for (int build = 0; build < 2; build++) {
+        PyObject *module = PyTuple_GET_ITEM(books, build);
+        read_header[build] = must(PyObject_GetAttrString(module, "read_header"), "read_header");
+        PyObject *class = must(PyObject_GetAttrString(module, "OrderBook"), "OrderBook");
+        for (int rule = 0; rule < 2; rule++) {
+            book[rule][build] = must(PyObject_CallFunction(class, "s", RULES[rule]), "a book");
+        }
+        Py_DECREF(class);
+    }
+    for (int rule = 0; rule < 2; rule++) {
+        renew(rule, 1);
+        compare_books(rule);
+    }
+    return true;
 }
 
 /* -------------------------------------------------------------------------------------------------- blind changes */
@@ -427,11 +359,13 @@ static size_t change(uint8_t *data, size_t size, PyObject *seeds, PyObject *toke
 }
 
 static PyObject *blind(PyObject *module, PyObject *arguments) {
-    PyObject *seeds, *tokens, *judge;
+    PyObject *seeds, *tokens, *books;
+    const char *target;
     static uint8_t data[INPUT_MAX];
     unsigned long long runs, seed;
-    if (!PyArg_ParseTuple(arguments, "O!O!OKK", &PyList_Type, &seeds, &PyList_Type, &tokens, &judge, &runs, &seed) ||
-        !choose(judge)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!KKsOO", &PyList_Type, &seeds, &PyList_Type, &tokens, &runs, &seed, &target,
+                          &oracle, &books) ||
+        !choose(target, books)) {
         return NULL;
     }
     dice_state = seed * 0x9E3779B97F4A7C15ULL + 1;
@@ -456,8 +390,9 @@ static PyObject *blind(PyObject *module, PyObject *arguments) {
 /* --------------------------------------------------------------------------------------------------------- Python */
 
 static PyObject *run(PyObject *module, PyObject *arguments) {
-    PyObject *words, *judge;
-    if (!PyArg_ParseTuple(arguments, "O!O", &PyList_Type, &words, &judge) || !choose(judge)) {
+    PyObject *words, *books;
+    const char *target;
+    if (!PyArg_ParseTuple(arguments, "O!sOO", &PyList_Type, &words, &target, &oracle, &books) || !choose(target, books)) {
         return NULL;
     }
 #ifdef LDC_LIBFUZZER
@@ -483,8 +418,10 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
 }
 
 static PyObject *replay(PyObject *module, PyObject *arguments) {
-    PyObject *inputs, *judge;
-    if (!PyArg_ParseTuple(arguments, "O!O", &PyList_Type, &inputs, &judge) || !choose(judge)) {
+    PyObject *inputs, *books;
+    const char *target;
+    if (!PyArg_ParseTuple(arguments, "O!sOO", &PyList_Type, &inputs, &target, &oracle, &books) ||
+        !choose(target, books)) {
         return NULL;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(inputs); i++) {
@@ -495,57 +432,26 @@ static PyObject *replay(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef methods[] = {
-    {"run", run, METH_VARARGS, "run(arguments, judge): fuzz; libFuzzer ends the process."},
-    {"blind", blind, METH_VARARGS, "blind(seeds, tokens, judge, runs, seed): judge changed seeds."},
-    {"replay", replay, METH_VARARGS, "replay(inputs, judge): judge a list of bytes; return (executions, accepted)."},
+    {"run", run, METH_VARARGS, "run(arguments, target, oracle, books): fuzz; libFuzzer ends the process."},
+    {"blind", blind, METH_VARARGS, "blind(seeds, tokens, runs, seed, target, oracle, books): judge changed seeds."},
+    {"replay", replay, METH_VARARGS,
+     "replay(inputs, target, oracle, books): judge a list of bytes; return (executions, accepted)."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "driver", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-static bool say_base(int which) {
-    said *s = &message_says;
-    for (int side = 0; side < 2; side++) {
-        const char *const(*levels)[2] = side ? BASE[which].asks : BASE[which].bids;
-        for (int i = 0; i < BASE[which].levels; i++) {
-            level *l = &(side ? &s->asks : &s->bids)->level[i];
-            node price = {.kind = STRING, .text = levels[i][0], .length = strlen(levels[i][0])};
-            node quantity = {.kind = STRING, .text = levels[i][1], .length = strlen(levels[i][1])};
-            if (!plain_decimal(&price, &l->price) || !plain_decimal(&quantity, &l->quantity)) {
-                return false;
-            }
-        }
-    }
-    s->bids.count = s->asks.count = BASE[which].levels;
-    return held_load(&start[which], s, 3);
-}
-
 PyMODINIT_FUNC PyInit_driver(void) {
-    PyObject *books = must(PyImport_ImportModule("ldc._book"), "ldc._book");
     PyObject *errors = must(PyImport_ImportModule("ldc.errors"), "ldc.errors");
-    PyObject *class = must(PyObject_GetAttrString(books, "OrderBook"), "OrderBook");
-    struct {
-        PyObject **name;
-        const char *text;
-    } names[] = {
-        {&apply, "apply"}, {&load_snapshot, "load_snapshot"}, {&view, "view"}, {&check, "check"},
-        {&last_update_id, "last_update_id"}, {&last_header, "last_header"}, {&event_time_ms, "event_time_ms"},
-        {&transaction_time_ms, "transaction_time_ms"}, {&price_decimals, "price_decimals"},
-        {&quantity_decimals, "quantity_decimals"},
-    };
     refused = must(PyObject_GetAttrString(errors, "MalformedMessage"), "MalformedMessage");
-    read_header = must(PyObject_GetAttrString(books, "read_header"), "read_header");
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        *names[i].name = PyUnicode_InternFromString(names[i].text);
+    apply = PyUnicode_InternFromString("apply");
+    load_snapshot = PyUnicode_InternFromString("load_snapshot");
+    view = PyUnicode_InternFromString("view");
+    check = PyUnicode_InternFromString("check");
+    for (int i = 0; i < SHOWN_COUNT; i++) {
+        shown_name[i] = PyUnicode_InternFromString(SHOWN[i]);
     }
     view_keywords = Py_BuildValue("(ss)", "number", "beyond_horizon");
-    for (int which = 0; which < 2; which++) {
-        book[which] = must(PyObject_CallFunction(class, "s", BASE[which].rule), "a book");
-        if (!say_base(which)) {
-            fail("the base cannot be loaded");
-        }
-        renew(which, 1);
-        check_held(which, &start[which]);
-    }
+    limit = PyLong_FromLong(LIMIT);
     return PyModule_Create(&definition);
 }

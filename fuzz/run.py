@@ -1,12 +1,14 @@
 """Fuzz the readers of the compiled order book: `make fuzz`, or by hand.
 
-    python fuzz/run.py --target update --judge c --build fuzz --runs 1000000
+    python fuzz/run.py --target update --judge portable --build fuzz --runs 1000000
 
-It compiles the extension into build/fuzz, and driver.c, which joins Python, the book and, where the build is `fuzz`,
-libFuzzer. `--replay FILE...` judges inputs again, one by one.
+It compiles the extension into build/fuzz, twice: as it is, and as processors without SSE2 run it. driver.c joins
+Python, both and, where the build is `fuzz`, libFuzzer. `--replay FILE...` judges inputs again, one by one.
 
 targets   update, snapshot, number: see tests/kits/fuzz_targets.py
-judges    python: json and Decimal (tests/kits/strict_reading.py); c: fuzz/opinion.h, five to twenty times as fast
+judges    python: the oracle, json and Decimal (tests/kits/strict_reading.py), sees every message
+          portable: the two ways in which the compiled book reads must agree, in C; the oracle sees the seeds, and one
+          message in 64
 builds    fuzz: AddressSanitizer, UBSan, the book's assertions, and coverage shows libFuzzer the way; needs clang
           sanitize: the same with gcc and without coverage: messages are changed blindly
           release: as it is shipped, changed blindly; it starts from what `fuzz` has found, if it has run
@@ -17,6 +19,7 @@ printed at the end says how many inputs were executed in how many seconds.
 """
 
 import argparse
+import importlib.util
 import os
 import random
 import shutil
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -35,6 +39,7 @@ COMPILERS = {
     "release": ("cc", "gcc", "clang"),
 }
 MACHINE = os.uname().machine
+SOURCES = (".py", ".pyx", ".pxi", ".c")
 INPUT_BYTES_MAX = {"update": 2048, "snapshot": 2048, "number": 48}
 NO_CLANG = """fuzzing with coverage needs clang and its run-time libraries (Debian, Ubuntu: apt install clang
 libclang-rt-dev, or both with a version); --build sanitize does without it, and without coverage"""
@@ -44,7 +49,7 @@ def main() -> None:
     """Build what is missing, and start itself again under the sanitizers' run-time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TARGETS, required=True)
-    parser.add_argument("--judge", choices=("python", "c"), default="python")
+    parser.add_argument("--judge", choices=("python", "portable"), default="python")
     parser.add_argument("--build", choices=("fuzz", "sanitize", "release"), default="fuzz")
     parser.add_argument("--runs", type=int, default=0, help="0: no end")
     parser.add_argument("--seconds", type=int, default=0, help="0: no end (only with the build fuzz)")
@@ -60,10 +65,12 @@ def main() -> None:
     environment = os.environ | {"LDC_FUZZ_CHILD": "1"}
     if options.build != "release":
         # Python itself is not sanitized. Its own allocator would hide overruns, and it leaks on purpose.
+        # Two builds of the book have a global of the same name, which nothing reads here.
         environment |= {
             "LD_PRELOAD": ":".join(runtimes(compiler, options.build)),
             "PYTHONMALLOC": "malloc",
-            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_abort=0:verify_asan_link_order=0",
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_abort=0:verify_asan_link_order=0"
+            ":detect_odr_violation=0",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
     os.execve(sys.executable, [sys.executable, "-P", str(Path(__file__)), *sys.argv[1:]], environment)
@@ -77,8 +84,8 @@ def compiler_of(build: str) -> str:
     return compiler
 
 
-def site(build: str) -> Path:
-    return FOLDER / build / "site"
+def site(build: str, *, portable: bool = False) -> Path:
+    return FOLDER / build / ("site-portable" if portable else "site")
 
 
 def driver(build: str) -> Path:
@@ -103,17 +110,19 @@ def library(compiler: str, *spellings: str) -> str:
 
 def build(compiler: str, variant: str) -> None:
     """Compile the package and the driver, unless they are newer than their sources."""
-    sources = [path for folder in ("ldc", "fuzz") for path in (PROJECT / folder).iterdir() if path.suffix != ".so"]
-    newest = max(path.stat().st_mtime for path in [PROJECT / "setup.py", *sources] if path.is_file())
+    sources = [path for folder in ("ldc", "fuzz") for path in (PROJECT / folder).rglob("*") if path.suffix in SOURCES]
+    newest = max(path.stat().st_mtime for path in [PROJECT / "setup.py", *sources])
     if driver(variant).exists() and driver(variant).stat().st_mtime > newest:
         return
-    shutil.rmtree(site(variant), ignore_errors=True)
     driver(variant).parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-         "--no-build-isolation", "--target", site(variant), PROJECT],
-        env=os.environ | {"CC": compiler, "LDC_BUILD": variant}, check=True,
-    )  # fmt: skip
+    for is_portable in (False, True):
+        folder = site(variant, portable=is_portable)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+             "--no-build-isolation", "--target", folder, PROJECT],
+            env=os.environ | {"CC": compiler, "LDC_BUILD": variant, "LDC_PORTABLE": str(int(is_portable))}, check=True,
+        )  # fmt: skip
     libfuzzer = []
     if variant == "fuzz":
         archive = library(compiler, f"libclang_rt.fuzzer_no_main-{MACHINE}.a", "libclang_rt.fuzzer_no_main.a")
@@ -141,12 +150,15 @@ def fuzz(options: argparse.Namespace) -> None:
 
     from ldc import _book
 
-    judge = options.target if options.judge == "c" else fuzz_targets.TARGETS[options.target](_book)
+    oracle = fuzz_targets.TARGETS[options.target](_book)
+    judge = options.target, oracle, None if options.judge == "python" else (_book, portable_book(options.build))
     if options.replay is not None:
-        print(driver.replay([path.read_bytes() for path in options.replay], judge))
+        print(driver.replay([path.read_bytes() for path in options.replay], *judge))
         return
     captures = os.environ.get("LDC_CAPTURES")
     seeds = fuzz_seeds.corpus(options.target, Path(captures) if captures else None)
+    for seed in seeds:
+        oracle(seed)
     found = FOLDER / "corpus" / options.target
     print(f"fuzzing {options.target}, judge {options.judge}, build {options.build}", flush=True)
     if options.build != "fuzz":
@@ -154,12 +166,21 @@ def fuzz(options: argparse.Namespace) -> None:
         tokens = [token.encode() for token in fuzz_seeds.TOKENS + fuzz_seeds.NUMBERS if token]
         seed = options.seed or random.SystemRandom().randrange(1, 2**32)
         print(f"{len(seeds)} seeds, --seed {seed}", flush=True)
-        driver.blind(seeds, tokens, judge, options.runs or 2**62, seed)
+        driver.blind(seeds, tokens, options.runs or 2**62, seed, *judge)
         return
     run_libfuzzer(options, judge, seeds, found)
 
 
-def run_libfuzzer(options: argparse.Namespace, judge: Any, seeds: list[bytes], found: Path) -> None:
+def portable_book(build: str) -> ModuleType:
+    """Import the book once more, from the build for processors without SSE2."""
+    [file] = (site(build, portable=True) / "ldc").glob("_book*.so")
+    spec = importlib.util.spec_from_file_location("ldc._book", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_libfuzzer(options: argparse.Namespace, judge: tuple[Any, ...], seeds: list[bytes], found: Path) -> None:
     """Hand over to libFuzzer, which ends the process."""
     import driver
     import fuzz_seeds
@@ -180,7 +201,7 @@ def run_libfuzzer(options: argparse.Namespace, judge: Any, seeds: list[bytes], f
         arguments.append(f"-runs={options.runs}")
     if options.seconds:
         arguments.append(f"-max_total_time={options.seconds}")
-    driver.run([*arguments, str(found), str(begin)], judge)
+    driver.run([*arguments, str(found), str(begin)], *judge)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exact local copies of Binance order books, fast enough for high-frequency bots; a copy knows whether it is right.
+"""Exact local copies of Binance order books, fast enough for high-frequency bots. A copy that may be wrong is refused.
 
 Live, from an exchange:
 
@@ -7,14 +7,14 @@ Live, from an exchange:
         manager.wait_until_synchronized(timeout=30)
         manager.get_asks("BTCUSDT", limit_count=10)
 
-One book, fed by hand:
+One book, updated by hand:
 
     book = ldc.OrderBook("spot")
     book.load_snapshot(rest_body, limit=1000)
     book.apply(frame_payload)
     book.best_bid, book.best_ask
 
-What is not named in `__all__` is private, however it is spelled.
+Names that are not in `__all__` are private, whatever their spelling.
 """
 
 from ldc._version import __version__

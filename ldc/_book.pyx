@@ -1,7 +1,7 @@
 # cython: language_level=3, autotestdict=False
 """The compiled order book: bytes in, an exact book out, no Python object on the way.
 
-What it does is fixed, case by case, in docs/order-book.md; ldc/book/pure/book.py is the same in plain Python.
+docs/order-book.md fixes what it does, case by case. ldc/book/pure/book.py is the same in plain Python.
 
 Rule 1: decode, judge, commit. Everything that can raise happens before anything changes; the commit cannot fail.
 Rule 2: the book's lock is a leaf: no Python, no second lock and no raise inside it. Readers hold it while they copy
@@ -10,20 +10,20 @@ Rule 3: C functions that can fail return -1 or set `Cursor.problem`; only the me
 
 The parts, each included so that the C compiler sees one unit:
 
-    _native.pxi       what Cython lacks: the lock, memory, eight bytes at a time
-    _json.pxi         strict JSON
-    _levels_json.pxi  the levels of a message
-    _depth_json.pxi   depth updates and snapshots
-    _ladder.pxi       one side of a book
-    _scales.pxi       decimals, and Python's numbers
-    _commit.pxi       an update into a book
-    _load.pxi         a snapshot into a book
-    _compare.pxi      two books at the same update id
-    _reads.pxi        a book into Python's values
-    _reader.pxi       the read-only face
-    _frames.pxi       websocket frames, whose updates are applied where they lie
-    openssl.pxi       the OpenSSL that the interpreter's `ssl` uses, found at run time
-    tls.pxi           TLS connections
+    core/native.pxi    C shims: lock, allocation, SWAR digit parsing, atomics
+    core/json.pxi      strict JSON
+    core/side.pxi      one side of a book
+    core/levels.pxi    the levels of a message
+    core/depth.pxi     depth updates and snapshots
+    core/scales.pxi    decimals, and Python's numbers
+    core/commit.pxi    an update into a book
+    core/snapshot.pxi  a snapshot into a book
+    core/compare.pxi   two books at the same update id
+    core/reads.pxi     a book into Python's values
+    core/reader.pxi    the read-only face
+    core/frames.pxi    websocket frames, whose updates are applied in place
+    core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
+    core/tls.pxi       TLS connections
 """
 
 cimport cython
@@ -52,7 +52,7 @@ cdef extern from "Python.h":
 
 include "core/native.pxi"
 include "core/json.pxi"
-include "core/ladder.pxi"
+include "core/side.pxi"
 include "core/levels.pxi"
 include "core/depth.pxi"
 include "core/scales.pxi"
@@ -139,8 +139,8 @@ cdef class OrderBook:
     """
 
     cdef Mutex _mutex
-    cdef Ladder _bids
-    cdef Ladder _asks
+    cdef BookSide _bids
+    cdef BookSide _asks
     cdef Place _place
     cdef Counters _counters
     cdef HeaderCopy _header
@@ -166,19 +166,19 @@ cdef class OrderBook:
         self._symbol = symbol.encode() if symbol is not None else None
         self._chains_by_previous_id = self.rule.chains_by_previous_id
         self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
-        ladder_blank(&self._bids)
-        ladder_blank(&self._asks)
+        side_blank(&self._bids)
+        side_blank(&self._asks)
 
     def __dealloc__(self):
-        ladder_release(&self._bids)
-        ladder_release(&self._asks)
+        side_release(&self._bids)
+        side_release(&self._asks)
         free(self._header.text)
 
     def __sizeof__(self):
         """Return all memory that the book holds, in bytes."""
         cdef size_t held = 0
         mutex_lock(&self._mutex)
-        held = ladder_bytes(&self._bids) + ladder_bytes(&self._asks) + self._header.capacity
+        held = side_bytes(&self._bids) + side_bytes(&self._asks) + self._header.capacity
         mutex_unlock(&self._mutex)
         return object.__sizeof__(self) + held
 
@@ -195,9 +195,9 @@ cdef class OrderBook:
 
         Args:
             body: the response body (bytes-like or str).
-            limit: how many levels a side the venue was asked for and honours. A side that has fewer is complete; one
-                that has as many, or any side without a limit, is known up to its worst price: its horizon.
-            received_time_ns: the local receive time, handed on in views.
+            limit: the levels a side that were requested and that the venue honours. A side that has fewer is complete.
+                One that has as many, or any side without a limit, is known up to its worst price: its horizon.
+            received_time_ns: the local receive time, returned in views.
 
         Raises:
             MalformedMessage: it is no snapshot, a price stands twice, or the sides cross. Nothing has changed.
@@ -223,12 +223,12 @@ cdef class OrderBook:
     def apply(self, payload, received_time_ns=None):
         """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
 
-        APPLIED: every level is in, the book stands at its `u`. STALE (the book has it already) and GAP (updates in
+        APPLIED: every level is in, and the book stands at its `u`. STALE (the book has it already) and GAP (updates in
         between are missing): nothing has changed.
 
         Args:
-            payload: the message as it came (bytes-like or str).
-            received_time_ns: the local receive time, handed on in views.
+            payload: the message as it was sent (bytes-like or str).
+            received_time_ns: the local receive time, returned in views.
 
         Raises:
             BookNotLoaded: there is no snapshot to apply it to.
@@ -268,19 +268,19 @@ cdef class OrderBook:
 
     def clear(self):
         """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
-        cdef Ladder bids, asks
+        cdef BookSide bids, asks
         begin_writing(self)
         mutex_lock(&self._mutex)
         bids = self._bids
         asks = self._asks
-        ladder_blank(&self._bids)
-        ladder_blank(&self._asks)
+        side_blank(&self._bids)
+        side_blank(&self._asks)
         self._is_loaded = False
         self._needs_attention = False
         self._header.is_set = False
         mutex_unlock(&self._mutex)
-        ladder_release(&bids)
-        ladder_release(&asks)
+        side_release(&bids)
+        side_release(&asks)
         end_writing(self)
 
     def suspend(self, cause):
@@ -305,7 +305,7 @@ cdef class OrderBook:
 
     @property
     def reader(self):
-        """A read-only face of this book, to hand out: a new `BookReader`."""
+        """A read-only face of this book, for other threads and callers: a new `BookReader`."""
         return BookReader(self)
 
     @property
@@ -396,7 +396,7 @@ cdef class OrderBook:
 
     @property
     def received_time_ns(self):
-        """The receive time handed in with that message, or None."""
+        """The receive time given with that message, or None."""
         cdef Place place
         return place.received_time_ns if copy_place(self, &place) and place.has_received_time else None
 

@@ -1,42 +1,30 @@
-"""Every exception that ldc raises, and whose fault each one is.
+"""Every exception that ldc raises, with its origin.
 
     DepthCacheError                         the root; catch it to catch them all
-    |-- DepthCacheOutOfSync                 nobody's: the copy cannot be proven right at this moment; try again
-    |   `-- BookNotLoaded                   nobody's: there has been no snapshot yet
-    |-- DepthCacheNotFound                  the caller's: no depth cache of that name
-    |   `-- UnknownMarket                   the caller's: the exchange does not know the market (-1121)
-    |-- DepthCacheAlreadyStopped            the caller's: the depth cache was stopped before
-    |-- DepthCacheClusterNotReachableError  the environment's: kept for code that catches it
-    |-- MalformedMessage (ValueError)       the exchange's, or the link's: bytes that are not what the protocol says
-    `-- UnknownExchange (ValueError)        the caller's: no such exchange string
+    |-- DepthCacheOutOfSync                 no fault: the copy cannot be proven right at this moment; try again
+    |   `-- BookNotLoaded                   no fault: no snapshot was loaded yet
+    |-- DepthCacheNotFound                  the caller: no depth cache of that name
+    |   `-- UnknownMarket                   the caller: the exchange does not know the market (-1121)
+    |-- DepthCacheAlreadyStopped            the caller: the depth cache was stopped before
+    |-- DepthCacheClusterNotReachableError  the environment: kept for code that catches it
+    |-- MalformedMessage (ValueError)       the exchange or the network: bytes that violate the protocol
+    `-- UnknownExchange (ValueError)        the caller: no such exchange string
 
-Rule 1: an exception carries the market and the cause as attributes, so that a program need not read the text.
+Rule 1: an exception has the market and the cause as attributes, so no program must parse the text.
 Rule 2: the text says what happened, to which market, with which ids, and what to do.
-Rule 3: misuse of an argument is a plain ``ValueError`` or ``TypeError``; a broken promise of ours, ``AssertionError``.
+Rule 3: a wrong argument is a plain ``ValueError`` or ``TypeError``; an error of ldc itself is an ``AssertionError``.
 """
 
 from typing import Any
-
-__all__ = [
-    "BookNotLoaded",
-    "DepthCacheAlreadyStopped",
-    "DepthCacheClusterNotReachableError",
-    "DepthCacheError",
-    "DepthCacheNotFound",
-    "DepthCacheOutOfSync",
-    "MalformedMessage",
-    "UnknownExchange",
-    "UnknownMarket",
-]
 
 
 class DepthCacheError(Exception):
     """The root of all errors of ldc.
 
     Attributes:
-        market: the market concerned, as the caller named it, or None.
-        cause: why, as a short stable name (see ``ldc.Cause``), or None.
-        message: the whole sentence, the same as ``str(error)``.
+        market: the market, as the caller spelt it, or None.
+        cause: a short stable name (see ``ldc.Cause``), or None.
+        message: the whole text, the same as ``str(error)``.
     """
 
     def __init__(self, market: str | None = None, cause: str | None = None, message: str | None = None) -> None:
@@ -55,14 +43,14 @@ class DepthCacheError(Exception):
         return f" (cause: {self.cause})" if self.cause is not None else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with the message in the place of the market.
+        # The default would pass the message as the market.
         return type(self), (self.market, self.cause, self.message)
 
 
 class DepthCacheOutOfSync(DepthCacheError):
-    """The book cannot be proven to be the exchange's at this moment, so nothing is returned.
+    """The book cannot be proven to equal the exchange's at this moment, so nothing is returned.
 
-    It passes by itself: ldc is already resynchronizing. Wait for it (``wait_until_synchronized``) or try again.
+    ldc is already resynchronizing. Wait (``wait_until_synchronized``) or try again.
     """
 
     def _sentence(self) -> str:
@@ -70,7 +58,7 @@ class DepthCacheOutOfSync(DepthCacheError):
 
 
 class BookNotLoaded(DepthCacheOutOfSync):
-    """There has been no snapshot yet: the book holds nothing that could be read or updated."""
+    """No snapshot was loaded yet: the book has nothing to read or to update."""
 
     def _sentence(self) -> str:
         return f"{self._subject()} holds no snapshot yet{self._because()}; load one first."
@@ -84,21 +72,21 @@ class DepthCacheNotFound(DepthCacheError):
 
 
 class UnknownMarket(DepthCacheNotFound):
-    """The exchange does not know this market (its error -1121): it is misspelt, or was delisted."""
+    """The exchange does not know this market (its error -1121): it is misspelt or delisted."""
 
     def _sentence(self) -> str:
         return f"The exchange does not know the market {self.market!r}{self._because()}; check its spelling."
 
 
 class DepthCacheAlreadyStopped(DepthCacheError):
-    """The depth cache was stopped before; create it again to read it again."""
+    """The depth cache was stopped; create it again to read it."""
 
     def _sentence(self) -> str:
         return f"{self._subject()} is already stopped{self._because()}; create it again to use it."
 
 
 class DepthCacheClusterNotReachableError(DepthCacheError):
-    """A depth cache cluster did not answer. The one argument is its address, here as in the libraries that had it."""
+    """A depth cache cluster did not answer. The argument is its address, as in UBLDC."""
 
     def __init__(self, url: str | None = None, cause: str | None = None, message: str | None = None) -> None:
         self.url = url
@@ -112,7 +100,7 @@ class DepthCacheClusterNotReachableError(DepthCacheError):
 
 
 class MalformedMessage(DepthCacheError, ValueError):
-    """A message is not what the protocol says. Nothing of it was used: the book is what it was before."""
+    """A message violates the protocol. Nothing of it was used: the book is unchanged."""
 
     def _sentence(self) -> str:
         whose = f" for {self.market!r}" if self.market is not None else ""
@@ -120,7 +108,7 @@ class MalformedMessage(DepthCacheError, ValueError):
 
 
 class UnknownExchange(DepthCacheError, ValueError):
-    """The exchange string is none of those that ldc knows."""
+    """ldc does not know the exchange string."""
 
     def _sentence(self) -> str:
         return f"The exchange is not known{self._because()}."

@@ -28,18 +28,6 @@ from dataclasses import dataclass
 
 from ldc.types import Verdict
 
-__all__ = [
-    "FUTURES",
-    "RULES",
-    "SPOT",
-    "UPDATE_ID_MAX",
-    "SequenceRule",
-    "check_ids",
-    "judge",
-    "resolve_rule",
-    "start_id",
-]
-
 UPDATE_ID_MAX = 2**63 - 1
 """Ids are read as int64 (they stood at 4.6e12 in 2024); a larger one is refused, never wrapped."""
 
@@ -89,7 +77,7 @@ def check_ids(
 def start_id(rule: SequenceRule, first_update_id: int, previous_update_id: int | None) -> int:
     """Return the id that a book must have reached for the update to continue it."""
     if rule.chains_by_previous_id:
-        assert previous_update_id is not None, "check_ids() was not asked"
+        assert previous_update_id is not None, "check_ids() comes first"
         return previous_update_id
     return first_update_id - 1
 

@@ -1,10 +1,10 @@
-"""The small values that cross the borders between the parts: enums and frozen records, nothing that decides.
+"""Values that the packages share: enums and immutable records, without logic.
 
-Prices and quantities in them are whatever ``number`` type the reader asked for; times are the exchange's, in the
-exchange's unit (milliseconds unless a stream was asked for microseconds), except ``received_time_ns``, which is the
-local clock of whoever received the bytes. A field that was not in the message is None.
+Prices and quantities have the ``number`` type that the read requested. Times are the exchange's, in its unit:
+milliseconds, unless the stream was requested in microseconds. Only ``received_time_ns`` is of the local clock. A field
+that the message did not have is None.
 
-Records are named tuples, because the compiled book makes them in a tenth of the time of a frozen dataclass.
+Records are named tuples, because the compiled book creates them in a tenth of the time of a frozen dataclass.
 """
 
 import enum
@@ -12,74 +12,61 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
-__all__ = [
-    "BookCounters",
-    "BookView",
-    "Cause",
-    "Comparison",
-    "ConnectionStatus",
-    "DepthCacheStatus",
-    "Header",
-    "Progress",
-    "SyncState",
-    "Verdict",
-]
-
 Message = bytes | bytearray | memoryview | str
-"""What a message may come as: its bytes, or the text that they spell in UTF-8."""
+"""A message: its bytes, or their text as UTF-8."""
 Number = float | Decimal | str
 NumberType = type[float] | type[Decimal] | type[str]
-"""What prices and quantities may be read as."""
+"""The types that prices and quantities may be read as."""
 Level = tuple[Number, Number]
 
 
 class Verdict(enum.IntEnum):
-    """What became of a depth update. Only APPLIED changes the book."""
+    """The result of a depth update. Only APPLIED changes the book."""
 
     APPLIED = 0
-    """It continued the book (an overlap with what the book already had is harmless) and all its levels are in."""
+    """It continues the book, and all its levels are applied. An overlap with earlier updates is harmless."""
     STALE = 1
-    """The book already stands at or past its last update id; it was ignored."""
+    """The book is already at or past its last update id; the update was ignored."""
     GAP = 2
-    """Updates between the book and this one are missing; it was not applied, and the book stands where it stood."""
+    """Updates between the book and this one are missing; it was not applied, and the book is unchanged."""
 
 
 class SyncState(enum.StrEnum):
-    """The life of one market's local copy. Only a SYNCHRONIZED one can be read."""
+    """The state of one market's local copy. Only a SYNCHRONIZED one can be read."""
 
     IDLE = "IDLE"
     """No stream carries the market."""
     BUFFERING = "BUFFERING"
-    """A stream is open; updates are kept until a snapshot fits them."""
+    """A stream is open; updates are buffered until a snapshot fits them."""
     SYNCHRONIZED = "SYNCHRONIZED"
-    """The copy is the exchange's book at a known update id."""
+    """The copy equals the exchange's book at a known update id."""
     STOPPED = "STOPPED"
     """The caller stopped it."""
     FAILED = "FAILED"
-    """The exchange refuses the market for good."""
+    """The exchange refuses the market permanently."""
 
 
 class Cause(enum.StrEnum):
-    """Why a book cannot be read, or why it was synchronized anew. A ``str``: compare it with its name."""
+    """Why a book cannot be read, or why it was synchronized again. A ``str``: compare it with its name."""
 
     NOT_LOADED = "NOT_LOADED"
     """No snapshot has been loaded yet."""
     LEFT_HORIZON = "LEFT_HORIZON"
-    """The market has moved past the range in which the last snapshot makes the copy provably complete."""
+    """The market has left the range in which the last snapshot proves the copy complete."""
     GAP = "GAP"
     """An update was lost."""
     STREAM_CLOSED = "STREAM_CLOSED"
     """The connection that carried the updates ended."""
     IDS_WENT_BACK = "IDS_WENT_BACK"
-    """The exchange began to count its update ids anew."""
+    """The exchange restarted its update ids."""
     TOO_OLD = "TOO_OLD"
     """The last proof that the copy is current is older than the caller allows."""
     SILENT = "SILENT"
-    """The exchange moved on, and the stream did not say so."""
+    """The exchange has newer update ids, but the stream delivered no update."""
     CROSSED = "CROSSED"
     """The best bid reached the best ask, which no matching engine shows."""
     REQUESTED = "REQUESTED"
-    """The caller asked for it."""
+    """The caller requested it."""
     STOPPED = "STOPPED"
     """The depth cache was stopped."""
     UNKNOWN_MARKET = "UNKNOWN_MARKET"
@@ -87,28 +74,28 @@ class Cause(enum.StrEnum):
 
 
 class BookView(NamedTuple):
-    """One atomic look at both sides of a book: all fields belong to the same update id."""
+    """Both sides of a book, read atomically: all fields belong to the same update id."""
 
     bids: tuple[Level, ...]
     """(price, quantity), best (highest) first."""
     asks: tuple[Level, ...]
     """(price, quantity), best (lowest) first."""
     last_update_id: int
-    """The exchange's update id that the book stands at."""
+    """The exchange's update id of the book."""
     event_time_ms: int | None
-    """`E` of the message that brought the book there: the exchange's clock, Unix milliseconds; None if it had none."""
+    """`E` of the book's last message: the exchange's clock, Unix milliseconds; None if it had none."""
     transaction_time_ms: int | None
     """`T` of that message (futures): the matching engine's time, Unix milliseconds; None if it had none."""
     received_time_ns: int | None
-    """When that message arrived, as it was handed in: in depth caches the local clock, Unix nanoseconds."""
+    """When that message arrived, as the caller passed it; in depth caches the local clock, Unix nanoseconds."""
     bid_horizon: Number | None
-    """The lowest price to which the bids are complete; None: complete without end."""
+    """The lowest price to which the bids are complete; None: complete at every price."""
     ask_horizon: Number | None
-    """The highest price to which the asks are complete; None: complete without end."""
+    """The highest price to which the asks are complete; None: complete at every price."""
 
 
 class Header(NamedTuple):
-    """What a message says about itself, without its levels."""
+    """The header of a message, without its levels."""
 
     stream: str | None
     """The name in the combined-stream wrapper."""
@@ -127,16 +114,16 @@ class Header(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How a book differs from another at the same update id. The first three are 0 when the two agree."""
+    """How a book differs from another at the same update id. The first three are 0 if the books agree."""
 
     wrong_quantities: int
-    """Prices inside both horizons that both hold, with different quantities."""
+    """Prices inside both horizons that both books have, with different quantities."""
     missing: int
-    """Prices inside both horizons that only the other book holds."""
+    """Prices inside both horizons that only the other book has."""
     extra: int
-    """Prices inside both horizons that only this book holds."""
+    """Prices inside both horizons that only this book has."""
     outside: int
-    """Levels of either book that lie past one of the horizons; nothing can be said of them."""
+    """Levels of either book past one of the horizons; they cannot be compared."""
 
     @property
     def is_equal(self) -> bool:
@@ -145,10 +132,10 @@ class Comparison(NamedTuple):
 
 
 class BookCounters(NamedTuple):
-    """What has happened to an order book since it was made. Each only grows; ``clear`` keeps them."""
+    """Counters of an order book since its creation. Each only grows; ``clear`` keeps them."""
 
     snapshots_loaded: int
-    """Snapshots that `load_snapshot` took."""
+    """Snapshots that `load_snapshot` accepted."""
     snapshots_refused: int
     """Snapshots that raised ``MalformedMessage``."""
     books_adopted: int
@@ -162,45 +149,45 @@ class BookCounters(NamedTuple):
     updates_malformed: int
     """Updates that raised ``MalformedMessage``."""
     updates_overlapping: int
-    """Of the applied ones, those that began before the book's id: usual after a snapshot, and with a second feed."""
+    """Applied updates that began before the book's id: usual after a snapshot, and with several connections."""
     prices_repeated: int
-    """Prices that stood twice in one side of an applied update; the last one won."""
+    """Prices that one side of an applied update had twice; the last one counts."""
     quantities_saturated: int
-    """Quantities of 2**63 - 1 units, which Binance means as "this or more" (92233720368.54775807 on spot)."""
+    """Quantities of 2**63 - 1 units, by which Binance means "this or more" (92233720368.54775807 on spot)."""
     levels_dropped: int
-    """Far levels given up to keep a side within ``LEVELS_PER_SIDE_MAX``; the horizon moved with them."""
+    """Far levels dropped to keep a side within ``LEVELS_PER_SIDE_MAX``; the horizon moved with them."""
 
 
 class Progress(NamedTuple):
-    """How far a manager's depth caches are."""
+    """How many of a manager's depth caches can be read."""
 
     synchronized: int
-    """Those that can be read."""
+    """Depth caches that can be read."""
     failed: int
-    """Those that the exchange refuses for good."""
+    """Depth caches that the exchange refuses permanently."""
     total: int
-    """All there are, whatever their state."""
+    """All depth caches, in any state."""
     seconds_left: float | None
-    """About how long until the others can be read: the weights of the snapshots that wait, what of a minute's weight is
-    left, and how long downloads have taken. 0 when all can be; None when nothing has been downloaded yet."""
+    """About how many seconds until the others can be read; 0 if all can, None before the first download. The estimate
+    uses the weight of their snapshots, the weight left in the minute, and the duration of downloads."""
 
 
 class ConnectionStatus(NamedTuple):
-    """What one connection has brought of a market, while several connections bring it. Counts since it was opened."""
+    """A market on one of the connections that carry it at the same time. Counters count since it was opened."""
 
     connection: int
     """Its number in the feed group, counted from 1; a successor has a new one."""
     url: str
-    """Where it leads."""
+    """Its address."""
     is_acknowledged: bool
     """Whether the exchange has accepted its subscription of this market."""
     first_arrivals: int
-    """Updates that came here first, and moved the book."""
+    """Updates that arrived here first and moved the book."""
     duplicates: int
-    """Updates that had come elsewhere before."""
+    """Updates that another connection had delivered before."""
     median_lead_ms: float | None
-    """How much earlier than on the best of the other connections updates come here, over the last 256 of all markets of
-    this connection; negative: later. None: not known yet, or there is no other connection."""
+    """How many milliseconds earlier updates arrive here than on the best other connection; negative: later. The median
+    of the last 256 updates of all its markets. None: not known yet, or no other connection."""
     gaps_filled: int
     """Gaps of other connections that this one filled."""
     reading: Literal["native", "python"]
@@ -208,14 +195,14 @@ class ConnectionStatus(NamedTuple):
 
 
 class DepthCacheStatus(NamedTuple):
-    """What there is to know about a depth cache at one moment. Counters count since it was created."""
+    """The status of a depth cache at one moment. Counters count since its creation."""
 
     market: str
     """As the user spelt it."""
     exchange: str
     """The exchange string of the manager."""
     state: SyncState
-    """Where it is in its life."""
+    """The state of its synchronization."""
     state_since: float
     """When it entered that state: Unix time, in seconds."""
     is_synchronized: bool
@@ -223,23 +210,23 @@ class DepthCacheStatus(NamedTuple):
     cause: str | None
     """Why it cannot be read; None if it can."""
     last_update_id: int | None
-    """The exchange's update id that the book stands at; None before the first snapshot, as the next three."""
+    """The exchange's update id of the book; None before the first snapshot, like the next three fields."""
     event_time_ms: int | None
-    """`E` of the last message that was used: the exchange's clock, Unix milliseconds."""
+    """`E` of the last message used: the exchange's clock, Unix milliseconds."""
     transaction_time_ms: int | None
     """`T` of that message (futures): the matching engine's time, Unix milliseconds."""
     received_time_ns: int | None
     """When that message arrived: the local clock, Unix nanoseconds."""
     bid_count: int
-    """Bids held, also past the horizon."""
+    """Bids in the book, including those past the horizon."""
     ask_count: int
-    """Asks held, also past the horizon."""
+    """Asks in the book, including those past the horizon."""
     bid_horizon: float | None
-    """The lowest price to which the bids are complete; None: without end, or nothing is loaded."""
+    """The lowest price to which the bids are complete; None: at every price, or nothing is loaded."""
     ask_horizon: float | None
-    """The highest price to which the asks are complete; None: without end, or nothing is loaded."""
+    """The highest price to which the asks are complete; None: at every price, or nothing is loaded."""
     counters: BookCounters
-    """What has happened to the order book."""
+    """Counters of the order book."""
     resyncs: Mapping[str, int]
     """How often it lost its synchronization, by cause."""
     updates_dropped: Mapping[str, int]
@@ -247,22 +234,21 @@ class DepthCacheStatus(NamedTuple):
     snapshots_dropped: Mapping[str, int]
     """Snapshots that were not used, by reason."""
     audits: Mapping[str, int]
-    """Refreshes that ended, by their result: each compares the book with a snapshot at the same update id."""
+    """Completed refreshes by result. A refresh compares the book with a snapshot at the same update id."""
     restart_count: int
-    """How often its stream came back after an interruption."""
+    """How often its stream has recovered from an interruption."""
     last_restart_time: float | None
-    """When it last did: Unix time, in seconds."""
+    """When its stream last recovered: Unix time, in seconds."""
     reconnects: int
-    """Connections that its feed group began after the first one, planned renewals included."""
+    """Connections that its feed group has begun after the first one, planned renewals included."""
     last_error: str | None
-    """The last thing that went wrong with its connection or its snapshots."""
+    """The last error of its connection or its snapshots."""
     connections: tuple[ConnectionStatus, ...]
-    """The connections that bring it now, oldest first."""
+    """The connections that carry it now, oldest first."""
     proof_age_s: float
-    """How long ago the last proof came that the book is current: see `max_age` of the manager's reads."""
+    """Seconds since the last proof that the book is current; see `max_age` of the manager's reads."""
     progress: Progress | None
-    """How far all depth caches of the manager are, and about how long the others will take: its `get_progress`. None in
-    a status that did not come from the manager's `get_status`."""
+    """The manager's `get_progress`; None in a status that did not come from the manager's `get_status`."""
 
     @property
     def feeds(self) -> tuple[ConnectionStatus, ...]:

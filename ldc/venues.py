@@ -1,24 +1,29 @@
-"""What differs between the exchanges: one frozen row of data each, and the pure functions that read a row.
+"""The venues: one immutable row of data for each exchange, and the pure functions that read a row.
 
-Rule 1: whatever differs between two exchanges is a field of `Venue`; no ``if`` on an exchange's name here or elsewhere.
-Rule 2: a row says only what Binance documents or what was seen in recorded traffic. What had to be assumed says ASSUMED
-    and errs to the side that cannot harm: fewer levels, more weight, less budget.
-Rule 3: nothing here opens, waits, counts or remembers anything.
+Rule 1: every difference between two exchanges is a field of `Venue`. No ``if`` on an exchange's name here or elsewhere.
+Rule 2: a row has only facts from Binance's documents or from recorded traffic. An assumption is marked ASSUMED and errs
+    on the harmless side: fewer levels, more weight, less budget.
+Rule 3: nothing here does I/O, waits, counts or has state.
 
-The comments name their source: D = the official spot documentation (2026-07), SDK = the official Python connectors
-(2026-08 and later), FD = the official derivatives pages, US = the binance.us documentation (2024-06), CAP = recorded
-traffic, NT = the nautilus_trader adapter, third-party and therefore weaker.
+The comments name their source:
 
-Things worth knowing before a row is changed:
+    D    the official spot documentation (2026-07)
+    SDK  the official Python connectors (2026-08 and later)
+    FD   the official derivatives pages
+    US   the binance.us documentation (2024-06)
+    CAP  recorded traffic
+    NT   the nautilus_trader adapter; third-party, therefore weaker
 
-- Since 2026-04-23 USD-M depth streams live under ``/public`` (FD), as do those of options; elsewhere a subscription
-  may be acknowledged and stay silent. COIN-M has no such split (SDK).
-- USD-M and COIN-M count their requests in one pool of 2400 a minute since 2026-06-30 (FD): the rows share a
+Read this before you change a row:
+
+- Since 2026-04-23 the depth streams of USD-M and of options are under ``/public`` (FD). Elsewhere a subscription may be
+  acknowledged and stay silent. COIN-M has no such split (SDK).
+- Since 2026-06-30 USD-M and COIN-M count their requests in one pool of 2400 a minute (FD). The rows share a
   `weight_family`.
-- A venue that is asked for more levels than it serves sends fewer without a word; the book would take "fewer than
-  asked" for "that is all there is". So `Venue.honoured_limit` decides what is asked, before the request.
-- Stream names are lower case and REST symbols upper case, but only in their ASCII letters: spot lists symbols such as
-  ``这是测试币456`` (D), and what Unicode makes of other letters is nobody's promise.
+- A venue that cannot serve the requested levels sends fewer without an error. The book would take such a snapshot for
+  complete. So `Venue.honoured_limit` decides the limit before the request.
+- Stream names are lower case and REST symbols upper case, but only in their ASCII letters. Spot lists symbols such as
+  ``这是测试币456`` (D), and the case of other letters is not documented.
 """
 
 import re
@@ -31,16 +36,14 @@ from typing import NamedTuple
 from ldc.errors import UnknownExchange
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 
-__all__ = ["PERMANENT_ERROR_CODES", "VENUES", "UpdateSpeed", "Venue", "WeightStep", "checked_base_uri", "venue_named"]
-
 PERMANENT_ERROR_CODES = frozenset({-1121, -1220})
-"""Error codes that no retry can cure: an invalid symbol, and a symbol that has not the asked-for status (D)."""
+"""Error codes that no retry can cure: an invalid symbol, and a symbol without the requested status (D)."""
 
 SNAPSHOT_STEPS = (100, 1000)
-"""A market gets a snapshot of so many levels first, then of so many, then of the venue's maximum."""
+"""Levels a side of a market's first and second snapshot. The next one has the venue's maximum."""
 
 MARKET_LENGTH_MAX = 50
-"""The exchange's own bound (its error -1100 says so); a longer market is a ``ValueError``."""
+"""Characters: the exchange's own bound (its error -1100). A longer market is a ``ValueError``."""
 
 _MARKET = re.compile(rf"[\w.\-]{{1,{MARKET_LENGTH_MAX}}}")
 _BASE_URI = re.compile(r"([a-z]+)://(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -49,15 +52,15 @@ _TO_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 
 
 class UpdateSpeed(NamedTuple):
-    """How often a depth stream speaks, and how it is spelt."""
+    """The update interval of a depth stream, and its spelling."""
 
     interval_ms: int
     suffix: str
-    """What follows the symbol in the name of the stream."""
+    """Follows the symbol in the name of the stream."""
 
 
 class WeightStep(NamedTuple):
-    """What a snapshot costs: `weight` for a limit past the step before and up to `limit_max`."""
+    """The weight of a snapshot whose limit is above the previous step's `limit_max` and at most this one's."""
 
     limit_max: int
     weight: int
@@ -65,45 +68,46 @@ class WeightStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Venue:
-    """One exchange, as far as depth caches are concerned. Immutable: share it between threads as you like."""
+    """One exchange, as far as depth caches need it. Immutable, so threads may share it."""
 
     exchange: str
-    """The name that users know it by."""
+    """Its name in the API of ldc."""
     restful_base_uris: tuple[str, ...]
-    """The first is used, the others are documented equals that count in the same budget. Empty: the launcher tells."""
+    """The first is used, and after a failure the next one: documented equivalents with the same budget. Empty: the
+    launcher knows it."""
     websocket_base_uris: tuple[str, ...]
-    """As above. Redundant connections are spread over them, different hosts first."""
+    """As above. Redundant connections use all of them, different hosts first."""
     depth_path: str
     """The REST endpoint of snapshots."""
     stream_path: str
-    """The endpoint of combined streams: every frame comes as ``{"stream":...,"data":...}``."""
+    """The endpoint of combined streams, whose messages are ``{"stream":...,"data":...}``."""
     rule: SequenceRule
-    """How update ids chain."""
+    """The sequence rule of its update ids."""
     snapshot_limits: tuple[int, ...] | None
-    """The limits that are accepted, ascending; None: every one from 1 to the last step of `snapshot_weights`."""
+    """The accepted limits, ascending; None: every one from 1 to the last step of `snapshot_weights`."""
     snapshot_weights: tuple[WeightStep, ...]
-    """What a snapshot costs, ascending."""
+    """The weight of a snapshot by limit, ascending."""
     weight_family: str
-    """Exchanges with the same family draw on the same request weight of an IP address."""
+    """Exchanges of one family draw on the same request weight of an IP address."""
     weight_per_minute: int
-    """The request weight that an IP address has in a minute."""
+    """The request weight of an IP address in a minute."""
     update_speeds: tuple[UpdateSpeed, ...]
     """The documented JSON speeds, fastest first."""
     symbol_characters_dropped: str = ""
-    """Characters that users write in a market and the depth endpoints do not."""
+    """Characters of a market's usual spelling that the depth endpoints omit."""
     streams_per_connection: int = 1024
     connects_per_5_minutes: int = 300
     """Per IP address (D); the futures pages do not say: ASSUMED the same."""
     messages_per_second: int = 3
-    """What we send at most, pings and pongs counted. D allows 5, FD says 10 but 5 was observed. The margin is for the
-    network, which may deliver in one second what was sent in one and a half."""
+    """Messages that we send at most, pings and pongs included. D allows 5; FD says 10, but 5 was observed. The margin
+    is for the network, which may deliver in one second the messages of one and a half."""
     launcher: str | None = None
-    """``"module:function"`` of what must be started to have this exchange; resolved by whoever starts it, so that this
-    module need not import it."""
+    """``"module:function"`` that starts this exchange; None: it needs no start. The caller resolves it, so that this
+    module does not import it."""
 
     @property
     def snapshot_limit_max(self) -> int:
-        """The most levels a side that one snapshot brings."""
+        """The most levels a side of one snapshot."""
         return self.snapshot_weights[-1].limit_max
 
     @property
@@ -112,9 +116,9 @@ class Venue:
         return self.update_speeds[0].interval_ms
 
     def normalized_market(self, market: str) -> str:
-        """Return the one spelling of a market: that of the REST endpoint and of `s` in the payload.
+        """Return a market in the spelling of the REST endpoint and of `s` in the payload.
 
-        Raises ``ValueError`` for what cannot be a market: the text goes into URLs and subscriptions.
+        Raises ``ValueError`` for a text that cannot be a market, because it goes into URLs and subscriptions.
         """
         if not isinstance(market, str):
             raise TypeError(f"a market is a str such as 'BTCUSDT', not {type(market).__name__}")
@@ -129,9 +133,9 @@ class Venue:
         return symbol
 
     def stream_name(self, market: str, interval_ms: int | None = None) -> str:
-        """Return the name of a market's depth stream; None is the fastest speed.
+        """Return the name of a market's depth stream; `interval_ms` None: the fastest.
 
-        Raises ``ValueError`` with the valid choices for a speed that the exchange does not document.
+        Raises ``ValueError`` with the valid choices for an interval that the exchange does not document.
         """
         wanted_ms = self.default_interval_ms if interval_ms is None else interval_ms
         for speed in self.update_speeds:
@@ -145,34 +149,44 @@ class Venue:
         return _joined(self, websocket_base_uri, self.websocket_base_uris, ("wss", "ws"), self.stream_path)
 
     def stream_urls(self, count: int, websocket_base_uri: str | None = None) -> tuple[str, ...]:
-        """Return the URLs for that many connections of the same streams: on different hosts, then on different ports.
+        """Return the URLs for `count` connections of the same streams: on different hosts, then on different ports.
 
-        Where there are not enough, some stand there twice. With a base given, all are on that.
+        URLs repeat if the venue has too few. With a base given, all URLs are on that.
         """
         if websocket_base_uri is not None or not self.websocket_base_uris:
             return (self.stream_url(websocket_base_uri),) * count
         hosts = [base_uri.split("/")[2].split(":")[0] for base_uri in self.websocket_base_uris]
         places = range(len(hosts))
-        spread = sorted(places, key=lambda place: hosts[:place].count(hosts[place]))  # stable: the row's order else
+        spread = sorted(places, key=lambda place: hosts[:place].count(hosts[place]))  # stable: else in the row's order
         return tuple(
             self.websocket_base_uris[spread[number % len(spread)]] + self.stream_path for number in range(count)
         )
+
+    @property
+    def all_stream_urls(self) -> tuple[str, ...]:
+        """The URLs of `stream_urls`, each once; empty if the launcher tells the address."""
+        return self.stream_urls(len(self.websocket_base_uris)) if self.websocket_base_uris else ()
 
     def snapshot_url(self, restful_base_uri: str | None = None) -> str:
         """Return the URL of the depth endpoint, on the venue's first base or on the one given."""
         return _joined(self, restful_base_uri, self.restful_base_uris, ("https", "http"), self.depth_path)
 
+    def snapshot_urls(self, restful_base_uri: str | None = None) -> tuple[str, ...]:
+        """Return the URLs of the depth endpoint, in the row's order: documented equals. With a base given only that."""
+        if restful_base_uri is not None or not self.restful_base_uris:
+            return (self.snapshot_url(restful_base_uri),)
+        return tuple(base_uri + self.depth_path for base_uri in self.restful_base_uris)
+
     def snapshot_params(self, market: str, limit: int) -> dict[str, str]:
         """Return the query of a snapshot of `limit` levels, which must be one that the venue honours."""
         if self.honoured_limit(limit) != limit:
-            raise ValueError(f"{self.exchange} serves no snapshot of {limit} levels; ask honoured_limit() first")
+            raise ValueError(f"{self.exchange} serves no snapshot of {limit} levels; call honoured_limit() first")
         return {"symbol": self.normalized_market(market), "limit": str(limit)}
 
     def honoured_limit(self, limit: int) -> int:
-        """Return the largest limit that the venue serves and that is not above the one asked for.
+        """Return the largest limit that the venue serves and that is at most `limit`.
 
-        A wish below the smallest that is served gives the smallest. `limit` is a cap, so it is never rounded up past it
-        otherwise. Raises ``ValueError`` for less than 1.
+        `limit` is rounded up only below the smallest served limit. Raises ``ValueError`` for less than 1.
         """
         if type(limit) is not int or limit < 1:
             raise ValueError(f"a snapshot has at least 1 level, so that {limit!r} cannot be its limit")
@@ -181,21 +195,21 @@ class Venue:
         return max((served for served in self.snapshot_limits if served <= limit), default=self.snapshot_limits[0])
 
     def snapshot_weight(self, limit: int) -> int:
-        """Return what a snapshot of `limit` levels costs."""
+        """Return the request weight of a snapshot of `limit` levels."""
         for step in self.snapshot_weights:
             if limit <= step.limit_max:
                 return step.weight
         raise ValueError(f"{self.exchange} serves at most {self.snapshot_limit_max} levels, not {limit}")
 
     def snapshot_steps(self, snapshot_limit: int | None = None) -> tuple[int, ...]:
-        """Return the limits in which a market deepens, ascending, each at most `snapshot_limit` (None: no cap)."""
+        """Return the limits of a market's successive snapshots, ascending, each at most `snapshot_limit` (if given)."""
         deepest = self.honoured_limit(self.snapshot_limit_max if snapshot_limit is None else snapshot_limit)
         return tuple(sorted({self.honoured_limit(min(step, deepest)) for step in (*SNAPSHOT_STEPS, deepest)}))
 
     def weight_budget_name(self, restful_base_uri: str | None = None) -> str:
-        """Return the name of what counts the weight of requests to that base: two equal names share one budget.
+        """Return the name of the weight budget of that base. Equal names share one budget.
 
-        A base that the row does not document is taken for a server of its own, which keeps its own count.
+        A base that the row does not document counts as a server of its own, with a budget of its own.
         """
         if restful_base_uri is None:
             return self.weight_family
@@ -209,25 +223,25 @@ def _joined(
     if base_uri is not None:
         return checked_base_uri(base_uri, schemes) + path
     if not venue_base_uris:
-        raise ValueError(f"{venue.exchange} has no fixed address: its launcher {venue.launcher} tells the base URI")
+        raise ValueError(f"{venue.exchange} has no fixed address: its launcher {venue.launcher} knows the base URI")
     return venue_base_uris[0] + path
 
 
 def checked_base_uri(base_uri: str, schemes: tuple[str, ...]) -> str:
     """Return ``scheme://host[:port]`` without a trailing slash; raise ``ValueError`` for anything else.
 
-    No path, because the venue's is appended; no user and password, because the URI stands in log lines.
+    A path is refused because the venue's is appended, a user and a password because logs show the URI.
     """
     trimmed = base_uri.removesuffix("/")
     match = _BASE_URI.fullmatch(trimmed)
     if match is None or match[1] not in schemes:
-        # The refused text is not repeated: it may hold a password.
+        # The message does not repeat the text, which may hold a password.
         raise ValueError(f"a base URI is {' or '.join(schemes)}://host[:port] without a path; another one was given")
     return trimmed
 
 
 def venue_named(exchange: str) -> Venue:
-    """Return the row of that exchange; raise `UnknownExchange` with the valid names otherwise."""
+    """Return the row of that exchange; raise `UnknownExchange`, with the valid names, if it has none."""
     venue = VENUES.get(exchange)
     if venue is None:
         choices = ", ".join(VENUES)
@@ -250,8 +264,8 @@ _FUTURES_WEIGHTS = (WeightStep(50, 2), WeightStep(100, 5), WeightStep(500, 10), 
 
 _BINANCE_COM = Venue(
     exchange="binance.com",
-    # D: api1 to api4 are faster and less stable; .vision serves market data only. All count an IP's weight alike
-    # (ASSUMED for .vision: one budget for all cannot overspend).
+    # D: api1 to api4 are faster and less stable; .vision serves market data only. All share an IP's weight (ASSUMED for
+    # .vision: one budget for all cannot overspend).
     restful_base_uris=(
         "https://api.binance.com",
         "https://api-gcp.binance.com",
@@ -296,7 +310,7 @@ _USD_M = Venue(
     weight_family="fapi+dapi.binance.com",  # FD: one pool since 2026-06-30
     weight_per_minute=2400,
     update_speeds=_FUTURES_SPEEDS,
-    streams_per_connection=200,  # FD says 1024 now and said 200 before; NT keeps 200
+    streams_per_connection=200,  # FD: 1024 now, 200 before; NT: 200
 )
 
 _COIN_M = replace(
@@ -315,7 +329,7 @@ _OPTIONS = Venue(
     depth_path="/eapi/v1/depth",
     stream_path="/public/stream",
     rule=FUTURES,
-    # SDK. Its weight table knows 5 as well, which its list of limits does not: left out.
+    # SDK. Its weight table also has 5, its list of limits does not: omitted.
     snapshot_limits=(10, 20, 50, 100, 500, 1000),
     snapshot_weights=(WeightStep(50, 1), WeightStep(100, 5), WeightStep(500, 10), WeightStep(1000, 20)),
     weight_family="eapi.binance.com",
@@ -348,14 +362,14 @@ _BINANCE_TR = Venue(
     depth_path="/api/v3/depth",
     stream_path="/stream",
     rule=SPOT,
-    # ASSUMED: limits that every version of this endpoint took (CAP: 1000 works), the weights of spot, and the 1200 a
-    # minute of its exchangeInfo in 2023. 5000 was never seen; asking for it in vain would make a book look complete.
+    # ASSUMED: limits that every version of this endpoint accepted (CAP: 1000 works), the weights of spot, and the 1200
+    # a minute of its exchangeInfo in 2023. 5000 was never observed. If it is not served, a book would look complete.
     snapshot_limits=_FUTURES_LIMITS,
     snapshot_weights=_SPOT_WEIGHTS[:-1],
     weight_family="api.binance.me",
     weight_per_minute=1200,
     update_speeds=_SPOT_SPEEDS,
-    symbol_characters_dropped="_",  # its other endpoints write BTC_TRY, its depth endpoints BTCTRY
+    symbol_characters_dropped="_",  # BTC_TRY at its other endpoints is BTCTRY at its depth endpoints
     streams_per_connection=200,  # ASSUMED
 )
 
@@ -421,4 +435,4 @@ _ROWS = (
 )
 
 VENUES: Mapping[str, Venue] = MappingProxyType({row.exchange: row for row in _ROWS})
-"""Every exchange that ldc knows, by name."""
+"""Every supported exchange, by name."""

@@ -1,8 +1,8 @@
-"""Which of the two order books is `ldc.OrderBook`: the compiled one, unless the plain Python one was asked for.
+"""Selects the order book: the compiled one, unless the plain Python one was requested.
 
-Rule 1: never fall back in silence. The two agree in everything but speed, and a bot that runs 20 times slower than its
+Rule 1: never fall back in silence. The two agree in everything but speed. A bot that runs 20 times slower than its
         author measured loses money without an error. So a missing extension is an ImportError that says what to do.
-Rule 2: Python is asked for by `LDC_PURE_PYTHON=1` in the environment, or by a wheel that was built so on purpose.
+Rule 2: Python is requested by `LDC_PURE_PYTHON=1` in the environment, or by a wheel that was built so on purpose.
 """
 
 import os
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def _python_is_asked_for() -> bool:
+def _is_python_requested() -> bool:
     """Whether the plain Python book is to be used; raise ImportError if the environment cannot be understood."""
     value = os.environ.get("LDC_PURE_PYTHON", "")
     if value not in ("", "0", "1"):
@@ -55,7 +55,7 @@ def _what_is_wrong(error: ImportError) -> str:
     )
 
 
-IMPLEMENTATION: Literal["cython", "python"] = "python" if _python_is_asked_for() else "cython"
+IMPLEMENTATION: Literal["cython", "python"] = "python" if _is_python_requested() else "cython"
 """Which order book this process uses: "cython" or "python"."""
 
 # Type checkers read the stub of the compiled book; the tests hold the other to the same surface.
@@ -90,5 +90,5 @@ else:
         OrderBook,
         read_header,
     )
+    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem
-    from ldc.frames import FrameReader, StreamBinding, StreamTally

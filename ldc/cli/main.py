@@ -1,10 +1,11 @@
 """The command line: `ldc watch`, `ldc demo`, `ldc simulate`.
 
-Rule 1: what the command line means is decided here; what is shown, in the parts `cli_...`.
-Rule 2: the exit status tells how it ended; `ExitStatus` has its values, `--help` their meaning.
+Rule 1: this module interprets the command line; the other modules of the package produce the output.
+Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help` their meaning.
 """
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,21 +23,19 @@ from ldc.venues import VENUES
 if TYPE_CHECKING:
     from ldc.simulator import Fault
 
-__all__ = ["main"]
-
 EXIT_STATUS = """
 exit status:
   0    every market was in sync when it ended, be it by --seconds, q or Ctrl-C
   1    at least one market was not
   2    the command line is wrong; nothing was started
-  3    something that it needs is not there: an extra that is not installed, or a port
+  3    something that it needs is missing: an extra is not installed, or a port is taken
   130  Ctrl-C was pressed twice
 """
 
 OUTPUT = (
     """
-On a terminal there is a live view. Anywhere else (a pipe, a file), or with --plain, one line a second and market:
-name=value, single blanks between, "-" for what is unknown or must not be shown because the book is not in sync.
+A terminal shows a live view. Anywhere else (a pipe, a file), or with --plain, the output is one line a second and
+market: name=value, separated by single blanks. "-" is an unknown value, or one of a book that is not in sync.
 
 """
     + "\n".join(f"  {name:<18}{meaning}" for name, meaning in FIELDS.items())
@@ -47,12 +46,12 @@ FAULTS = """
 faults:
   drop             once, when all markets are in sync      drop*3   three times
   drop:0.01        one update in a hundred                 reset@BTCUSDT   the connection of that market
-  halt@BTCUSDT~5   for five seconds                        a wrong name is answered with all there are
+  halt@BTCUSDT~5   for five seconds                        a wrong name is answered with all valid ones
 """
 
 
 class CannotStart(Exception):
-    """What is asked for cannot be had: whose fault it is, as an exit status, and a sentence for the user."""
+    """The command cannot start: the exit status, and a sentence for the user."""
 
     def __init__(self, status: ExitStatus, sentence: object) -> None:
         self.status = status
@@ -61,7 +60,7 @@ class CannotStart(Exception):
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Turn what the parts object to before anything runs into `CannotStart`; later, the same would be a bug of ours."""
+    """Turn errors before the start into `CannotStart`. After the start the same errors would be bugs of ldc."""
     try:
         yield
     except ValueError as error:
@@ -95,18 +94,16 @@ def port(text: str) -> int:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add what `watch` and `demo` have in common."""
-    parser.add_argument("--seconds", type=seconds, metavar="N", help="end by itself; without it, q or Ctrl-C end it")
-    parser.add_argument("--levels", type=positive, metavar="N", help="show at most so many levels a side")
-    parser.add_argument("--plain", action="store_true", help="lines instead of the view, on a terminal as well")
+    """Add the options that `watch` and `demo` share."""
+    parser.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at q or Ctrl-C)")
+    parser.add_argument("--levels", type=positive, metavar="N", help="show at most N levels a side")
+    parser.add_argument("--plain", action="store_true", help="lines instead of the view, on a terminal too")
 
 
 def add_exchange(parser: argparse.ArgumentParser) -> None:
-    """Add what `demo` and `simulate` have in common."""
+    """Add the options that `demo` and `simulate` share."""
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other markets (default: 1)")
-    parser.add_argument(
-        "--fault", action="append", default=[], metavar="SPEC", help="let something go wrong; may be repeated"
-    )
+    parser.add_argument("--fault", action="append", default=[], metavar="SPEC", help="inject a fault; may be repeated")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -130,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help=what, description=what + ".", epilog=FAULTS + OUTPUT + EXIT_STATUS, **raw)
     which = demo.add_mutually_exclusive_group()
     which.add_argument("--market", nargs="+", metavar="NAME", help="these markets (default: BTCUSDT)")
-    which.add_argument("--markets", type=positive, metavar="N", help="so many markets")
+    which.add_argument("--markets", type=positive, metavar="N", help="N markets")
     demo.add_argument("--exchange-kind", choices=("spot", "futures"), default="spot", help="(default: spot)")
     add_output(demo)
     add_exchange(demo)
@@ -138,15 +135,15 @@ def make_parser() -> argparse.ArgumentParser:
     what = "serve the embedded exchange to programs on this machine"
     simulate = commands.add_parser("simulate", help=what, description=what + ".", epilog=FAULTS, **raw)
     simulate.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one (default: 8000)")
-    simulate.add_argument("--markets", nargs="+", default=[], metavar="NAME", help="(default: whatever is asked for)")
-    simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="whose rules and texts to use")
-    simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after so many; without it, Ctrl-C ends")
+    simulate.add_argument("--markets", nargs="+", default=[], metavar="NAME", help="(default: every requested one)")
+    simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="the exchange to imitate")
+    simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_exchange(simulate)
     return parser
 
 
 def parsed_faults(texts: Sequence[str]) -> "list[Fault]":
-    """Return the faults that the command line names; ``ValueError`` for a wrong one."""
+    """Return the faults of the command line; raise ``ValueError`` for a wrong one."""
     if not texts:
         return []
     from ldc.simulator import parse_fault
@@ -206,7 +203,7 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
 
 
 def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManager, title: str) -> Watch:
-    """Return what is to be watched, with the options that `watch` and `demo` share."""
+    """Return the `Watch` of the options that `watch` and `demo` share."""
     return Watch(
         manager=manager,
         title=title,
@@ -218,19 +215,22 @@ def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManag
 
 
 def wants_view(options: argparse.Namespace) -> bool:
-    """Return whether to draw a view; raise `CannotStart` if what draws it is missing."""
+    """Return whether to draw the view; raise `CannotStart` if rich is missing."""
     if options.plain or not is_live_terminal(sys.stdout):
         return False
     with starting():
         try:
-            import ldc.cli.terminal  # noqa: F401 - before anything is started
+            import ldc.cli.terminal  # noqa: F401 - checked before anything starts
         except ImportError as error:
-            raise ImportError(f"{error}; or take lines instead, with --plain") from error
+            raise ImportError(f"{error}; or use --plain for lines") from error
     return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status. Wrong arguments end the program with status 2, as usual."""
+    """Run the command line; return the exit status. Wrong arguments exit with status 2, as usual."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may not know the characters of a market's name
+            stream.reconfigure(errors="backslashreplace")
     options = make_parser().parse_args(arguments)
     try:
         return {"watch": watch, "demo": demo, "simulate": simulate}[options.command](options)

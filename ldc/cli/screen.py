@@ -1,6 +1,6 @@
-"""The whole screen: as many ladders as fit, or a table where they do not, between a header and a footer.
+"""The whole screen: a header, a ladder for each market or a table if they do not fit, and a footer.
 
-Rule 1: pure functions: the same shots and the same size give the same lines, always exactly of that size.
+Rule 1: pure functions. The same samples and size give the same lines, always of exactly that size.
 """
 
 import math
@@ -18,44 +18,43 @@ from ldc.cli.ladder import (
     resyncs_of,
     wide_panel,
 )
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Sample
 from ldc.cli.text import UNICODE, Glyphs, Line, aligned, bar, beside, duration, ends, fitted, fixed, plural, width_of
 from ldc.types import SyncState
 
-__all__ = ["Screen", "drawn", "levels_for"]
-
 PANEL_WIDTH_MAX = 140
-"""One market does not become wider."""
+"""Cells: the widest panel of one market."""
 
 PROGRESS_WIDTH_MAX = 24
+"""Cells: the longest progress bar."""
 
 PROGRESS_WORDS_WIDTH = 48
-"""Of everything in the first line but the title, the bar, and the time left, which is put where the bar leaves room."""
+"""Cells of the first line except the title, the bar, and the time left."""
 
 LEFT_WORDS_WIDTH = 15
-"""Of the time left."""
+"""Cells of the time left."""
 
 
 class Screen(NamedTuple):
-    """What is on a screen besides the markets."""
+    """The content of a screen besides the markets."""
 
     title: str
     clock: str
     """The time of day."""
     event: str = ""
-    """What happened last."""
+    """The latest log message."""
     note: str = ""
-    """What stands at the end of the last line."""
+    """The end of the last line."""
     levels_max: int | None = None
-    """At most so many levels a side; None: as many as fit."""
+    """Maximum levels a side; None: as many as fit."""
     waited_s: float = 0.0
-    """How long the markets have been out of sync that are."""
+    """Seconds since all markets were last in sync."""
     seconds_left: float | None = None
-    """About how long they will be, as `get_progress` of the manager tells; None: nobody knows yet."""
+    """About how many seconds until they are, from the manager's `get_progress`; None: not known yet."""
 
 
 class Grid(NamedTuple):
-    """How panels are laid out."""
+    """The layout of the panels."""
 
     columns: int
     rows: int
@@ -64,7 +63,7 @@ class Grid(NamedTuple):
 
 
 def grid_for(markets: int, width: int, height: int) -> Grid | None:
-    """Return the layout with the fewest rows in which every market has a ladder, or None: there is no room."""
+    """Return the layout with the fewest rows in which every market has a ladder, or None if they do not fit."""
     if width < PANEL_WIDTH_MIN or markets == 0:
         return None
     columns = min(markets, (width + 1) // (PANEL_WIDTH_MIN + 1))
@@ -77,35 +76,35 @@ def grid_for(markets: int, width: int, height: int) -> Grid | None:
 
 
 def levels_for(height: int, levels_max: int | None) -> int:
-    """Return how many levels a side are worth reading for a screen of that height."""
+    """Return how many levels a side a screen of that height can show."""
     most = max(1, height // 2)
     return most if levels_max is None else min(most, levels_max)
 
 
-def drawn(shots: Sequence[Shot], screen: Screen, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Line]:
+def drawn(samples: Sequence[Sample], screen: Screen, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Line]:
     """Return exactly `height` lines of exactly `width` cells."""
-    lines: list[Line] = [header(shots, screen, width, glyphs)]
+    lines: list[Line] = [header(samples, screen, width, glyphs)]
     body_height = height - 2
     if body_height > 0:
-        body = body_of(shots, screen, width, body_height, glyphs)
+        body = body_of(samples, screen, width, body_height, glyphs)
         lines.extend((body + [[]] * body_height)[:body_height])
     lines.append(footer(screen, width, glyphs))
     return [fitted(line, width) for line in lines[:height]]
 
 
-def body_of(shots: Sequence[Shot], screen: Screen, width: int, height: int, glyphs: Glyphs) -> list[Line]:
-    """Return what is between header and footer."""
-    grid = grid_for(len(shots), width, height)
+def body_of(samples: Sequence[Sample], screen: Screen, width: int, height: int, glyphs: Glyphs) -> list[Line]:
+    """Return the lines between header and footer."""
+    grid = grid_for(len(samples), width, height)
     if grid is None:
-        return table(shots, width, height, glyphs)
+        return table(samples, width, height, glyphs)
     make = bare_panel
     if grid.width >= PANEL_WIDTH_MIN + FACTS_WIDTH + 2 and grid.height >= 14:
         make = wide_panel
     lines: list[Line] = []
     for row in range(grid.rows):
         panels = [
-            make(shot, grid.width, grid.height, screen.levels_max, glyphs)
-            for shot in shots[row * grid.columns : (row + 1) * grid.columns]
+            make(sample, grid.width, grid.height, screen.levels_max, glyphs)
+            for sample in samples[row * grid.columns : (row + 1) * grid.columns]
         ]
         if row:
             lines.append([(glyphs.level * width, "faint")])
@@ -113,24 +112,24 @@ def body_of(shots: Sequence[Shot], screen: Screen, width: int, height: int, glyp
     return lines
 
 
-def header(shots: Sequence[Shot], screen: Screen, width: int, glyphs: Glyphs) -> Line:
-    """Return the first line: what this is, how many are in sync, and the time."""
-    ready = sum(shot.is_readable for shot in shots)
-    failed = sum(shot.state in (SyncState.FAILED, SyncState.STOPPED) for shot in shots)
+def header(samples: Sequence[Sample], screen: Screen, width: int, glyphs: Glyphs) -> Line:
+    """Return the first line: the title, how many markets are in sync, and the time."""
+    ready = sum(sample.is_readable for sample in samples)
+    failed = sum(sample.state in (SyncState.FAILED, SyncState.STOPPED) for sample in samples)
     left: Line = [(f" {one_line(screen.title)} ", "header")]
-    if ready + failed == len(shots):
+    if ready + failed == len(samples):
         left.append((f"  {plural(ready, 'market')} in sync", "dim"))
         left.append((f"  {failed} failed" if failed else "", "alert"))
     else:
         room = width - width_of(screen.title) - PROGRESS_WORDS_WIDTH
         if screen.seconds_left is not None:
             room -= LEFT_WORDS_WIDTH
-        left.extend(progress(ready, len(shots), screen, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))
+        left.extend(progress(ready, len(samples), screen, max(0, min(PROGRESS_WIDTH_MAX, room)), glyphs))
     return ends(left, [(f"{screen.clock} ", "dim")], width)
 
 
 def progress(ready: int, count: int, screen: Screen, width: int, glyphs: Glyphs) -> Line:
-    """Return how many markets of all are synchronized, as a bar and in words, and about how long the others take."""
+    """Return how many markets are synchronized, as a bar and in words, and about how long the others need."""
     filled = bar(ready / count, width, glyphs)
     seconds_left = screen.seconds_left
     return [
@@ -144,7 +143,7 @@ def progress(ready: int, count: int, screen: Screen, width: int, glyphs: Glyphs)
 
 
 def footer(screen: Screen, width: int, glyphs: Glyphs) -> Line:
-    """Return the last line: what happened last, and what else is to be said."""
+    """Return the last line: the latest log message, and the note."""
     note: Line = [(f" {one_line(screen.note)} ", "dim")] if screen.note else []
     return ends([(f" {one_line(screen.event)}", "dim")], note, width, glyphs.more)
 
@@ -154,20 +153,20 @@ def footer(screen: Screen, width: int, glyphs: Glyphs) -> Line:
 
 COLUMNS = ("market", "state", "bid", "ask", "spread", "/s", "age", "known", "resyncs")
 WIDTHS_MIN = {"state": 14, "bid": 12, "ask": 12, "/s": 5, "age": 6}
-"""So that columns do not jump when a market is lost, or a number gets another digit."""
+"""Cells. The columns keep their widths when a market is lost or a number gets another digit."""
 RIGHT = frozenset({"/s", "age", "known", "resyncs"})
 DROPPED_FIRST = ("known", "spread", "/s", "age", "resyncs", "ask", "state")
-"""What a narrow screen goes without, in this order."""
+"""The columns that a narrow screen omits, in this order."""
 
 
-def table(shots: Sequence[Shot], width: int, height: int, glyphs: Glyphs) -> list[Line]:
-    """Return a line for each market. When they are too many, those out of sync come first, and the rest is counted."""
+def table(samples: Sequence[Sample], width: int, height: int, glyphs: Glyphs) -> list[Line]:
+    """Return a line for each market. If they do not fit, those out of sync come first, and the rest is counted."""
     room = height - 1
-    shown = list(shots)
+    shown = list(samples)
     hidden = 0
     if len(shown) > room:
-        shown = sorted(shown, key=lambda shot: shot.is_readable)[: max(0, room - 1)]
-        hidden = len(shots) - len(shown)
+        shown = sorted(shown, key=lambda sample: sample.is_readable)[: max(0, room - 1)]
+        hidden = len(samples) - len(shown)
     cells = {name: column(name, shown, glyphs) for name in COLUMNS}
     names = list(COLUMNS)
     widths = {
@@ -195,39 +194,39 @@ def row_of(cells: Sequence[Line], names: Sequence[str], widths: dict[str, int]) 
     return line
 
 
-def column(name: str, shots: Sequence[Shot], glyphs: Glyphs) -> list[Line]:
+def column(name: str, samples: Sequence[Sample], glyphs: Glyphs) -> list[Line]:
     """Return the cells of a column."""
     if name == "market":
-        return [[(one_line(shot.status.market), "strong")] for shot in shots]
+        return [[(one_line(sample.status.market), "strong")] for sample in samples]
     if name == "state":
-        return [badge(shot, glyphs) for shot in shots]
-    numbers = texts(name, shots)
-    if name == "bid":  # where there is no price, there is room to say why; so no column moves for it
+        return [badge(sample, glyphs) for sample in samples]
+    numbers = texts(name, samples)
+    if name == "bid":  # the cause takes the place of a missing price, so that no column moves
         return [
-            [(number, "bid") if shot.is_readable else (shot.cause or "", "")]
-            for number, shot in zip(numbers, shots, strict=True)
+            [(number, "bid") if sample.is_readable else (sample.cause or "", "")]
+            for number, sample in zip(numbers, samples, strict=True)
         ]
     return [[(number, "ask" if name == "ask" else "")] for number in numbers]
 
 
-def texts(name: str, shots: Sequence[Shot]) -> list[str]:
-    """Return the numbers of a column; blank where a book cannot be read."""
+def texts(name: str, samples: Sequence[Sample]) -> list[str]:
+    """Return the numbers of a column; blank for an unreadable book."""
     if name in ("bid", "ask", "spread"):
         numbers = {
-            "bid": [None if shot.best_bid is None else shot.best_bid[0] for shot in shots],
-            "ask": [None if shot.best_ask is None else shot.best_ask[0] for shot in shots],
-            "spread": [shot.spread for shot in shots],
+            "bid": [None if sample.best_bid is None else sample.best_bid[0] for sample in samples],
+            "ask": [None if sample.best_ask is None else sample.best_ask[0] for sample in samples],
+            "spread": [sample.spread for sample in samples],
         }[name]
         return aligned(
             [
-                "" if number is None else fixed(number, shot.price_decimals)
-                for number, shot in zip(numbers, shots, strict=True)
+                "" if number is None else fixed(number, sample.price_decimals)
+                for number, sample in zip(numbers, samples, strict=True)
             ]
         )
     if name == "/s":
-        return ["" if shot.updates_per_s is None else f"{shot.updates_per_s:.1f}" for shot in shots]
+        return ["" if sample.updates_per_s is None else f"{sample.updates_per_s:.1f}" for sample in samples]
     if name == "age":
-        return ["" if shot.age_s is None else duration(shot.age_s) for shot in shots]
+        return ["" if sample.age_s is None else duration(sample.age_s) for sample in samples]
     if name == "known":
-        return [depths_text(shot) if shot.is_readable else "" for shot in shots]
-    return [str(resyncs_of(shot)) for shot in shots]
+        return [depths_text(sample) if sample.is_readable else "" for sample in samples]
+    return [str(resyncs_of(sample)) for sample in samples]

@@ -1,9 +1,8 @@
-"""Waiting that somebody ends: by Ctrl-C, by what systems send to end a program, or by the key q.
+"""Waits that the user can end: by Ctrl-C, by the signals that end programs, or by the key q.
 
-Rule 1: the first signal only says that it came, so nothing is torn down in the middle of something; the second one
-does what signals usually do.
-Rule 2: a terminal is left as it was found.
-Rule 3: a signal that the program was started to ignore stays ignored: `nohup` has it ignore the end of its terminal.
+Rule 1: the first signal only sets a flag, so that it interrupts nothing. The second one has its usual effect.
+Rule 2: the terminal's settings are restored at the end.
+Rule 3: a signal that was ignored at the start stays ignored, such as SIGHUP under `nohup`.
 """
 
 import contextlib
@@ -16,30 +15,28 @@ import types
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-__all__ = ["Interruption"]
-
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-"""Not every system has them all."""
+"""Some systems lack some of them."""
 
 
 class Interruption:
-    """Whether the program was asked to end. A context manager, for the main thread; in others no signal arrives."""
+    """Whether the program shall end. A context manager for the main thread; other threads get no signals."""
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self.is_requested = False
         self._reader, self._writer = socket.socketpair()
-        self._former: dict[int, Any] = {}
-        self._former_wakeup = -1
+        self._previous: dict[int, Any] = {}
+        self._previous_wakeup = -1
         self._keys: int | None = None
 
     def __enter__(self) -> Self:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         if threading.current_thread() is threading.main_thread():
-            self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._former[number] = signal.signal(number, self._note)
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -48,24 +45,24 @@ class Interruption:
         self._writer.close()
 
     def _note(self, _number: int, _frame: types.FrameType | None) -> None:
-        self.is_asked = True
+        self.is_requested = True
         self._restore()
 
     def _restore(self) -> None:
-        if self._former:
-            former, self._former = self._former, {}
-            signal.set_wakeup_fd(self._former_wakeup)
-            for number, handler in former.items():
+        if self._previous:
+            previous, self._previous = self._previous, {}
+            signal.set_wakeup_fd(self._previous_wakeup)
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until somebody wants the end; return whether somebody does. Another key ends a wait too."""
-        if not self.is_asked:
+        """Wait that long, or until the user presses a key or ends the program; return whether it shall end."""
+        if not self.is_requested:
             watched = [self._reader.fileno()] if self._keys is None else [self._reader.fileno(), self._keys]
             ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
             if self._keys in ready:
                 self._read_keys()
-        return self.is_asked
+        return self.is_requested
 
     def _read_keys(self) -> None:
         assert self._keys is not None
@@ -76,14 +73,14 @@ class Interruption:
         if not keys:
             self._keys = None
         elif b"q" in keys.lower():
-            self.is_asked = True
+            self.is_requested = True
 
     @contextlib.contextmanager
     def keyboard(self, stream: TextIO | None) -> Iterator[None]:
-        """Listen to the keys of a terminal, which does not show them meanwhile: they would tear the view.
+        """Read the keys of a terminal, without echo because it would disturb the view.
 
-        Ctrl-C stays a signal; Ctrl-Z does nothing, because it would leave the view behind on the screen. What is no
-        terminal of ours (a file, a terminal that another job has) is left alone.
+        Ctrl-C stays a signal. Ctrl-Z is disabled, because it would leave the view on the screen. A file, or a terminal
+        of another job, stays unchanged.
         """
         keys = own_terminal(stream)
         if keys is None:
@@ -105,7 +102,7 @@ class Interruption:
 
 
 def own_terminal(stream: TextIO | None) -> int | None:
-    """Return the descriptor of a terminal that is ours to listen to, or None."""
+    """Return the descriptor of the stream if it is a terminal of this job, or None."""
     try:
         import termios
     except ImportError:  # Windows has none

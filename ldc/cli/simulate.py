@@ -1,40 +1,39 @@
 """The embedded exchange on the command line: behind `ldc demo`, and served by `ldc simulate`.
 
-Rule 1: imported only when one of the two is asked for: it needs aiohttp.
+Rule 1: only these two commands import it, because it needs aiohttp.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Sample
 from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, forget
 from ldc.simulator import Fault, SimulatedExchange
 from ldc.venues import venue_named
 
-__all__ = ["FaultInjector", "demo_exchange", "demo_markets", "serve", "served_exchange"]
-
 LEVELS_OF_FEW = 6000
-"""Levels a side of a market while there are few: more than one snapshot shows, so that the horizon is seen."""
+"""Levels a side of each of a few markets: more than one snapshot has, so that the horizon shows."""
 
 LEVELS_OF_MANY = 800
+"""Levels a side of each of many markets."""
 
 FEW = 4
-"""Markets up to which there are LEVELS_OF_FEW."""
+"""Up to this number of markets, each has LEVELS_OF_FEW."""
 
 FAULTS_AFTER_S = 2.0
-"""How long all markets are in sync before the faults begin: so that one sees what it is that is lost."""
+"""Seconds for which all markets are in sync before the faults are injected, so that the viewer sees the loss."""
 
 STATISTICS_S = 1.0
-"""Between two looks at how often faults have struck."""
+"""Seconds between two updates of the fault counts."""
 
-LOOK_S = 3600.0
-"""How long `ldc simulate` sleeps at most between two looks at the clock."""
+CLOCK_S = 3600.0
+"""Seconds that `ldc simulate` sleeps at most before it reads the clock again."""
 
 
 def demo_markets(venue: str, named: Sequence[str] | None, count: int | None) -> list[str]:
-    """Return the markets of a demo: those that were named, or so many."""
+    """Return the markets of a demo: the named ones, or `count` others."""
     if named:
         return list(dict.fromkeys(venue_named(venue).normalized_market(market) for market in named))
     known = SimulatedExchange(venue=venue, on_demand=True).markets
@@ -43,35 +42,35 @@ def demo_markets(venue: str, named: Sequence[str] | None, count: int | None) -> 
 
 
 def demo_exchange(venue: str, markets: Sequence[str], seed: int) -> SimulatedExchange:
-    """Return the exchange of a demo, not started yet. ``ValueError`` for a market that it cannot have."""
+    """Return the exchange of a demo, not started yet. Raises ``ValueError`` for a market that it cannot have."""
     levels = LEVELS_OF_FEW if len(markets) <= FEW else LEVELS_OF_MANY
     return SimulatedExchange(markets, venue=venue, seed=seed, levels=levels)
 
 
 class FaultInjector:
-    """Hands the faults to the exchange once all markets are in sync, and tells how often they have struck."""
+    """Injects the requested faults once all markets are in sync; reports how often each fired."""
 
     def __init__(self, exchange: SimulatedExchange, faults: Sequence[Fault]) -> None:
         self._exchange = exchange
         self._waiting = list(faults)
         self._has_faults = bool(faults)
         self._in_sync_since: float | None = None
-        self._looked_at: float | None = None
+        self._counted_at: float | None = None
         self._text = ""
 
-    def round(self, shots: Sequence[Shot], now: float) -> str:
-        """Look at the markets; return what is to be said about faults."""
-        if self._waiting and all(shot.is_readable for shot in shots):
+    def round(self, samples: Sequence[Sample], now: float) -> str:
+        """Check the markets; return the fault counts as text."""
+        if self._waiting and all(sample.is_readable for sample in samples):
             if self._in_sync_since is None:
                 self._in_sync_since = now
             if now - self._in_sync_since >= FAULTS_AFTER_S:
                 for fault in self._waiting:
                     self._exchange.inject(fault)
                 self._waiting.clear()
-        if self._has_faults and (self._looked_at is None or now - self._looked_at >= STATISTICS_S):
-            self._looked_at = now
-            struck = self._exchange.statistics()["faults"]
-            self._text = "  ".join(f"{name} {count}" for name, count in sorted(struck.items())) or "none yet"
+        if self._has_faults and (self._counted_at is None or now - self._counted_at >= STATISTICS_S):
+            self._counted_at = now
+            fired = self._exchange.statistics()["faults"]
+            self._text = "  ".join(f"{name} {count}" for name, count in sorted(fired.items())) or "none yet"
             self._text = f"faults: {self._text}"
         return self._text
 
@@ -85,13 +84,13 @@ def served_exchange(port: int, markets: Sequence[str], venue: str, seed: int) ->
 def serve(
     exchange: SimulatedExchange, markets: Sequence[str], venue: str, seed: int, seconds: float | None, stream: TextIO
 ) -> ExitStatus:
-    """Say where the exchange is, and wait until the time is over or somebody says stop."""
+    """Print the exchange's addresses, and serve until the time is over or the user ends it."""
     with Interruption() as interruption:
         try:
             stream.write(invitation(exchange, venue, markets, seed))
             stream.flush()
             ends_at = None if seconds is None else time.monotonic() + seconds
-            while not interruption.wait(LOOK_S if ends_at is None else min(LOOK_S, ends_at - time.monotonic())):
+            while not interruption.wait(CLOCK_S if ends_at is None else min(CLOCK_S, ends_at - time.monotonic())):
                 if ends_at is not None and time.monotonic() >= ends_at:
                     break
             stream.write(summary(exchange.statistics()))
@@ -102,7 +101,7 @@ def serve(
 
 
 def summary(statistics: Mapping[str, Any]) -> str:
-    """Return what has happened in an exchange."""
+    """Return the statistics of an exchange as text."""
     counts = {name: value for name, value in statistics.items() if name != "faults"}
     text = ", ".join(f"{name} {value}" for name, value in counts.items()) + "\n"
     faults = ", ".join(f"{name} {count}" for name, count in statistics["faults"].items())
@@ -110,14 +109,14 @@ def summary(statistics: Mapping[str, Any]) -> str:
 
 
 def invitation(exchange: SimulatedExchange, venue: str, markets: Sequence[str], seed: int) -> str:
-    """Return where the exchange is, and what to write to use it."""
+    """Return the exchange's addresses, and the commands and code that use it."""
     restful, websocket = exchange.restful_base_uri, exchange.websocket_base_uri
     listed = exchange.markets
     first = listed[0]
     row = venue_named(venue)
-    more = "" if markets else ", and any other that is asked for"
+    more = "" if markets else ", and every other one that is requested"
     return f"""\
-The embedded exchange speaks as {venue} does, seed {seed}. Ctrl-C ends it.
+The embedded exchange imitates {venue}, seed {seed}. Ctrl-C ends it.
 
   REST       {restful}
   websocket  {websocket}

@@ -1,6 +1,6 @@
-"""The terminal: rich draws the lines. The only module that knows rich, and what a style looks like.
+"""The terminal: rich draws the lines. Only this module uses rich and defines the styles.
 
-Rule 1: only the sixteen colours that a terminal's theme defines, so that dark and light ones both can be read.
+Rule 1: only the sixteen colours of the terminal's theme, which are readable on dark and on light ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 try:
-    import rich  # noqa: F401 - asked here first, so that the answer names what is missing
+    import rich  # noqa: F401 - imported first, so that the error names the missing extra
 except ModuleNotFoundError as error:
     raise ImportError("the live view needs rich: pip install 'binance-local-depth-cache[cli]'") from error
 
@@ -18,8 +18,6 @@ from rich.text import Text
 from rich.theme import Theme
 
 from ldc.cli.text import Line
-
-__all__ = ["STYLES", "Terminal", "opened"]
 
 STYLES = {
     "alert": "bold magenta",
@@ -41,11 +39,11 @@ STYLES = {
     "title": "bold",
     "waiting": "black on yellow",
 }
-"""What the styles of lines look like."""
+"""Name of a style in `Line` -> its look in rich."""
 
 
 class Terminal:
-    """A screen of its own, which is put away at the end; what was there before comes back."""
+    """The terminal's alternate screen. Its end restores the previous content."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console
@@ -53,11 +51,11 @@ class Terminal:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height as they are now."""
+        """The present width and height in cells."""
         return self._console.size.width, self._console.size.height
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Draw the lines in the place of those before."""
+        """Draw the lines instead of the previous ones."""
         text = Text(no_wrap=True, overflow="crop", end="")
         for number, line in enumerate(lines):
             text.append("\n" if number else "")
@@ -68,7 +66,7 @@ class Terminal:
 
 @contextmanager
 def opened(stream: TextIO) -> Iterator[Terminal]:
-    """Take the terminal over for the time of a `with` block."""
+    """Use the terminal's alternate screen during a `with` block."""
     console = Console(file=stream, theme=Theme(inherit=False), highlight=False, markup=False, emoji=False)
     live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
     with live:

@@ -1,6 +1,6 @@
-"""Lines of styled text for a screen of fixed cells: what fits, what is cut, what stands below what.
+"""Lines of styled text for a screen of fixed cells: cutting, filling, aligning.
 
-Rule 1: a line is a list of spans, a span is text and the name of a style. What a style looks like is not known here.
+Rule 1: a line is a list of spans, a span is text and the name of a style. `ldc.cli.terminal` defines the styles.
 Rule 2: widths are cells of a terminal, not characters: a market may be called 币安人生USDT.
 Rule 3: nothing here knows a market, a clock or a terminal.
 """
@@ -10,33 +10,15 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = [
-    "ASCII",
-    "UNICODE",
-    "Glyphs",
-    "Line",
-    "aligned",
-    "bar",
-    "beside",
-    "curve",
-    "decimals_of",
-    "duration",
-    "ends",
-    "fitted",
-    "fixed",
-    "plural",
-    "width_of",
-]
-
 Span = tuple[str, str]
 Line = list[Span]
 
 
 class Glyphs(NamedTuple):
-    """The characters that are drawn with."""
+    """The characters to draw with."""
 
     eighths: str
-    """Of a bar's last cell, from an eighth to the whole."""
+    """Characters of a bar's last cell, from an eighth to the whole."""
     upright: str
     level: str
     dot: str
@@ -46,11 +28,11 @@ class Glyphs(NamedTuple):
 
 UNICODE = Glyphs("▏▎▍▌▋▊▉█", "│", "─", "●", "…", has_braille=True)
 ASCII = Glyphs("#", "|", "-", "*", "~", has_braille=False)
-"""For terminals whose encoding has no more."""
+"""For terminals whose encoding lacks the others."""
 
 
 def width_of(text: str) -> int:
-    """Return how many cells a text takes."""
+    """Return the width of a text in cells."""
     if text.isascii():
         return len(text)
     return sum(
@@ -60,7 +42,7 @@ def width_of(text: str) -> int:
 
 
 def fitted(line: Line, width: int) -> Line:
-    """Return the line cut, or filled with blanks, to exactly so many cells."""
+    """Return the line cut, or filled with blanks, to exactly `width` cells."""
     result: Line = []
     left = width
     for text, style in line:
@@ -85,9 +67,9 @@ def _cut(text: str, width: int) -> str:
 
 
 def ends(left: Line, right: Line, width: int, more: str = "") -> Line:
-    """Return one line of both, as far apart as the width allows; the right one wins where both do not fit.
+    """Return one line with the two at its ends. If they do not fit, the left one is cut.
 
-    `more` is put where the left one was cut, and a blank behind it.
+    `more` and a blank mark the cut.
     """
     right_width = sum(width_of(text) for text, _ in right)
     room = width - right_width
@@ -101,7 +83,7 @@ def ends(left: Line, right: Line, width: int, more: str = "") -> Line:
 def beside(
     columns: Sequence[Sequence[Line]], widths: Sequence[int], height: int, between: Span = ("", "")
 ) -> list[Line]:
-    """Return blocks of lines next to each other, each cut or filled to its width and to the height."""
+    """Return blocks of lines side by side, each cut or filled to its width and to the height."""
     lines: list[Line] = []
     for row in range(height):
         line: Line = []
@@ -114,7 +96,7 @@ def beside(
 
 
 def bar(fraction: float, width: int, glyphs: Glyphs) -> str:
-    """Return a bar of that fraction of the width, to an eighth of a cell; what is not nothing is seen."""
+    """Return a bar of that fraction of the width, to an eighth of a cell. A fraction above 0 is always visible."""
     steps = len(glyphs.eighths)
     filled = round(min(1.0, max(0.0, fraction)) * width * steps)
     if fraction > 0 and width > 0:
@@ -124,9 +106,9 @@ def bar(fraction: float, width: int, glyphs: Glyphs) -> str:
 
 
 def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyphs) -> list[str]:
-    """Return the last values as a line of dots, two values a column and four steps a row; None leaves a gap.
+    """Return the latest values as a curve of dots, two values a column and four steps a row. None leaves a gap.
 
-    At most `height` rows; none if nothing is known, or these characters cannot be written.
+    At most `height` rows; none without a value, or if the encoding lacks the characters.
     """
     shown = values[-2 * width :]
     known = [value for value in shown if value is not None]
@@ -141,7 +123,7 @@ def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyph
             before = None
             continue
         level = round((value - low) / (high - low) * top) if high > low else top // 2
-        # Upright strokes join what lies further apart than one step.
+        # Vertical strokes join values that are further apart than one step.
         start = level if before is None else before + (level > before) - (level < before)
         for step in range(min(start, level), max(start, level) + 1):
             cells[height - 1 - step // 4][number // 2] |= _DOTS[number % 2][step % 4]
@@ -151,11 +133,11 @@ def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyph
 
 _BRAILLE = 0x2800
 _DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
-"""The dots of the left and the right column, the lowest first."""
+"""The bits of the left and the right column's dots, the lowest first."""
 
 
 def decimals_of(values: Iterable[Decimal]) -> int:
-    """Return how many decimals it takes to write all of these, without zeros that say nothing."""
+    """Return how many decimals these values need, trailing zeros not counted."""
     most = 0
     for value in values:
         exponent = value.normalize().as_tuple().exponent
@@ -165,12 +147,12 @@ def decimals_of(values: Iterable[Decimal]) -> int:
 
 
 def fixed(value: Decimal | float, decimals: int) -> str:
-    """Return a number with so many decimals, never in scientific notation."""
+    """Return a number with that many decimals, never in scientific notation."""
     return f"{value:.{decimals}f}"
 
 
 def aligned(numbers: Sequence[str]) -> list[str]:
-    """Return numbers of different decimals with their points below each other; what is no number ends at the point."""
+    """Return numbers of different decimals with aligned points; a text without a point ends there."""
     whole = max((width_of(number.partition(".")[0]) for number in numbers), default=0)
     rest = max((len(number) - len(number.partition(".")[0]) for number in numbers), default=0)
     return [
@@ -180,7 +162,7 @@ def aligned(numbers: Sequence[str]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that a reader would choose, in at most 8 characters: 43 ms, 1.2 s, 4 min, 2 h 05."""
+    """Return a duration in a readable unit, in at most 8 characters: 43 ms, 1.2 s, 4 min, 2 h 05."""
     if seconds < 0.9995:
         return f"{max(0, round(seconds * 1000))} ms"
     if seconds < 9.95:

@@ -1,7 +1,7 @@
-"""Users' callbacks, in a thread of their own: whatever they do, they hurt nobody else.
+"""Runs user callbacks on one thread with a bounded queue (drops the oldest).
 
-Rule 1: calling is handing over; nobody waits for a callback.
-Rule 2: what waits is bounded. At the limit the oldest is given up, and counted.
+Rule 1: `call` only queues; nobody waits for a callback.
+Rule 2: a callback that blocks or raises affects other callbacks at most.
 """
 
 import logging
@@ -10,20 +10,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CALLBACKS_MAX", "CallbackThread"]
-
 CALLBACKS_MAX = 1_000
-"""Calls that may wait while a callback blocks; one more gives up the oldest."""
+"""Calls that may wait while a callback blocks. One more drops the oldest, which is counted."""
 
 logger = logging.getLogger("binance_local_depth_cache")
 
 
 class CallbackThread:
-    """Calls callbacks one after the other. The thread begins with the first call. Thread-safe."""
+    """Runs callbacks one after the other. The first call starts the thread. Thread-safe."""
 
     def __init__(self) -> None:
-        self.given_up = 0
-        """Calls that never happened because too many waited, or the manager stopped."""
+        self.dropped = 0
+        """Calls that were dropped because too many waited, or because the manager stopped."""
         self.raised = 0
         """Callbacks that raised."""
         self._changed = threading.Condition()
@@ -32,14 +30,14 @@ class CallbackThread:
         self._is_stopped = False
 
     def call(self, callback: Callable[..., object], *arguments: Any) -> None:
-        """Have a callback called soon."""
+        """Queue a call."""
         with self._changed:
             if self._is_stopped:
-                self.given_up += 1
+                self.dropped += 1
                 return
             if len(self._waiting) >= CALLBACKS_MAX:
                 self._waiting.popleft()
-                self.given_up += 1
+                self.dropped += 1
             self._waiting.append((callback, arguments))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ldc-callbacks", daemon=True)
@@ -47,10 +45,10 @@ class CallbackThread:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Call nothing any more; a callback that is running is left to itself."""
+        """Start no more calls. A callback that is running is not interrupted."""
         with self._changed:
             self._is_stopped = True
-            self.given_up += len(self._waiting)
+            self.dropped += len(self._waiting)
             self._waiting.clear()
             self._changed.notify()
 
@@ -71,4 +69,4 @@ class CallbackThread:
                 callback(*arguments)
             except (Exception, SystemExit):  # sys.exit() would end this thread alone, and with it all later calls
                 self.raised += 1
-                logger.exception("The callback %r raised; the depth caches go on", callback)
+                logger.exception("The callback %r raised; the depth caches are not affected", callback)

@@ -14,7 +14,7 @@ cdef inline void end_writing(OrderBook book) noexcept:
 
 
 cdef inline int place_open(Place* place, object received_time_ns) except -1:
-    """Start a place with the receive time that the caller hands in."""
+    """Start a place with the receive time that the caller gives."""
     place.has_event_time = place.has_transaction_time = False
     place.has_received_time = received_time_ns is not None
     if place.has_received_time:
@@ -115,12 +115,14 @@ cdef int settle(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcep
         settled.price_steps = price_scale - book._price_scale
         settled.quantity_steps = quantity_scale - book._quantity_scale
         if settled.price_steps != 0 or settled.quantity_steps != 0:
-            if not (ladder_can_rescale(&book._bids, settled.price_steps, settled.quantity_steps)
-                    and ladder_can_rescale(&book._asks, settled.price_steps, settled.quantity_steps)):
+            if not (side_can_rescale(&book._bids, settled.price_steps, settled.quantity_steps)
+                    and side_can_rescale(&book._asks, settled.price_steps, settled.quantity_steps)):
                 return fail(c, DOES_NOT_FIT)
-        if side_settle(c, &m.bids, settled.price_steps, settled.quantity_steps, price_scale, quantity_scale, True) < 0:
+        if message_side_settle(
+                c, &m.bids, settled.price_steps, settled.quantity_steps, price_scale, quantity_scale, True) < 0:
             return -1
-        if side_settle(c, &m.asks, settled.price_steps, settled.quantity_steps, price_scale, quantity_scale, True) < 0:
+        if message_side_settle(
+                c, &m.asks, settled.price_steps, settled.quantity_steps, price_scale, quantity_scale, True) < 0:
             return -1
         # Only the careful reader reads a quantity of 2**63 - 1.
         settled.saturated = count_saturated(&m.bids) + count_saturated(&m.asks)
@@ -152,29 +154,29 @@ cdef void keep_header(HeaderCopy* header, const Message* m) noexcept nogil:
             memcpy(header.text + header.stream.length, m.symbol.start, m.symbol.length)
 
 
-cdef inline bint is_crossed(const Ladder* bids, const Ladder* asks) noexcept nogil:
+cdef inline bint is_crossed(const BookSide* bids, const BookSide* asks) noexcept nogil:
     return (bids.level_count != 0 and asks.level_count != 0
             and -bids.slots[0].block.keys[0] >= asks.slots[0].block.keys[0])
 
 
 cdef inline void attend(OrderBook book) noexcept nogil:
     book._needs_attention = (
-        is_crossed(&book._bids, &book._asks) or ladder_is_short(&book._bids) or ladder_is_short(&book._asks))
+        is_crossed(&book._bids, &book._asks) or side_is_short(&book._bids) or side_is_short(&book._asks))
 
 
 cdef void commit_update(OrderBook book, const Message* m, const Place* place, const Settled* settled) noexcept nogil:
     """Make an update part of the book. Under the lock."""
     if settled.price_steps != 0 or settled.quantity_steps != 0:
-        ladder_rescale(&book._bids, settled.price_steps, settled.quantity_steps)
-        ladder_rescale(&book._asks, settled.price_steps, settled.quantity_steps)
+        side_rescale(&book._bids, settled.price_steps, settled.quantity_steps)
+        side_rescale(&book._asks, settled.price_steps, settled.quantity_steps)
         book._price_scale += settled.price_steps
         book._quantity_scale += settled.quantity_steps
-    ladder_commit(&book._bids, m.bids.levels, m.bids.count, -1)
-    ladder_commit(&book._asks, m.asks.levels, m.asks.count, 1)
+    side_commit(&book._bids, m.bids.levels, m.bids.count, -1)
+    side_commit(&book._asks, m.asks.levels, m.asks.count, 1)
     if book._bids.level_count > SIDE_LEVELS_LIMIT:
-        ladder_cut(&book._bids, SIDE_LEVELS_LIMIT)
+        side_cut(&book._bids, SIDE_LEVELS_LIMIT)
     if book._asks.level_count > SIDE_LEVELS_LIMIT:
-        ladder_cut(&book._asks, SIDE_LEVELS_LIMIT)
+        side_cut(&book._asks, SIDE_LEVELS_LIMIT)
     book._counters.updates_applied += 1
     book._counters.updates_overlapping += book._place.last_update_id > (
         m.previous_id if book._chains_by_previous_id else m.first_id - 1)

@@ -18,14 +18,14 @@ cdef struct BookCopy:
     int64_t last_update_id
 
 
-cdef void copy_side(const Ladder* ladder, SideCopy* side, int64_t sign) noexcept nogil:
-    side.count = ladder.level_count
-    side.known_when_filled = ladder.known_when_filled
-    side.has_horizon = ladder.has_horizon
-    side.horizon = sign * ladder.horizon_key
-    side.levels = <Level*>malloc((side.count + 1) * sizeof(Level))
-    if side.levels != NULL:
-        ladder_copy(ladder, INT32_MAX, False, side.levels, sign)
+cdef void copy_side(const BookSide* side, SideCopy* copy, int64_t sign) noexcept nogil:
+    copy.count = side.level_count
+    copy.known_when_filled = side.known_when_filled
+    copy.has_horizon = side.has_horizon
+    copy.horizon = sign * side.horizon_key
+    copy.levels = <Level*>malloc((copy.count + 1) * sizeof(Level))
+    if copy.levels != NULL:
+        side_best_levels(side, INT32_MAX, False, copy.levels, sign)
 
 
 cdef void free_copy(BookCopy* copy) noexcept nogil:
@@ -61,17 +61,17 @@ cdef int check_same_place(OrderBook book, int64_t book_id, OrderBook other, int6
     return 0
 
 
-cdef int fill_from_copy(Ladder* ladder, const SideCopy* side, int64_t sign) except -1:
-    ladder_fill(ladder, side.levels, side.count, sign)
-    ladder.known_when_filled = side.known_when_filled
-    if side.has_horizon:
-        ladder_set_horizon(ladder, sign * side.horizon)
+cdef int fill_from_copy(BookSide* side, const SideCopy* copy, int64_t sign) except -1:
+    side_fill(side, copy.levels, copy.count, sign)
+    side.known_when_filled = copy.known_when_filled
+    if copy.has_horizon:
+        side_set_horizon(side, sign * copy.horizon)
     return 0
 
 
 cdef int adopt_book(OrderBook book, OrderBook other) except -1:
     cdef BookCopy copy
-    cdef Ladder bids, asks
+    cdef BookSide bids, asks
     if not book._is_loaded:
         raise BookNotLoaded(book.market, Cause.NOT_LOADED)
     copy_book(other, &copy)
@@ -81,18 +81,18 @@ cdef int adopt_book(OrderBook book, OrderBook other) except -1:
         try:
             fill_from_copy(&asks, &copy.asks, 1)
         except MemoryError:
-            ladder_release(&bids)
+            side_release(&bids)
             raise
     finally:
         free_copy(&copy)
     mutex_lock(&book._mutex)
-    swap_ladders(book, &bids, &asks)
+    swap_sides(book, &bids, &asks)
     book._price_scale = copy.price_scale
     book._quantity_scale = copy.quantity_scale
     book._counters.books_adopted += 1
     mutex_unlock(&book._mutex)
-    ladder_release(&bids)
-    ladder_release(&asks)
+    side_release(&bids)
+    side_release(&asks)
     return 0
 
 
@@ -171,12 +171,11 @@ cdef object compare_books(OrderBook book, OrderBook other):
 
 cdef object check_book(OrderBook book):
     cdef const char* problem = NULL
-    cdef Ladder* ladder
     mutex_lock(&book._mutex)
     if book._is_loaded:
-        problem = ladder_problem(&book._bids)
+        problem = side_problem(&book._bids)
         if problem == NULL:
-            problem = ladder_problem(&book._asks)
+            problem = side_problem(&book._asks)
         if problem == NULL and max(book._bids.level_count, book._asks.level_count) > SIDE_LEVELS_LIMIT:
             problem = b"more levels than LEVELS_PER_SIDE_MAX"
         if problem == NULL and (

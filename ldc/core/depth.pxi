@@ -5,7 +5,7 @@
 # Rule 2: no Python in here; the caller raises what `Cursor.problem` says.
 
 cdef enum:
-    MESSAGE_BYTES_LIMIT = 16777216  # a message of more bytes is refused before it is looked at
+    MESSAGE_BYTES_LIMIT = 16777216  # a message of more bytes is refused before it is read
 
 cdef enum:
     # Keys, as bits of what has been seen in an object.
@@ -39,15 +39,15 @@ cdef struct Message:
     int64_t first_id
     int64_t last_id             # of a snapshot: its lastUpdateId
     int64_t previous_id         # 0: there was none
-    Side bids
-    Side asks
+    MessageSide bids
+    MessageSide asks
 
 cdef void message_open(Message* m, Level* bid_stack, Level* ask_stack) noexcept nogil:
     m.seen = 0
     m.has_stream = m.has_event = m.has_symbol = m.has_event_time = m.has_transaction_time = False
     m.first_id = m.last_id = m.previous_id = 0
-    side_open(&m.bids, bid_stack)
-    side_open(&m.asks, ask_stack)
+    message_side_open(&m.bids, bid_stack)
+    message_side_open(&m.asks, ask_stack)
 
 
 cdef void message_close(Message* m) noexcept nogil:

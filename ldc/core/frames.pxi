@@ -1,23 +1,23 @@
-# Websocket frames, from the server to us: bytes in, books updated, everything else handed out. Sans-I/O. ldc/frames.py
-# is the same in plain Python, and says what is refused and why.
+# Websocket frames, from the server to us, without any I/O: bytes in, books updated, the rest returned as events.
+# ldc/frames.py says what a frame may be. ldc/book/pure/frames.py is the same reader in plain Python: the definition.
 #
-# Rule 1: a depth update of a book that is bound and direct is applied where it lies in the buffer: no copy, no object.
-#         Whatever is not a plain APPLIED is handed out with its bytes, and its binding waits for its owner's decision.
-#         Of a market that several streams bring, a duplicate is counted where it lies as well.
-# Rule 2: a header is checked before what follows it is waited for. The rare frames (fragments, control) may cost
-#         Python.
-# Rule 3: nothing is kept past a named limit, all of which stand in ldc/frames.py.
+# Rule 1: a depth update of a book that is bound and direct is applied in place, in the buffer: no copy, no object.
+#         Anything but a plain APPLIED is returned with its bytes, and the binding waits for its owner's decision.
+#         A plain duplicate on a redundant market is counted in place as well.
+# Rule 2: a header is checked before its payload is waited for. The rare frames (fragments, control) may cost Python.
+# Rule 3: nothing is kept past a named limit of ldc/frames.py.
 
 cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
 cdef Py_ssize_t FRAGMENTS_MAX = frames.FRAGMENTS_MAX
 assert LAGS_KEPT == frames.LAGS_KEPT
+assert STREAM_BYTES_LIMIT == frames.STREAM_BYTES_LIMIT
 cdef double DUPLICATES_S_MAX = frames.DUPLICATES_S_MAX
 cdef object FrameError = frames.FrameError
 cdef object FrameEvent = frames.FrameEvent
 
 cdef enum:
-    STREAM_BYTES_LIMIT = 256        # a longer name of a stream is looked at by the owner, not here
+    STREAM_BYTES_LIMIT = 256        # ldc.frames.STREAM_BYTES_LIMIT
     STREAM_PREFIX_BYTES = 11        # {"stream":"
     LAGS_KEPT = 256
 
@@ -35,9 +35,9 @@ cdef class StreamBinding:
 
     Args:
         book: what the updates are applied to while `is_direct`.
-        owner: handed out with whatever needs a decision.
+        owner: returned in events, as `event.binding.owner`: who decides.
 
-    Thread-safety: it belongs to the thread that reads the stream, but for `waiting`, which others count up and down.
+    Thread-safety: it belongs to the thread that reads the stream. Only `waiting` is changed by other threads.
     """
 
     cdef readonly OrderBook book
@@ -52,12 +52,12 @@ cdef class StreamBinding:
         self.book = book
         self.owner = owner
 
-    # Who waits counts itself in, then looks at what was published; who publishes does so, then looks here. Without the
-    # GIL one of the two sees the other only if both are steps that no thread sees out of order.
+    # A waiter counts itself in, then reads what was published. The writer publishes, then reads this count. Without the
+    # GIL one of the two sees the other only if every thread sees both steps in order.
 
     @property
     def waiting(self):
-        return look_in_order(&self._waiting)
+        return read_in_order(&self._waiting)
 
     @waiting.setter
     def waiting(self, int count):
@@ -66,7 +66,7 @@ cdef class StreamBinding:
 
 @cython.final
 cdef class StreamTally:
-    """What one connection's stream has brought of a market that others bring as well. Made by `FrameReader.bind`."""
+    """Counts, of one connection's stream, first arrivals and duplicates. Made by `FrameReader.bind`."""
 
     cdef readonly StreamBinding binding
     cdef public int64_t firsts
@@ -97,9 +97,9 @@ cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept 
 
 @cython.final
 cdef class FrameReader:
-    """Cuts a stream of bytes into messages, and applies those of bound books, as `ldc.frames.FrameReader` does.
+    """Splits a stream of bytes into messages, and applies those of bound books.
 
-    Thread-safety: none; it belongs to the thread that owns the connection.
+    Thread-safety: none; it belongs to the thread that owns the connection. After a `FrameError` it is of no more use.
     """
 
     cdef object _buffer                 # a bytearray
@@ -128,12 +128,12 @@ cdef class FrameReader:
     # ------------------------------------------------------------------------------------------ bindings
 
     def bind(self, str stream not None, StreamBinding binding not None):
-        """Apply the updates of a stream to a book, while it is direct. One that is bound already is bound anew."""
+        """Apply the updates of a stream to a book, while it is direct. Replaces an earlier binding of the stream."""
         self._tallies[stream.encode()] = StreamTally(binding)
         self._index_tallies()
 
     def unbind(self, str stream not None):
-        """Let go of a stream, if it is bound."""
+        """Remove the binding of a stream, if there is one."""
         self._tallies.pop(stream.encode(), None)
         self._index_tallies()
 
@@ -142,13 +142,13 @@ cdef class FrameReader:
         return self._tallies.get(stream.encode())
 
     def lags_ns(self):
-        """Return, of the last LAGS_KEPT updates of redundant markets, how much later than the first copy each came."""
+        """Return how much later than the first copy each of the last LAGS_KEPT redundant updates arrived."""
         cdef Py_ssize_t index
         cdef Py_ssize_t count = <Py_ssize_t>min(self._lag_count, <uint64_t>LAGS_KEPT)
         return [self._lags[index] for index in range(count)]
 
     cdef int _index_tallies(self) except -1:
-        """Build the table that `_find` looks into."""
+        """Build the table that `_find` searches."""
         cdef Py_ssize_t count = 8, place = 0
         cdef StreamSlot* slots
         cdef StreamSlot* slot
@@ -158,7 +158,7 @@ cdef class FrameReader:
         slots = <StreamSlot*>malloc(count * sizeof(StreamSlot))
         if slots == NULL:
             free(self._slots)
-            self._slots = NULL          # nothing is found, and everything goes the long way
+            self._slots = NULL          # nothing is found, and everything takes the slow path
             self._slot_count = 0
             raise MemoryError()
         memset(slots, 0, count * sizeof(StreamSlot))
@@ -218,8 +218,8 @@ cdef class FrameReader:
         elif is_oversized or size - self._end < RECEIVE_BYTES:
             if is_oversized or size - held < RECEIVE_BYTES:
                 # Doubling: a long frame is copied twice.
-                former, self._buffer = self._buffer, bytearray(2 * held + 2 * RECEIVE_BYTES)
-                memcpy(PyByteArray_AS_STRING(self._buffer), PyByteArray_AS_STRING(former) + self._start, held)
+                previous, self._buffer = self._buffer, bytearray(2 * held + 2 * RECEIVE_BYTES)
+                memcpy(PyByteArray_AS_STRING(self._buffer), PyByteArray_AS_STRING(previous) + self._start, held)
             else:
                 memory = PyByteArray_AS_STRING(self._buffer)
                 memmove(memory, memory + self._start, held)
@@ -228,7 +228,7 @@ cdef class FrameReader:
         return memoryview(self._buffer)[self._end:]
 
     def received(self, Py_ssize_t count):
-        """Say how many bytes were written to what `writable` returned."""
+        """Report how many bytes were written to what `writable` returned."""
         if count < 0 or count > PyByteArray_GET_SIZE(self._buffer) - self._end:
             raise ValueError(f"{count} bytes were not written to what writable() returned")
         self._end += count
@@ -240,7 +240,7 @@ cdef class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, handed on to the books.
+            received_time_ns: the local receive time, passed to the books.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
@@ -345,7 +345,7 @@ cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept:
 
 
 cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept:
-    """Count a STALE update of a redundant market; return whether that is all there is to do about it."""
+    """Count a STALE update of a redundant market; return whether nothing more is to do."""
     cdef const Place* reached = &tally.binding.book._place
     if tally.binding.book._is_first_after_snapshot:
         return False
@@ -370,7 +370,7 @@ cdef object take_update(
     FrameReader reader, StreamTally tally, const char* payload, Py_ssize_t length, double now,
     int64_t received_time_ns,
 ):
-    """Apply an update to its book, if it is direct; return None, or what there is to decide about it."""
+    """Apply an update to its book, if it is direct; return None, or the event that needs a decision."""
     cdef StreamBinding binding = tally.binding
     cdef OrderBook book = binding.book
     cdef Place place
@@ -403,8 +403,8 @@ cdef object take_update(
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None
-    # A mere look: the book's lock, which the update was committed under and a waiter reads under, gives the order.
-    if verdict == APPLIED and not book._needs_attention and look(&binding._waiting) == 0:
+    # A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
+    if verdict == APPLIED and not book._needs_attention and read_relaxed(&binding._waiting) == 0:
         return None
     binding.is_direct = False
     return text_event(payload, length, binding, VERDICTS[verdict], None)

@@ -6,7 +6,7 @@
 
 cdef enum:
     NESTING_LIMIT = 32          # containers within each other; the outermost is 1. Deeper: refused
-    SLACK_BYTES = 24            # what `fast_integer` may look at ahead
+    SLACK_BYTES = 24            # what `fast_integer` may read ahead
 
 cdef struct Cursor:
     const char* start
@@ -212,7 +212,7 @@ cdef inline bint is_digit(char byte) noexcept nogil:
 
 
 cdef inline const char* fast_integer(const char* p, int64_t* value) noexcept nogil:
-    """Read 1 to 15 digits that do not begin with 0 and are no fraction; NULL otherwise. Looks at SLACK_BYTES bytes."""
+    """Read 1 to 15 digits that do not begin with 0 and are no fraction; NULL otherwise. Reads SLACK_BYTES bytes."""
     cdef uint64_t digits = load8(p) ^ ASCII_ZEROS
     cdef uint64_t stop = non_digits(digits)
     cdef int32_t count

@@ -10,8 +10,8 @@ cdef enum:
     MESSAGE_LEVELS_LIMIT = 100000   # both sides together; more are refused
     DECIMALS_LIMIT = 18             # 10**18 is the last power of ten in int64
     STACK_LEVELS = 512              # a side of an update that fits needs no allocation (real ones: p99 200, max 900)
-    FAST_LEVEL_BYTES = 64           # what reading one level may look at: 2 x (15 + 1 + 8) characters and punctuation
-    BYTES_BEFORE = 5                # and what it may look at before it; what comes before the first level is longer
+    FAST_LEVEL_BYTES = 64           # what reading one level may touch: 2 x (15 + 1 + 8) characters and punctuation
+    BYTES_BEFORE = 5                # and before it; what comes before the first level is longer
 
 cdef struct WideLevel:
     # Numbers each at their own decimals, without the trailing zeros of the fraction.
@@ -22,7 +22,8 @@ cdef struct WideLevel:
     uint8_t price_printed       # decimals with the trailing zeros; DECIMALS_LIMIT + 1 stands for more
     uint8_t quantity_printed
 
-cdef struct Side:
+cdef struct MessageSide:
+    # One side of a message, as it was sent.
     Level* levels               # `stack` of the caller, or `heap`
     Level* heap                 # owned; NULL while the caller's array is enough
     WideLevel* wide             # owned; not NULL: the levels are here and `levels` is empty
@@ -34,7 +35,7 @@ cdef struct Side:
 cdef const char* OUT_OF_MEMORY = b"out of memory"
 
 
-cdef void side_open(Side* side, Level* stack) noexcept nogil:
+cdef void message_side_open(MessageSide* side, Level* stack) noexcept nogil:
     side.levels = stack
     side.heap = NULL
     side.wide = NULL
@@ -44,7 +45,7 @@ cdef void side_open(Side* side, Level* stack) noexcept nogil:
     side.is_falling = True
 
 
-cdef int side_grow(Cursor* c, Side* side) noexcept nogil:
+cdef int message_side_grow(Cursor* c, MessageSide* side) noexcept nogil:
     """Make room for more levels in `levels`, on the heap."""
     cdef Level* larger = <Level*>realloc(side.heap, 4 * side.capacity * sizeof(Level))
     if larger == NULL:
@@ -196,7 +197,8 @@ cdef const char* fast_level(
 
 
 cdef const char* fast_levels(
-    Cursor* c, const char* p, const char* last, Side* side, int32_t price_scale, int32_t quantity_scale, bint* ended
+    Cursor* c, const char* p, const char* last, MessageSide* side, int32_t price_scale, int32_t quantity_scale,
+    bint* ended
 ) noexcept nogil:
     """Read levels while they begin at or before `last`; return where to go on, or NULL. `ended`: the `]` was read."""
     cdef Form price_form, quantity_form
@@ -212,7 +214,7 @@ cdef const char* fast_levels(
     while p <= last:
         if count == side.capacity:
             side.count = count
-            if side_grow(c, side) < 0:
+            if message_side_grow(c, side) < 0:
                 return NULL
         level = &side.levels[count]
         next_level = usual_level(p, &price_form, &quantity_form, level) if is_usual else NULL
@@ -242,7 +244,7 @@ cdef const char* fast_levels(
     return p
 
 
-cdef bint read_levels_fast(Cursor* c, Side* side, int32_t price_scale, int32_t quantity_scale) noexcept nogil:
+cdef bint read_levels_fast(Cursor* c, MessageSide* side, int32_t price_scale, int32_t quantity_scale) noexcept nogil:
     """Read an array of levels of the usual form. False: it is not, and the cursor has not moved."""
     cdef char tail[BYTES_BEFORE + 2 * FAST_LEVEL_BYTES]
     cdef const char* p = c.p + 1
@@ -257,7 +259,7 @@ cdef bint read_levels_fast(Cursor* c, Side* side, int32_t price_scale, int32_t q
         if p == NULL:
             return False
     if not ended:
-        # Near the end of the message the reader could look past it: it goes on in a copy with room behind.
+        # Near the end of the message the reader could read past it. It goes on in a copy with room behind.
         left = <size_t>(c.end - p) + BYTES_BEFORE
         memcpy(tail, p - BYTES_BEFORE, left)
         memset(tail + left, 0, sizeof(tail) - left)
@@ -338,7 +340,7 @@ cdef int read_decimal_string(Cursor* c, int64_t* mantissa, uint8_t* decimals, ui
     return status
 
 
-cdef int read_levels_wide(Cursor* c, Side* side) noexcept nogil:
+cdef int read_levels_wide(Cursor* c, MessageSide* side) noexcept nogil:
     """Read an array of levels in any form that JSON allows; the cursor stands at its `[`."""
     cdef int32_t capacity = 64
     cdef WideLevel* larger
@@ -383,7 +385,7 @@ cdef int read_levels_wide(Cursor* c, Side* side) noexcept nogil:
             return -1
 
 
-cdef int read_levels(Cursor* c, Side* side, int32_t price_scale, int32_t quantity_scale) noexcept nogil:
+cdef int read_levels(Cursor* c, MessageSide* side, int32_t price_scale, int32_t quantity_scale) noexcept nogil:
     """Read an array of levels at the scales given, or, if they are negative or do not do, wide."""
     if c.p[0] != c'[':
         return fail(c, b"the levels of a side must be an array")

@@ -1,9 +1,9 @@
-# What C has and Cython has not: the book's lock, memory, eight bytes at a time, an exchange that other threads see.
+# C shims: lock, allocation, SWAR digit parsing, atomics.
 #
-# The lock. From CPython 3.13 on it is a PyMutex: one byte, about 1 ns when nobody else wants it, and right with and
-# without the GIL. Before 3.13 there is always the GIL, and it is the lock: what stands between `mutex_lock` and
-# `mutex_unlock` runs no Python and releases nothing, so that no other thread runs meanwhile. A lock of those versions
-# (PyThread_type_lock) would cost each call 26 ns for nothing. For the same reason: never release the GIL around either.
+# The lock. From CPython 3.13 on it is a PyMutex: one byte, about 1 ns without contention, with and without the GIL.
+# Before 3.13 there is always the GIL, and the GIL is the lock. The code between `mutex_lock` and `mutex_unlock` runs no
+# Python and releases nothing, so that no other thread runs meanwhile. A lock of those versions (PyThread_type_lock)
+# would cost each call 26 ns for nothing. For the same reason: never release the GIL around either.
 
 cdef extern from *:
     """
@@ -152,8 +152,8 @@ cdef extern from *:
     #endif
     }
 
-    /* Look at a number that another thread changes with ldc_exchange: the number alone, ... */
-    static inline int ldc_look(const int *number) {
+    /* Read a number that another thread changes with ldc_exchange: the number alone, ... */
+    static inline int ldc_read_relaxed(const int *number) {
     #if !defined(Py_GIL_DISABLED) || defined(_MSC_VER)
         return *(const volatile int *)number;
     #else
@@ -161,9 +161,9 @@ cdef extern from *:
     #endif
     }
 
-    /* ... or in one order for all threads: what was written before this look is seen by whoever exchanges after it. A
-       mere look would not do: a processor may read ahead of its own writes. */
-    static inline int ldc_look_in_order(int *number) {
+    /* ... or in one order for all threads: a thread that exchanges after this read sees what was written before it. A
+       plain read would not do: a processor may read ahead of its own writes. */
+    static inline int ldc_read_in_order(int *number) {
     #if !defined(Py_GIL_DISABLED)
         return *number;
     #elif defined(_MSC_VER)
@@ -173,7 +173,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Memory. The builds that check can be told to run out of it, so that tests see what happens then. */
+    /* Memory. In the builds that check, tests can let allocations fail. */
     #if defined(LDC_CHECKED)
     static long ldc_allocations_left = -1;  /* -1: no end */
     static inline int ldc_allocation_fails(void) {
@@ -302,8 +302,8 @@ cdef extern from *:
     uint64_t quotes48 "ldc_quotes48"(const char* p) noexcept nogil
     bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
     int exchange "ldc_exchange"(int* flag, int value) noexcept nogil
-    int look "ldc_look"(const int* number) noexcept nogil
-    int look_in_order "ldc_look_in_order"(int* number) noexcept nogil
+    int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
+    int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
     void* malloc "ldc_malloc"(size_t size) noexcept nogil
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
     bint limit_allocations "ldc_limit_allocations"(long left) noexcept nogil

@@ -23,13 +23,13 @@ cdef double threshold_of(object threshold) except? -1.0:
     return value
 
 
-cdef inline ReadState state_of_side(OrderBook book, const Ladder* ladder, bint beyond_horizon) noexcept nogil:
+cdef inline ReadState state_of_side(OrderBook book, const BookSide* side, bint beyond_horizon) noexcept nogil:
     """Whether a side can be read. Under the lock."""
     if not book._is_loaded:
         return NOT_LOADED
     if book._is_suspended:
         return SUSPENDED
-    if not beyond_horizon and ladder.has_horizon and ladder.known_count == 0:
+    if not beyond_horizon and side.has_horizon and side.known_count == 0:
         return LEFT_HORIZON
     return READABLE
 
@@ -52,18 +52,18 @@ cdef object refuse_read(OrderBook book, ReadState state):
     raise DepthCacheOutOfSync(book.market, Cause.LEFT_HORIZON if state == LEFT_HORIZON else cause_of(book))
 
 
-cdef object read_best(OrderBook book, const Ladder* ladder, int64_t sign):
+cdef object read_best(OrderBook book, const BookSide* side, int64_t sign):
     cdef ReadState state = NOT_LOADED
     cdef int32_t price_scale = 0, quantity_scale = 0
     cdef Level best
     cdef bint is_empty = True
     best.price = best.quantity = 0
     mutex_lock(&book._mutex)
-    state = state_of_side(book, ladder, False)
-    is_empty = ladder.known_count == 0
+    state = state_of_side(book, side, False)
+    is_empty = side.known_count == 0
     if not is_empty:
-        best.price = sign * ladder.slots[0].block.keys[0]
-        best.quantity = ladder.slots[0].block.quantities[0]
+        best.price = sign * side.slots[0].block.keys[0]
+        best.quantity = side.slots[0].block.quantities[0]
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
@@ -78,20 +78,20 @@ cdef object read_best(OrderBook book, const Ladder* ladder, int64_t sign):
 
 
 cdef inline Level* copy_levels(
-    const Ladder* ladder, int32_t limit, bint beyond_horizon, int64_t sign, Level* stack, int32_t* count
+    const BookSide* side, int32_t limit, bint beyond_horizon, int64_t sign, Level* stack, int32_t* count
 ) noexcept nogil:
     """Copy the best levels to `stack`, or to the heap if it is too small; NULL: no memory. Under the lock."""
-    cdef int32_t wanted = min(limit, ladder.level_count if beyond_horizon else ladder.known_count)
+    cdef int32_t wanted = min(limit, side.level_count if beyond_horizon else side.known_count)
     cdef Level* levels = stack
     if wanted > STACK_READ_LEVELS:
         levels = <Level*>malloc(wanted * sizeof(Level))
     if levels != NULL:
-        count[0] = ladder_copy(ladder, wanted, not beyond_horizon, levels, sign)
+        count[0] = side_best_levels(side, wanted, not beyond_horizon, levels, sign)
     return levels
 
 
 cdef object read_side(
-    OrderBook book, const Ladder* ladder, int64_t sign, object limit, object threshold, object number,
+    OrderBook book, const BookSide* side, int64_t sign, object limit, object threshold, object number,
     bint beyond_horizon
 ):
     cdef Level stack[STACK_READ_LEVELS]
@@ -101,9 +101,9 @@ cdef object read_side(
     cdef double notional = threshold_of(threshold) if threshold is not None else 0.0
     cdef ReadState state = NOT_LOADED
     mutex_lock(&book._mutex)
-    state = state_of_side(book, ladder, beyond_horizon)
+    state = state_of_side(book, side, beyond_horizon)
     if state == READABLE:
-        levels = copy_levels(ladder, wanted, beyond_horizon, sign, stack, &count)
+        levels = copy_levels(side, wanted, beyond_horizon, sign, stack, &count)
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
@@ -172,7 +172,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
             free(asks)
 
 
-cdef object read_array(OrderBook book, const Ladder* ladder, int64_t sign, object limit):
+cdef object read_array(OrderBook book, const BookSide* side, int64_t sign, object limit):
     import numpy
 
     cdef Level stack[STACK_READ_LEVELS]
@@ -182,9 +182,9 @@ cdef object read_array(OrderBook book, const Ladder* ladder, int64_t sign, objec
     cdef Py_buffer view
     cdef double* out
     mutex_lock(&book._mutex)
-    state = state_of_side(book, ladder, False)
+    state = state_of_side(book, side, False)
     if state == READABLE:
-        levels = copy_levels(ladder, wanted, False, sign, stack, &count)
+        levels = copy_levels(side, wanted, False, sign, stack, &count)
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
@@ -245,13 +245,13 @@ cdef bint copy_place(OrderBook book, Place* place) noexcept:
     return is_loaded
 
 
-cdef object read_horizon(OrderBook book, const Ladder* ladder, int64_t sign):
+cdef object read_horizon(OrderBook book, const BookSide* side, int64_t sign):
     cdef bint has_horizon = False
     cdef int64_t price = 0
     cdef int32_t scale = 0
     mutex_lock(&book._mutex)
-    has_horizon = ladder.has_horizon
-    price = sign * ladder.horizon_key
+    has_horizon = side.has_horizon
+    price = sign * side.horizon_key
     scale = book._price_scale
     mutex_unlock(&book._mutex)
     return units_float(price, scale) if has_horizon else None

@@ -19,7 +19,9 @@ cdef inline bint rescale(int64_t* value, int32_t steps) noexcept nogil:
     return True
 
 
-cdef void wide_scales(const Side* side, bint printed, int32_t* price_scale, int32_t* quantity_scale) noexcept nogil:
+cdef void wide_scales(
+    const MessageSide* side, bint printed, int32_t* price_scale, int32_t* quantity_scale
+) noexcept nogil:
     """Raise two scales to the decimals of the levels that a book would hold."""
     cdef const WideLevel* level
     cdef int32_t index
@@ -32,7 +34,7 @@ cdef void wide_scales(const Side* side, bint printed, int32_t* price_scale, int3
             quantity_scale[0] = max(quantity_scale[0], level.quantity_printed if printed else level.quantity_decimals)
 
 
-cdef void side_order(Side* side) noexcept nogil:
+cdef void message_side_order(MessageSide* side) noexcept nogil:
     cdef int32_t index
     side.is_rising = side.is_falling = True
     for index in range(1, side.count):
@@ -40,9 +42,9 @@ cdef void side_order(Side* side) noexcept nogil:
         side.is_falling &= side.levels[index].price < side.levels[index - 1].price
 
 
-cdef int side_settle(
-    Cursor* c, Side* side, int32_t price_steps, int32_t quantity_steps, int32_t price_scale, int32_t quantity_scale,
-    bint keep_zeros
+cdef int message_side_settle(
+    Cursor* c, MessageSide* side, int32_t price_steps, int32_t quantity_steps, int32_t price_scale,
+    int32_t quantity_scale, bint keep_zeros
 ) noexcept nogil:
     """Bring the levels of a message to the scales of the book.
 
@@ -82,38 +84,38 @@ cdef int side_settle(
         kept += fits and (keep_zeros or settled[kept].quantity != 0)
     side.levels = settled
     side.count = kept
-    side_order(side)
+    message_side_order(side)
     return 0
 
 
-cdef bint ladder_can_rescale(const Ladder* ladder, int32_t price_steps, int32_t quantity_steps) noexcept nogil:
+cdef bint side_can_rescale(const BookSide* side, int32_t price_steps, int32_t quantity_steps) noexcept nogil:
     """Whether every key and quantity fits int64 after multiplying."""
     cdef int64_t key_limit = INT64_MAX // POW10[price_steps]
     cdef int64_t quantity_limit = INT64_MAX // POW10[quantity_steps]
     cdef int64_t key
     cdef int32_t index, at
     cdef const Block* block
-    for index in range(ladder.slot_count):
-        block = ladder.slots[index].block
-        for at in range(ladder.slots[index].count):
+    for index in range(side.slot_count):
+        block = side.slots[index].block
+        for at in range(side.slots[index].count):
             key = block.keys[at]
             if key > key_limit or key < -key_limit or block.quantities[at] > quantity_limit:
                 return False
     # The horizon may lie where nothing is held any more.
-    return not ladder.has_horizon or -key_limit <= ladder.horizon_key <= key_limit
+    return not side.has_horizon or -key_limit <= side.horizon_key <= key_limit
 
 
-cdef void ladder_rescale(Ladder* ladder, int32_t price_steps, int32_t quantity_steps) noexcept nogil:
+cdef void side_rescale(BookSide* side, int32_t price_steps, int32_t quantity_steps) noexcept nogil:
     cdef int32_t index, at
     cdef Block* block
-    for index in range(ladder.slot_count):
-        block = ladder.slots[index].block
-        for at in range(ladder.slots[index].count):
+    for index in range(side.slot_count):
+        block = side.slots[index].block
+        for at in range(side.slots[index].count):
             block.keys[at] *= POW10[price_steps]
             block.quantities[at] *= POW10[quantity_steps]
-        ladder.slots[index].first_key = block.keys[0]
-    if ladder.has_horizon:
-        ladder.horizon_key *= POW10[price_steps]
+        side.slots[index].first_key = block.keys[0]
+    if side.has_horizon:
+        side.horizon_key *= POW10[price_steps]
 
 
 cdef int compare_prices(const void* left, const void* right) noexcept nogil:
@@ -122,7 +124,7 @@ cdef int compare_prices(const void* left, const void* right) noexcept nogil:
     return (a > b) - (a < b)
 
 
-cdef int64_t count_repeats(Cursor* c, const Side* side) noexcept nogil:
+cdef int64_t count_repeats(Cursor* c, const MessageSide* side) noexcept nogil:
     """Return how many entries of a side name a price that another one named before; -1 without memory."""
     cdef Level* sorted_levels
     cdef int32_t index
@@ -140,7 +142,7 @@ cdef int64_t count_repeats(Cursor* c, const Side* side) noexcept nogil:
     return repeats
 
 
-cdef int64_t count_saturated(const Side* side) noexcept nogil:
+cdef int64_t count_saturated(const MessageSide* side) noexcept nogil:
     """Return how many quantities are 2**63 - 1 units. It ends in 7, so no other number of decimals can spell it."""
     cdef int32_t index
     cdef int64_t saturated = 0

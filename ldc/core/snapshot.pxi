@@ -2,7 +2,7 @@
 #
 # Rule: everything is built beside the book. What can fail, fails before the book's lock is taken.
 
-cdef int side_sort(Cursor* c, Side* side, int64_t sign) noexcept nogil:
+cdef int message_side_sort(Cursor* c, MessageSide* side, int64_t sign) noexcept nogil:
     """Order a side best first; a price that stands twice is refused."""
     cdef int32_t index, last = side.count - 1
     cdef Level level
@@ -27,11 +27,11 @@ cdef int settle_snapshot(Cursor* c, Message* m, int32_t* price_scale, int32_t* q
     wide_scales(&m.asks, True, price_scale, quantity_scale)
     if max(price_scale[0], quantity_scale[0]) > DECIMALS_LIMIT:
         return fail(c, b"a price or quantity with more decimals than DECIMALS_MAX")
-    if side_settle(c, &m.bids, 0, 0, price_scale[0], quantity_scale[0], False) < 0:
+    if message_side_settle(c, &m.bids, 0, 0, price_scale[0], quantity_scale[0], False) < 0:
         return -1
-    if side_settle(c, &m.asks, 0, 0, price_scale[0], quantity_scale[0], False) < 0:
+    if message_side_settle(c, &m.asks, 0, 0, price_scale[0], quantity_scale[0], False) < 0:
         return -1
-    if side_sort(c, &m.bids, -1) < 0 or side_sort(c, &m.asks, 1) < 0:
+    if message_side_sort(c, &m.bids, -1) < 0 or message_side_sort(c, &m.asks, 1) < 0:
         return -1
     if m.bids.count != 0 and m.asks.count != 0 and m.bids.levels[0].price >= m.asks.levels[0].price:
         return fail(c, b"the best bid is not below the best ask")
@@ -43,20 +43,20 @@ cdef inline bint is_full(int32_t sent, int64_t honoured) noexcept nogil:
     return sent > 0 and (honoured < 0 or sent >= honoured)
 
 
-cdef int fill_side(Ladder* ladder, const Side* side, bint has_horizon, int64_t sign) except -1:
-    ladder_fill(ladder, side.levels, side.count, sign)
+cdef int fill_from_message(BookSide* side, const MessageSide* sent, bint has_horizon, int64_t sign) except -1:
+    side_fill(side, sent.levels, sent.count, sign)
     if has_horizon:
-        ladder_set_horizon(ladder, ladder_worst_key(ladder))
-    if ladder.level_count > SIDE_LEVELS_LIMIT:
-        ladder_cut(ladder, SIDE_LEVELS_LIMIT)
-    ladder.known_when_filled = ladder.known_count
+        side_set_horizon(side, side_worst_key(side))
+    if side.level_count > SIDE_LEVELS_LIMIT:
+        side_cut(side, SIDE_LEVELS_LIMIT)
+    side.known_when_filled = side.known_count
     return 0
 
 
-cdef void swap_ladders(OrderBook book, Ladder* bids, Ladder* asks) noexcept nogil:
+cdef void swap_sides(OrderBook book, BookSide* bids, BookSide* asks) noexcept nogil:
     """Exchange the book's sides for new ones, which become the old ones. Under the lock."""
-    cdef Ladder old_bids = book._bids
-    cdef Ladder old_asks = book._asks
+    cdef BookSide old_bids = book._bids
+    cdef BookSide old_asks = book._asks
     book._bids = bids[0]
     book._asks = asks[0]
     book._bids.dropped += old_bids.dropped
@@ -67,7 +67,7 @@ cdef void swap_ladders(OrderBook book, Ladder* bids, Ladder* asks) noexcept nogi
 
 
 cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, Place* place) except -1:
-    cdef Ladder bids, asks
+    cdef BookSide bids, asks
     cdef int32_t price_scale = 0, quantity_scale = 0
     cdef bint bids_full = False, asks_full = False
     if c.problem == NULL and read_snapshot(c, m) == 0:
@@ -81,11 +81,11 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
         book._counters.snapshots_refused += c.problem != OUT_OF_MEMORY
         mutex_unlock(&book._mutex)
         raise_problem(book, c, "snapshot")
-    fill_side(&bids, &m.bids, bids_full, -1)
+    fill_from_message(&bids, &m.bids, bids_full, -1)
     try:
-        fill_side(&asks, &m.asks, asks_full, 1)
+        fill_from_message(&asks, &m.asks, asks_full, 1)
     except MemoryError:
-        ladder_release(&bids)
+        side_release(&bids)
         raise
     place.last_update_id = m.last_id
     place.has_event_time = m.has_event_time
@@ -93,7 +93,7 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     place.has_transaction_time = m.has_transaction_time
     place.transaction_time_ms = m.transaction_time_ms
     mutex_lock(&book._mutex)
-    swap_ladders(book, &bids, &asks)
+    swap_sides(book, &bids, &asks)
     book._place = place[0]
     book._price_scale = price_scale
     book._quantity_scale = quantity_scale
@@ -102,8 +102,8 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     book._counters.snapshots_loaded += 1
     book._counters.quantities_saturated += count_saturated(&m.bids) + count_saturated(&m.asks)
     mutex_unlock(&book._mutex)
-    ladder_release(&bids)
-    ladder_release(&asks)
+    side_release(&bids)
+    side_release(&asks)
     return 0
 
 

@@ -1,17 +1,16 @@
-"""One websocket of a feed group: opened by websocket-client, then read and written without ever blocking.
+"""One websocket of a feed group: opened by websocket-client, then read and written without blocking.
 
-Rule 1: websocket-client does what it does well: URL, proxy, TLS, handshake. It may block there, so it does so in a
-    thread of its own, which touches nothing else and may be left behind (the resolver cannot be interrupted). TLS is
-    left to the first write, when the socket is known here and can be ended: so its handshake has the same deadline.
+Rule 1: `ldc.feed.opening` opens it. That blocks, so it runs in a thread of its own. That thread touches nothing else
+    and may be left behind, for a resolver cannot be interrupted.
 Rule 2: everything else happens in the group's thread: a non-blocking socket, a frame reader, an outbox for writing.
-    Nothing here waits; `next_due` says when to come back.
-Rule 3: liveness has total deadlines. A connection must be open CONNECT grace after it was begun. An open one is pinged;
-    a pong that does not come in time ends it, and in the middle of a frame none can come. So a link
-    that is half open, a peer that stalls, and one that trickles bytes are all noticed by the same clock.
-Rule 4: what we send is paced, pings and pongs included, because the exchange counts them. What is asked for is decided
-    by `ldc.feed.subscriptions`.
+    Nothing here waits; `next_due` returns when to come back.
+Rule 3: liveness has total deadlines. A connection must be open within `ConnectionOptions.connect_timeout_s` of its
+    start. An open one is pinged. A pong that is late ends it, and in the middle of a frame no pong can come. So one
+    clock finds a half-open link, a peer that stalls, and a peer that trickles bytes.
+Rule 4: what we send is paced, pings and pongs included, because the exchange counts them. `ldc.feed.subscriptions`
+    decides what is requested.
 
-The wire facts are in PROTOCOL sections 3 and 3.2 of the design papers; the ones that matter are said where they matter.
+The facts of the wire are in sections 3 and 3.2 of the design paper PROTOCOL; the important ones are repeated here.
 """
 
 import contextlib
@@ -21,52 +20,32 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import websocket
 
 from ldc.book import FrameReader, TlsSocket
+from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
-from ldc.feed.tls import tls_context
 from ldc.frames import FrameError, FrameEvent, Opcode
-from ldc.limits import MessagePacer
+from ldc.limits import DEFAULT_TIMING, MessagePacer, Timing
+from ldc.network.connecting import mark_failed, peer_of
+from ldc.network.proxy import Proxy, ProxyRules
+from ldc.network.text import described, printable
 
-__all__ = [
-    "CLOSE_S_MAX",
-    "PONG_LATE_S",
-    "ConnectionLost",
-    "ConnectionOptions",
-    "ConnectionState",
-    "FeedConnection",
-]
-
-PONG_LATE_S = 1.5
-"""A pong that takes longer is trouble, though not death yet: a successor is opened while the link still works. Of no
-effect where the user's ping timeout is shorter: such a link is dead before."""
-
-PONG_S_MIN = 1.0
-"""At most one pong in this time, for the last ping (RFC 6455, 5.5.3): a flood of pings does not stop our requests."""
-
-_PROBLEM_CHARACTERS_MAX = 300
-_SWITCHING_PROTOCOLS = 101
-
-CLOSE_S_MAX = 0.3
-"""The longest that a closing handshake is waited for, whatever the caller allows: stopping must not take a second."""
+_REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 
 RECEIVES_PER_TURN_MAX = 16
-"""Receives of one connection before the others get their turn; what is left is read in the next one."""
-
-UNREAD_S = 1.0
-"""A pong may still come so long after a turn that left something unread, which happens after a standstill of ours."""
+"""Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
 
 
 class ConnectionLost(Exception):
-    """The connection is over; the text says why, in words for a log."""
+    """The connection has ended; the text tells the reason, for a log."""
 
 
 class ConnectionState(enum.Enum):
-    """The life of a connection: each state can only follow the one above it."""
+    """The life of a connection: each state follows the one above it."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -81,25 +60,38 @@ class ConnectionOptions(NamedTuple):
     close_timeout_s: float
     messages_per_second: int
     user_agent: str
-    proxy: Mapping[str, Any]
-    """Keyword arguments for websocket-client's ``connect``."""
+    proxies: ProxyRules
+    spare_urls: tuple[str, ...] = ()
+    """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
+    timing: Timing = DEFAULT_TIMING
 
     def checked(self) -> "ConnectionOptions":
-        """Return these; raise ``ValueError`` for a time that is none."""
+        """Return these; raise ``ValueError`` for a value that makes no sense."""
         for name in ("ping_interval", "ping_timeout", "close_timeout"):
             seconds = getattr(self, f"{name}_s")
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise ValueError(f"websocket_{name} is a positive number of seconds, not {seconds!r}")
+        if not isinstance(self.timing, Timing):
+            raise ValueError(f"timing is an ldc.limits.Timing or None, not {self.timing!r}")  # noqa: TRY004 - as all
         return self
 
     @property
     def connect_timeout_s(self) -> float:
-        """How long DNS, TCP, proxy, TLS and handshake may take together: as long as a dead peer stays unnoticed."""
+        """Seconds for DNS, TCP, proxy, TLS and handshake together: as many as a dead peer may stay unnoticed."""
         return self.ping_interval_s + self.ping_timeout_s
 
 
 class FeedConnection:
-    """One websocket. All methods but the connector's belong to the group's thread."""
+    """One websocket. All methods but the connector's belong to the group's thread.
+
+    Args:
+        connection_id: its number, by which synchronizers know it; used once in a group.
+        url: of the combined-stream endpoint.
+        options: what all connections of a manager have in common.
+        post: lets the group's thread call a function; False when that thread has ended.
+        on_opened: called in the group's thread when the handshake has succeeded.
+        now: when its life begins.
+    """
 
     def __init__(
         self,
@@ -111,35 +103,33 @@ class FeedConnection:
         now: float,
     ) -> None:
         self.connection_id = connection_id
-        """The number by which synchronizers know it; never used twice in a group."""
         self.url = url
         self.state = ConnectionState.CONNECTING
         self.opened_at = now
-        self.requests = StreamRequests()
+        self.requests = StreamRequests(options.timing)
         self.reader = FrameReader()
-        """Knows which streams go to which books."""
+        """Decodes frames, and applies updates to the books of the streams bound to it."""
         self.has_heard_control = False
-        """Whether a ping or a pong has come since the last `tick`: `next_due` may be nearer than it was."""
+        """Whether a ping or a pong came since the last `tick`. Then `next_due` may be nearer than before."""
         self.last_pong_at: float | None = None
         self.proven_at: float | None = None
-        """When the ping was sent that was answered last: what the exchange had sent by then has been received."""
+        """When the last ping was sent that has its pong. What the exchange sent before that has been received."""
         self.reading: Literal["native", "python"] = "python"
         """What reads the socket, once it is open: see `ConnectionStatus`."""
         self._options = options
+        self._timing = options.timing
         self._post = post
         self._on_opened = on_opened
         self._deadline = now + options.connect_timeout_s
         self._problem: str | None = None
-        self._websocket = websocket.WebSocket(
-            skip_utf8_validation=True,
-            sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            sslopt={"do_handshake_on_connect": False},  # see rule 1; the context comes when it is needed
-        )
+        self._proxy: Proxy | None = None  # known when the connector has begun
+        self._peer: tuple[str, int] | None = None
+        self._websocket = new_websocket()
         self._socket: socket.socket | TlsSocket | None = None
         self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
         self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
-        self._pong: bytes | None = None  # the payload of the last ping that is not answered yet
+        self._pong: bytes | None = None  # the payload of the last ping without an answer
         self._pong_not_before = now
         self._was_ping_last = False
         self._ping_due = now
@@ -152,44 +142,35 @@ class FeedConnection:
         """Begin to connect, in a thread of its own."""
         name = f"ldc-connect-{self.connection_id}"
         try:
-            threading.Thread(target=self._connect, name=name, daemon=True).start()
-        except RuntimeError as error:  # no more threads to be had: the trouble of this connection, and of no other one
+            threading.Thread(target=self._open, name=name, daemon=True).start()
+        except RuntimeError as error:  # there can be no more threads: a failure of this connection only
             self._problem = f"cannot connect to {self.url}: {error}"
 
-    def _connect(self) -> None:
-        """Open the websocket and hand it over. Runs in the connector; blocking, within per-step time-outs."""
-        opened = self._websocket
-        problem = None
+    def _open(self) -> None:
+        """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
+        opened, options = self._websocket, self._options
         try:
-            if self.url.startswith("wss:"):
-                opened.sock_opt.sslopt["context"] = tls_context()
-            opened.connect(  # type: ignore[no-untyped-call]
-                self.url,
-                timeout=self._options.connect_timeout_s,
-                header=[f"User-Agent: {self._options.user_agent}"],
-                redirect_limit=0,
-                suppress_origin=True,
-                http_proxy_timeout=self._options.connect_timeout_s,
-                **self._options.proxy,
+            self._proxy = options.proxies.for_url(self.url)
+        except ValueError as error:
+            problem: str | None = str(error)
+        else:
+            problem = open_websocket(
+                opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
-            status = opened.getstatus()
-            if opened.sock is None or status != _SWITCHING_PROTOCOLS:
-                problem = f"the handshake ended with HTTP status {status}"
-        except Exception as error:  # noqa: BLE001 - what a hostile answer makes of a parser is not ours to foresee
-            problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARACTERS_MAX]
-        if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._connected(problem, now)):
-            _shut(opened.sock)
+        if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._opened(problem, now)):
+            _close_socket(opened.sock)
 
-    def _connected(self, problem: str | None, now: float) -> None:
-        """Take over from the connector."""
+    def _opened(self, problem: str | None, now: float) -> None:
+        """Take the socket from the connector."""
         if self.state is ConnectionState.CLOSED:
-            _shut(self._websocket.sock)
+            _close_socket(self._websocket.sock)
         elif problem is not None:
             self._problem = f"cannot connect to {self.url}: {problem}"
-            _shut(self._websocket.sock)
+            _close_socket(self._websocket.sock)
         else:
             self._socket = self._websocket.sock
             assert self._socket is not None
+            self._peer = peer_of(self._socket)
             self._socket.setblocking(False)
             if isinstance(self._socket, TlsSocket):
                 self.reading = "native"
@@ -204,12 +185,12 @@ class FeedConnection:
     # input and output, never blocking
 
     def fileno(self) -> int:
-        """For the selector."""
+        """Return the descriptor, for the selector."""
         return self._socket.fileno() if self._socket is not None else -1
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether the selector shall watch for room to write."""
+        """Whether data waits for room to write."""
         return bool(self._outbox)
 
     @property
@@ -218,7 +199,7 @@ class FeedConnection:
         return self._pending is not None and self._pending() > 0
 
     def receive(self, events: list[FrameEvent], now: float) -> bool:
-        """Receive what is there; return whether more may be waiting where no selector sees it.
+        """Receive what has arrived; return whether more may be waiting where no selector sees it.
 
         Updates of direct bindings go to their books. Other text messages are added to `events`. Answers pings, notes
         pongs. Raises `ConnectionLost`; what arrived before that has been applied or added.
@@ -232,18 +213,18 @@ class FeedConnection:
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     return False
                 except (OSError, ValueError) as error:
-                    raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                    raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             if count == 0:
                 where = "" if self.reader.is_between_frames else " in the middle of a frame"
-                raise ConnectionLost(f"the exchange closed the connection without a word{where}")
+                raise ConnectionLost(f"the exchange closed the connection without a close frame{where}")
             self.reader.received(count)
             self._take_events(events, now)
-            # Over TLS a receive brings one record at most, however much room there is.
+            # Over TLS a receive returns one record at most, however much room there is.
             if count < room_bytes if self._pending is None else self._pending() == 0:
-                return False  # that was all; what comes from now on the selector sees
+                return False  # that was all; the selector sees what comes next
         if self._pong_deadline is not None:
-            # The pong may be in what is not read yet. Who brings more than we read is not dead.
-            self._pong_deadline = max(self._pong_deadline, now + UNREAD_S)
+            # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
+            self._pong_deadline = max(self._pong_deadline, now + self._timing.unread_s)
         return True
 
     def _take_events(self, events: list[FrameEvent], now: float) -> None:
@@ -257,13 +238,13 @@ class FeedConnection:
                     self._take_control(event, now)
         except FrameError as error:
             self._send_close(error.close_code)
-            raise ConnectionLost(f"the exchange broke the websocket protocol: {error}") from error
+            raise ConnectionLost(f"the exchange broke the websocket protocol: {described(error)}") from error
 
     def _take_control(self, event: FrameEvent, now: float) -> None:
         self.has_heard_control = True
         opcode, payload = event.opcode, event.payload
         if opcode == Opcode.PING:
-            # Only the last one needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
+            # Only the last ping needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
             self._pong = payload
         elif opcode == Opcode.PONG:
             self._pong_deadline = None
@@ -271,10 +252,10 @@ class FeedConnection:
             self.proven_at = self._pinged_at
         elif opcode == Opcode.CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else 1000
-            reason = payload[2:].decode()
+            reason = printable(payload[2:].decode(), _REASON_CHARACTERS_MAX)
             self._send_close(code if payload else 1000)
-            raise ConnectionLost(f"the exchange closed the connection with code {code} {reason!r}")
-        # A binary message is not for us: JSON streams have none.
+            raise ConnectionLost(f"the exchange closed the connection with code {code} '{reason}'")
+        # A binary message is ignored: JSON streams have none.
 
     def flush(self) -> None:
         """Send what the socket takes. Raises `ConnectionLost`."""
@@ -285,7 +266,7 @@ class FeedConnection:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ValueError) as error:
-                raise ConnectionLost(f"{type(error).__name__}: {error}") from error
+                raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             del self._outbox[:sent]
 
     def _queue(self, opcode: int, payload: bytes | str, now: float) -> None:
@@ -295,16 +276,16 @@ class FeedConnection:
     # time
 
     def tick(self, now: float) -> None:
-        """Do what is due: pongs first, then pings, then requests. Raises `ConnectionLost` at a deadline."""
+        """Send what is due: pings, pongs, requests. Raises `ConnectionLost` at a deadline."""
         self.has_heard_control = False
         if self._problem is not None:
             raise ConnectionLost(self._problem)
         if self.state is ConnectionState.CONNECTING:
             if now >= self._deadline:
-                raise ConnectionLost(
-                    f"no connection to {self.url} within {self._options.connect_timeout_s} s: "
-                    "the name server, the network or the handshake stalls"
-                )
+                who = "the name server, the network or the handshake stalls"
+                if self._proxy is not None:
+                    who = f"the proxy {self._proxy} stalls, or what lies behind it"
+                raise ConnectionLost(f"no connection to {self.url} within {self._options.connect_timeout_s} s: {who}")
             return
         if self._pong_deadline is not None and now >= self._pong_deadline:
             raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
@@ -318,7 +299,7 @@ class FeedConnection:
             self.flush()
 
     def _next_send(self, now: float) -> float:
-        """Return when something is to be sent next: when it is due, and when it is allowed."""
+        """Return when to send next: something is due then, and the pacer allows it."""
         due = now if self.requests.has_next else math.inf
         if self._pong is not None:
             due = min(due, self._pong_not_before)
@@ -327,7 +308,7 @@ class FeedConnection:
         return max(due, self._pacer.earliest(now))
 
     def _send_next(self, now: float) -> None:
-        # A request has its turn after each ping, however short a ping interval the user chose.
+        # After each ping a request may go out, however short the user's ping interval.
         is_ping_due = self._pong_deadline is None and self._ping_due <= now
         if is_ping_due and not (self.requests.has_next and self._was_ping_last):
             self._was_ping_last = True
@@ -338,7 +319,7 @@ class FeedConnection:
         elif self._pong is not None and self._pong_not_before <= now:
             self._queue(Opcode.PONG, self._pong, now)
             self._pong = None
-            self._pong_not_before = now + PONG_S_MIN
+            self._pong_not_before = now + self._timing.pong_s_min
         elif self.requests.has_next:
             self._was_ping_last = False
             message = self.requests.next_message(now)
@@ -353,58 +334,63 @@ class FeedConnection:
             return self._deadline
         due = self._next_send(now)
         if self._pong_deadline is not None:
-            late_at = self._pinged_at + PONG_LATE_S
+            late_at = self._pinged_at + self._timing.pong_late_s
             due = min(due, self._pong_deadline, late_at if late_at > now else math.inf)
         return min(due, self.requests.next_due())
 
     def is_pong_late(self, now: float) -> bool:
-        """Whether a ping has waited for its pong for `PONG_LATE_S`."""
-        return self._pong_deadline is not None and now - self._pinged_at >= PONG_LATE_S
+        """Whether a ping has waited for its pong for `Timing.pong_late_s`."""
+        return self._pong_deadline is not None and now - self._pinged_at >= self._timing.pong_late_s
 
     # the end
 
+    def mark_failed(self) -> None:
+        """The connection has failed: the next one begins with another address of the host, if there is one."""
+        if self._proxy is None:
+            mark_failed(self._peer)
+
     def _send_close(self, code: int) -> None:
-        """Try to say good-bye; nobody waits for it."""
+        """Try to send a close frame. Does not wait for the answer."""
         if self._socket is None:
             return
         self._outbox += websocket.ABNF.create_frame(code.to_bytes(2, "big"), Opcode.CLOSE).format()
         with contextlib.suppress(ConnectionLost):
             self.flush()
 
-    def say_goodbye(self) -> float:
-        """Send a close frame and return how long its answer may be waited for, in seconds."""
+    def begin_close(self) -> float:
+        """Send a close frame; return how long its answer may be waited for, in seconds."""
         if self.state is not ConnectionState.OPEN:
             return 0.0
         self._send_close(1000)
-        return min(self._options.close_timeout_s, CLOSE_S_MAX)
+        return min(self._options.close_timeout_s, self._timing.close_s_max)
 
     def close(self) -> None:
-        """Release the socket; a connector that is still under way ends by itself. Idempotent."""
+        """Close the socket; a connector that is still running ends by itself. Idempotent."""
         if self.state is ConnectionState.CLOSED:
             return
         self.state = ConnectionState.CLOSED
         if self._socket is not None:
-            _shut(self._socket)
+            _close_socket(self._socket)
             self._socket = None
         else:
-            # Wakes a connector that waits for the handshake. It closes the socket itself: were it done here, the number
-            # of the descriptor could be another socket's by the time that the connector reads on.
-            _shut_down(self._websocket.sock)
+            # This wakes a connector that waits for the handshake. The connector closes the socket itself: if it were
+            # closed here, the connector could read on from another socket with the same descriptor.
+            _shutdown_socket(self._websocket.sock)
 
 
-def _shut(sock: socket.socket | TlsSocket | None) -> None:
+def _close_socket(sock: socket.socket | TlsSocket | None) -> None:
     if not isinstance(sock, TlsSocket):  # which does both, in an order of its own
-        _shut_down(sock)
+        _shutdown_socket(sock)
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.close()
 
 
-def _shut_down(sock: socket.socket | TlsSocket | None) -> None:
+def _shutdown_socket(sock: socket.socket | TlsSocket | None) -> None:
     """End a connection, so that a thread which waits for it goes on."""
     with contextlib.suppress(OSError, ValueError):
         if isinstance(sock, TlsSocket):
             sock.shutdown(socket.SHUT_RDWR)
         elif sock is not None:
-            # Not SSLSocket's own, which takes the TLS away from under a thread that reads.
+            # Not SSLSocket.shutdown, which removes the TLS object under a thread that reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

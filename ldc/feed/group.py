@@ -1,67 +1,58 @@
 """A feed group: some markets of one venue, their websocket connections, and the one thread that owns both.
 
 Rule 1: the group's thread is the only writer of its books and the only caller of their synchronizers. Other threads
-    reach it through `post`, which wakes it; nothing here is shared otherwise, so nothing else is locked.
-Rule 2: a depth update of a synchronized market takes the short way: the connection's frame reader finds the market's
-    binding by the name of the stream, and applies it. Everything else (another verdict, a snapshot, a deadline) goes
-    through the market's synchronizer. `_run_actions`, which follows each call of it, says which way is open.
-Rule 3: one market's trouble never touches another. A frame that cannot be read or routed is dropped and counted, and
-    each market's next frame proves or disproves that nothing is missing.
-Rule 4: an update that goes the short way moves no deadline, and most wake-ups bring nothing else. So deadlines are
-    looked at only when the nearest one has come, or after something that may have brought one nearer: posted work, a
-    call of a synchronizer, a message that is no update, a control frame, a lost connection, room to write.
-Rule 5: the thread does not die while its books can be read. Whatever goes wrong that nobody foresaw ends its
-    connections, which suspends every book, is logged, and is followed by a new start after `FAULT_PAUSE_S`.
+    reach it through `post`, which wakes it. Nothing else is shared, so nothing else is locked.
+Rule 2: fast path: the frame reader applies updates of synchronized markets in place. Everything else goes through the
+    synchronizer; `_run_actions` switches between the two.
+Rule 3: a fault of one market never affects another. A message that cannot be read or routed is dropped and counted. The
+    next update of each market proves or disproves that nothing is missing.
+Rule 4: an update on the fast path moves no deadline, and most wake-ups bring nothing else. So deadlines are checked
+    only when the nearest has come, or after something that may have brought one nearer: posted work, a call of a
+    synchronizer, a message that is no update, a control frame, a lost connection, room to write.
+Rule 5: the thread does not end while its books can be read. An unforeseen exception ends its connections, which
+    suspends every book. It is logged, and everything starts again after `Timing.fault_pause_s`.
 
-There is one connection as a rule, and several when the group is redundant. Another one, for the same markets, comes
-when the exchange announces a shutdown, when one nears its 24 hours, or when its pongs come late: both feed the same
-books, whose ids say what is new, until the successor has taken over every market (`ldc.feed.handover`); then the old
-one is closed, and no book has been out of sync.
+There is one connection as a rule, and several when the group is redundant. A successor for the same markets is opened
+when the exchange announces a shutdown, before the 24 hours of a connection are over, and when its pongs come late. Both
+feed the same books, whose update ids tell what is new, until the successor has taken over every market
+(`ldc.feed.handover`). Then the old connection is closed, and no book has been out of sync.
 """
 
 import logging
-import selectors
-import threading
+import math
 import time
 from collections.abc import Callable, Sequence
 
 from ldc.book import read_header
 from ldc.errors import MalformedMessage
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
-from ldc.feed.group_markets import GroupMarkets
 from ldc.feed.handover import Handover
-from ldc.feed.mailbox import Mailbox
+from ldc.feed.loop import EventLoop
 from ldc.feed.market import LiveMarket, MessageDrop
+from ldc.feed.market_table import MarketTable
 from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
-from ldc.sync.parts import (
-    RequestSnapshot,
-)
-from ldc.types import Cause, ConnectionStatus
-
-__all__ = ["FeedGroup"]
+from ldc.network.text import described, printable
+from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.types import Cause, ConnectionStatus, SyncState
 
 logger = logging.getLogger("binance_local_depth_cache")
 
-SILENCE_CHECK_S = 2.0
-"""How often the group looks for markets that have gone silent: with what a look-up takes, five seconds late at most."""
 
-FAULT_PAUSE_S = 1.0
-"""After a fault of ours the thread rests so long, lest a lasting one fills the log and the processor."""
+class FeedGroup:
+    """Markets that share connections. Every public method may be called from any thread, unless it says otherwise.
 
-
-class FeedGroup(GroupMarkets):
-    """Markets that share connections. Every method may be called from any thread; they return at once.
+    None of them blocks but `join`.
 
     Args:
         name: of the thread.
-        urls: of the combined-stream endpoint, one for each of the connections that are kept at a time.
+        urls: of the combined-stream endpoint, one for each connection that is kept at a time.
         options: what all connections of the manager have in common.
         connect_budget: shared by all groups that reach the same venue.
-        request_snapshot, cancel_snapshot, request_probe: carry out what a synchronizer or the silence watch asks for,
-            at once and without blocking. The answers come back, by `post`, to `snapshot_...` and `probe_answered`.
+        request_snapshot, cancel_snapshot, request_probe: do what a synchronizer or the silence watch requests, at once
+            and without blocking. The answers are posted to `snapshot_...` and `probe_answered`.
         random: a number from 0 up to 1, for jitter.
     """
 
@@ -79,31 +70,62 @@ class FeedGroup(GroupMarkets):
     ) -> None:
         self.name = name
         self.messages_dropped = dict.fromkeys(MessageDrop, 0)
-        super().__init__(request_snapshot, cancel_snapshot, request_probe)
-        self._has_more: set[FeedConnection] = set()
-        self._mailbox = Mailbox()
-        self._stop_requested = threading.Event()
-        self._selector = selectors.DefaultSelector()
-        self._connections = ConnectionPool(self, urls, options, connect_budget, self._selector, random)
-        self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
-        self._stop_deadline: float | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._timing = options.timing
+        self._request_snapshot = request_snapshot
+        self._cancel_snapshot = cancel_snapshot
+        self._request_probe = request_probe
+        self._markets = MarketTable()
+        self._silence_due = 0.0
+        self._loop: EventLoop[FeedConnection] = EventLoop(
+            name,
+            options.timing,
+            read=self._read,
+            tick=self._tick,
+            machine_slept=self._machine_slept,
+            recover=self._recover,
+            begin_stop=self._begin_stop,
+            has_stopped=self._has_stopped,
+            release=self._release,
+        )
+        self._connections = ConnectionPool(
+            self._loop,
+            urls,
+            options,
+            take_connect=connect_budget.take,
+            random=random,
+            on_opened=self._connection_opened,
+            on_closed=self._connection_closed,
+            has_taken_over=self._has_taken_over,
+        )
+        self.post = self._loop.post
+        """Let the group's thread call `work(now)`. False: the group has ended and will not call it."""
+        self.stop = self._loop.stop
+        """Begin to stop; `join` waits for the end."""
+        self.join = self._loop.join
+        """Wait for so many seconds until the thread has ended; return whether it has. True for the thread itself."""
+        self.discard = self._loop.close
+        """Release what a group holds whose thread could not be started."""
 
     # from any thread
 
     def start(self) -> None:
-        """Start the thread. Once."""
-        self._thread.start()
+        """Start the thread. Once. Raises ``RuntimeError`` if there can be no more threads; then call `discard`."""
+        self._loop.start()
 
     @property
     def is_own_thread(self) -> bool:
         """Whether the caller is the group's thread."""
-        return threading.current_thread() is self._thread
+        return self._loop.is_own_thread
 
     @property
     def reconnects(self) -> int:
-        """Connections begun after the first one of each line, renewals included."""
+        """Connections begun after the first one of each slot, renewals included."""
         return self._connections.reconnects
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last connection was lost, or None."""
+        return self._connections.last_error
 
     def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""
@@ -113,152 +135,118 @@ class FeedGroup(GroupMarkets):
         """Return when a market's book was last proven to be current, by the monotonic clock."""
         return proven_at(tuple(self._connections), market)
 
-    @property
-    def last_error(self) -> str | None:
-        """Why the last connection was lost, or None."""
-        return self._connections.last_error
-
-    def post(self, work: Callable[[float], None]) -> bool:
-        """Let the group's thread call `work(now)`. False: the group is stopped, and it will not be called."""
-        return self._mailbox.post(work)
-
     def add(self, market: LiveMarket) -> None:
-        """Take up a market."""
+        """Subscribe a market and keep its book."""
         self.post(lambda now: self._add(market, now))
 
     def remove(self, market: LiveMarket) -> None:
-        """Give a market up; its synchronizer is stopped."""
+        """Unsubscribe a market and stop its synchronizer."""
         self.post(lambda now: self._remove(market, now))
 
     def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
-        """Take a market out of sync and synchronize it anew, with a new subscription if so wished."""
+        """Take a market out of sync and synchronize it again; with a new subscription if `unsubscribe`."""
         self.post(lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe))
 
     def refresh(self, market: LiveMarket) -> None:
-        """Check and renew a market's levels by a snapshot, without taking it away."""
+        """Check and renew a market's levels by a snapshot, while its book stays readable."""
         self.post(lambda now: self._refresh(market, now))
 
     def renew(self) -> None:
-        """Replace every connection by a new one, without an interruption."""
+        """Replace every connection by a new one, make before break."""
         self.post(self._connections.renew)
 
-    def stop(self) -> None:
-        """Begin to stop; `join` waits for the end."""
-        self._stop_requested.set()
-        self.post(lambda _now: None)  # wakes it
+    # called by the loop, in its thread
 
-    def discard(self) -> None:
-        """Give back what a group holds whose thread could not be started."""
-        self._release()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait until the thread has ended; return whether it has. True at once for the thread itself."""
-        if self._thread.ident is None or self.is_own_thread:
-            return True
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    # the thread
-
-    def _run(self) -> None:
-        try:
-            while not self._is_over():
-                try:
-                    self._turn()
-                except Exception as error:  # see rule 5
-                    logger.exception("Feed group %s failed; its connections start anew", self.name)
-                    self._lose_all(f"a fault of ldc: {type(error).__name__}: {error}")
-                    self._stop_requested.wait(FAULT_PAUSE_S)
-        finally:
-            self._release()
-
-    def _turn(self) -> None:
-        """Wait for something to happen, and do it."""
-        # What is posted makes the selector return, so it need not be looked for before.
-        ready = self._selector.select(0.0 if self._has_more else max(0.0, self._tick_due - time.monotonic()))
-        now = time.monotonic()
-        readable, self._has_more = self._has_more, set()
-        for key, events in ready:
-            if key.data is None:
-                self._mailbox.drain_wake_ups()
-            else:
-                if events & selectors.EVENT_READ:
-                    readable.add(key.data)
-                if events & selectors.EVENT_WRITE:
-                    self._tick_due = now
-        # The mailbox comes before the frames: what has come since a download began shall be kept for its snapshot.
-        if self._mailbox:
-            self._mailbox.work_off(now)
-            self._tick_due = now
-        for connection in readable:
-            self._read(connection, now)
-        if self._connections.has_machine_slept():
-            self._tick_due = now
-        # Deadlines come after reading: a pong that waited for us is a pong in time.
-        if self._tick_due <= now:
-            self._tick(now)
-            self._tick_due = self._next_due(now)
-
-    def _next_due(self, now: float) -> float:
-        due = max(now, self._silence_due) if self._markets else now + SILENCE_CHECK_S
-        if self._stop_requested.is_set():
-            return now if self._stop_deadline is None else min(due, self._stop_deadline)
-        if self._timers.next_due is not None:
-            due = min(due, self._timers.next_due)
-        connections_due = self._connections.next_due(now)
-        return due if connections_due is None else min(due, connections_due)
-
-    def _tick(self, now: float) -> None:
-        """Do everything whose time has come."""
+    def _tick(self, now: float) -> float:
+        """Do everything that is due; return when the next thing is."""
         self._connections.tick(now, is_wanted=self._wants_connection)
-        if self._stop_requested.is_set():
-            return
-        for market in self._timers.take_due(now):
+        if self._loop.is_stopping:
+            return math.inf
+        for market in self._markets.take_due(now):
             market.synchronizer.tick(now)
             self._run_actions(market, now)
         if now >= self._silence_due:
-            self._silence_due = now + SILENCE_CHECK_S
+            self._silence_due = now + self._timing.silence_check_s
             if any(connection.last_pong_at is not None for connection in self._connections):
                 self._check_silence(now)
-        self._connections.watch_writers()
+        self._connections.watch_room()
+        return self._next_due(now)
+
+    def _next_due(self, now: float) -> float:
+        due = max(now, self._silence_due) if self._markets else now + self._timing.silence_check_s
+        for other_due in (self._markets.next_due, self._connections.next_due(now)):
+            if other_due is not None:
+                due = min(due, other_due)
+        return due
+
+    def _machine_slept(self, slept_s: float, now: float) -> None:
+        for connection in self._connections:
+            why = f"the machine slept for {slept_s:.0f} s"
+            self._connections.lose(connection, why, now, is_wanted=self._wants_connection)
+
+    def _recover(self, error: Exception, now: float) -> None:
+        """Rule 5: start again, with every book suspended meanwhile."""
+        why = f"a fault of ldc: {type(error).__name__}: {described(error)}"
+        for connection in self._connections:
+            try:
+                self._connections.lose(connection, why, now, is_wanted=True)
+            except Exception:
+                logger.exception("%s: a connection could not be ended in order", self.name)
+        for market in self._markets:
+            try:
+                market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
+                self._run_actions(market, now)
+            except Exception:
+                market.book.suspend(Cause.NOT_LOADED)
+                logger.exception("%s: %s could not be resynchronized in order", self.name, market.market)
+
+    def _begin_stop(self, now: float) -> float:
+        wait_s = self._connections.begin_close()
+        for market in self._markets:
+            self._end_market(market, now)
+        return wait_s
+
+    def _has_stopped(self) -> bool:
+        return not self._connections.open_ones
+
+    def _release(self) -> None:
+        self._connections.release()
 
     # connections
 
     @property
     def _wants_connection(self) -> bool:
-        return bool(self._markets) and not self._stop_requested.is_set()
+        return bool(self._markets) and not self._loop.is_stopping
 
-    def connection_opened(self, connection: FeedConnection, now: float) -> None:
-        """Subscribe everything on a connection that has just been opened. In the group's thread."""
-        if self._stop_requested.is_set():
+    def _connection_opened(self, connection: FeedConnection, now: float) -> None:
+        """Subscribe everything on a connection that has just been opened."""
+        if self._loop.is_stopping:
             return
-        for market in self._markets.values():
+        for market in self._markets:
             self._subscribe(connection, market, now)
         if connection.has_unread:  # what came with the last record of the handshake
-            self._has_more.add(connection)
+            self._loop.unread.add(connection)
         logger.info("%s: connected, for %d markets", self.name, len(self._markets))
 
-    def connection_closed(self, connection: FeedConnection, now: float, *, is_last: bool) -> None:
-        """Tell the markets that a connection is gone. In the group's thread."""
-        self._has_more.discard(connection)
-        for market in self._markets.values():
+    def _connection_closed(self, connection: FeedConnection, now: float, is_last: bool) -> None:
+        """Inform the markets that a connection is gone."""
+        for market in self._markets:
             market.was_interrupted |= is_last and connection.requests.may_bring(market.stream)
             market.synchronizer.stream_closed(connection.connection_id, now)
             self._run_actions(market, now)
 
-    def handover_ended(self, handover: Handover, connection: FeedConnection, now: float) -> bool | None:
-        """Whether a successor has taken over (True), has failed to (False), or neither yet. In the group's thread."""
-        if handover.is_complete(self._markets.values()):
+    def _has_taken_over(self, handover: Handover, connection: FeedConnection, now: float) -> bool | None:
+        """Whether a successor has taken over (True), has failed to (False), or neither yet (None)."""
+        if handover.is_complete(self._markets):
             return True
-        step = handover.step(self._markets.values(), now)
+        step = handover.step(self._markets, now)
         for market in step.to_probe:
             self._request_probe(market)
         for market in step.to_resubscribe:
             logger.warning(
-                "%s: %s does not come on the new connection; it is subscribed anew", self.name, market.market
+                "%s: no update of %s comes on the new connection; it is resubscribed", self.name, market.market
             )
-            connection.requests.unsubscribe([market.stream])
-            self._subscribe(connection, market, now)
+            self._resubscribe(connection, market, now)
         has_failed = handover.has_failed(now)
         return None if has_failed is None else not has_failed
 
@@ -269,50 +257,38 @@ class FeedGroup(GroupMarkets):
         market.synchronizer.stream_opened(connection.connection_id, now)
         self._run_actions(market, now)
 
-    def _lose_all(self, why: str) -> None:
-        """Rule 5: start anew, with every book suspended meanwhile."""
-        now = self._tick_due = time.monotonic()
-        for connection in self._connections:
-            try:
-                self._connections.lose(connection, why, now, is_wanted=True)
-            except Exception:
-                logger.exception("%s: a connection could not be ended in order", self.name)
-        for market in self._markets.values():
-            try:
-                market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # gives up levels that are kept aside, too
-                self._run_actions(market, now)
-            except Exception:
-                market.book.suspend(Cause.NOT_LOADED)
-                logger.exception("%s: %s could not be given up in order", self.name, market.market)
+    def _resubscribe(self, connection: FeedConnection, market: LiveMarket, now: float) -> None:
+        connection.requests.unsubscribe([market.stream])
+        self._subscribe(connection, market, now)
 
     # messages
 
     def _read(self, connection: FeedConnection, now: float) -> None:
-        """Take what a connection has received."""
+        """Handle what a connection has received."""
         if connection.state is not ConnectionState.OPEN:
             return
         events: list[FrameEvent] = []
         lost: ConnectionLost | None = None
         try:
             if connection.receive(events, now):
-                self._has_more.add(connection)
+                self._loop.unread.add(connection)
         except ConnectionLost as error:
             lost = error
         if connection.has_heard_control:
-            self._tick_due = now
+            self._loop.tick_due = now
         for event in events:
             if event.binding is None:
-                self._take_other(connection, event.payload, now)
+                self._handle_other(connection, event.payload, now)
             elif event.verdict is None and event.error is None:
-                self._take_update(connection, event.binding.owner, event.payload, now)
+                self._handle_update(connection, event.binding.owner, event.payload, now)
             else:
-                self._take_judged(connection, event, now)
+                self._handle_judged(connection, event, now)
         if lost is not None:
-            self._tick_due = now
+            self._loop.tick_due = now
             self._connections.lose(connection, str(lost), now, is_wanted=self._wants_connection)
 
-    def _take_judged(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
-        """Decide about an update that the book has judged: its reader has applied nothing to it since."""
+    def _handle_judged(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
+        """Decide about an update that the book has judged. The reader has applied nothing to the book since."""
         market: LiveMarket = event.binding.owner
         if event.error is not None:
             market.synchronizer.update_malformed(now)
@@ -327,12 +303,12 @@ class FeedGroup(GroupMarkets):
         self._run_actions(market, now)
         market.wake_waiters()
 
-    def _take_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
-        """Bring one depth update to its synchronizer, or, if that has just opened the short way, to its book."""
+    def _handle_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
+        """Give an update to its synchronizer, or to its book if the fast path has opened since it was read."""
         if market.synchronizer.wants_every_update:
             id_before = market.book.last_update_id
             market.synchronizer.receive_update(connection.connection_id, payload, time.time_ns(), now)
-            market.note_moved(connection.reader.tally(market.stream), id_before)
+            market.note_arrival(connection.reader.tally(market.stream), id_before)
             self._run_actions(market, now)
             market.wake_waiters()
             return
@@ -342,11 +318,11 @@ class FeedGroup(GroupMarkets):
             market.binding.heard_at = now
         except MalformedMessage as error:
             event = event._replace(error=error)
-        self._take_judged(connection, event, now)
+        self._handle_judged(connection, event, now)
 
-    def _take_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
-        """Take a message that does not begin with the name of a stream that is ours."""
-        self._tick_due = now
+    def _handle_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
+        """Handle a message that does not begin with the name of a bound stream."""
+        self._loop.tick_due = now
         try:
             header = read_header(payload)
         except MalformedMessage as error:
@@ -356,27 +332,27 @@ class FeedGroup(GroupMarkets):
             logger.info("%s: the exchange announces a shutdown; a new connection takes over", self.name)
             self._connections.renew(now, connection)
         elif header.stream is not None:
-            market = self._markets.get(header.stream.encode())
+            market = self._markets.find(header.stream)
             if market is not None:
-                self._take_update(connection, market, payload, now)
-            elif not connection.requests.may_bring(header.stream):  # or it was stopped, and the exchange knows not yet
-                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream!r}")
+                self._handle_update(connection, market, payload, now)
+            elif not connection.requests.may_bring(header.stream):  # or its market was stopped a moment ago
+                self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:
             self._drop(MessageDrop.UNKNOWN_STREAM, "an event outside the wrapper that names its stream")
         else:
-            self._take_reply(connection, payload, now)
+            self._handle_reply(connection, payload, now)
 
-    def _take_reply(self, connection: FeedConnection, payload: bytes, now: float) -> None:
+    def _handle_reply(self, connection: FeedConnection, payload: bytes, now: float) -> None:
         try:
             acknowledged = connection.requests.take_reply(payload, now)
         except ValueError as error:
             self._drop(MessageDrop.UNKNOWN_REPLY, str(error))
             for stream in error.streams if isinstance(error, RequestRefused) else ():
-                if (market := self._markets.get(stream.encode())) is not None:
+                if (market := self._markets.find(stream)) is not None:
                     market.last_error = str(error)
             return
         for stream in acknowledged:
-            market = self._markets.get(stream.encode())
+            market = self._markets.find(stream)
             if market is not None:
                 market.note_acknowledged(time.time())
                 market.synchronizer.stream_acknowledged(connection.connection_id, now)
@@ -384,33 +360,38 @@ class FeedGroup(GroupMarkets):
 
     def _drop(self, why: MessageDrop, text: str) -> None:
         if self.messages_dropped[why] == 0:
-            logger.warning("%s: frame dropped (%s): %s; more of these are only counted", self.name, why.value, text)
+            said = printable(text)
+            logger.warning("%s: message dropped (%s): %s; more of these are only counted", self.name, why.value, said)
         self.messages_dropped[why] += 1
 
     # markets
 
     def _add(self, market: LiveMarket, now: float) -> None:
-        if self._stop_requested.is_set():
+        if self._loop.is_stopping:
             self._remove(market, now)
             return
         if market.is_removed:
             return
-        self._markets[market.stream.encode()] = market
+        self._markets.add(market)
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
         self._run_actions(market, now)
 
     def _remove(self, market: LiveMarket, now: float) -> None:
-        if self._markets.get(market.stream.encode()) is market:
-            del self._markets[market.stream.encode()]
+        if self._markets.remove(market):
             for connection in self._connections:
                 connection.requests.unsubscribe([market.stream])
                 connection.reader.unbind(market.stream)
-        self._timers.forget(market)
         self._end_market(market, now)
         if not self._markets:
-            self._connections.close_all(now)
+            self._connections.close(now)
+
+    def _end_market(self, market: LiveMarket, now: float) -> None:
+        market.is_removed = True
+        market.synchronizer.stop(now)
+        self._run_actions(market, now)
+        market.signal.notify()
 
     def _resync(self, market: LiveMarket, cause: Cause, now: float, *, unsubscribe: bool) -> None:
         if market.is_removed:
@@ -418,27 +399,78 @@ class FeedGroup(GroupMarkets):
         market.synchronizer.request_resync(now, cause)
         if unsubscribe:
             for connection in self._connections.open_ones:
-                connection.requests.unsubscribe([market.stream])
-                self._subscribe(connection, market, now)
+                self._resubscribe(connection, market, now)
         self._run_actions(market, now)
 
-    # the end
+    def _refresh(self, market: LiveMarket, now: float) -> None:
+        if not market.is_removed:
+            market.synchronizer.request_refresh(now)
+            self._run_actions(market, now)
 
-    def _is_over(self) -> bool:
-        """Whether the thread may end: stopping, and good-byes answered or no longer waited for."""
-        if not self._stop_requested.is_set():
-            return False
-        now = time.monotonic()
-        if self._stop_deadline is None:
-            self._stop_deadline = now + self._connections.say_goodbye()
-            self._tick_due = now
-            for market in self._markets.values():
-                self._end_market(market, now)
-        return not self._connections.open_ones or now >= self._stop_deadline
+    def _check_silence(self, now: float) -> None:
+        """Probe markets that are silent, and resubscribe those that a probe showed to be cut off."""
+        for market in list(self._markets):
+            if market.synchronizer.state is not SyncState.SYNCHRONIZED:
+                continue
+            if market.silence.is_dead(market.heard_at, now):
+                logger.warning("%s: the exchange has moved on with %s; it is resubscribed", self.name, market.market)
+                self._resync(market, Cause.SILENT, now, unsubscribe=True)
+            elif market.silence.is_due(market.heard_at, now):
+                market.silence.probe_requested(now)
+                self._request_probe(market)
 
-    def _release(self) -> None:
-        """Give everything back. Nothing is posted any more."""
-        self._connections.release()
-        self._selector.close()
-        self._mailbox.close()
-        self._mailbox.work_off(time.monotonic())  # a connector's socket, a snapshot for nobody, a market to end
+    def _run_actions(self, market: LiveMarket, now: float) -> None:
+        """Do what a market's synchronizer requests, and note when it wants to be ticked again."""
+        market.binding.is_direct = not market.synchronizer.wants_every_update
+        market.binding.is_redundant = market.synchronizer.has_several_streams
+        actions = market.synchronizer.drain()
+        cancelled = {action.epoch for action in actions if isinstance(action, CancelSnapshot)}
+        for action in actions:
+            if not isinstance(action, RequestSnapshot) or action.epoch not in cancelled:
+                self._run_action(market, action)
+        self._markets.plan(market, now)
+        self._loop.tick_due = now
+
+    def _run_action(self, market: LiveMarket, action: Action) -> None:
+        match action:
+            case RequestSnapshot():
+                self._request_snapshot(market, action)
+            case CancelSnapshot():
+                self._cancel_snapshot(market, action.epoch)
+            case StateChanged():
+                market.note_state(action)
+            case Refreshed():
+                market.note_audit(action)
+
+    # answers of the downloader, posted to the group's thread
+
+    def snapshot_begins(self, market: LiveMarket, epoch: int, now: float) -> None:
+        """Note that a download has begun. In the group's thread."""
+        if not market.is_removed:
+            market.synchronizer.snapshot_begins(epoch, now)
+            self._run_actions(market, now)
+
+    def snapshot_received(
+        self, market: LiveMarket, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None, now: float
+    ) -> None:
+        """Give a snapshot to its synchronizer. In the group's thread."""
+        if not market.is_removed:
+            market.synchronizer.snapshot_received(epoch, body, limit, now, received_time_ns=received_time_ns)
+            self._run_actions(market, now)
+            market.wake_waiters()  # a refresh may have made a book readable that had left its horizon
+
+    def snapshot_failed(
+        self, market: LiveMarket, epoch: int, permanent: Cause | None, retry_at: float | None, text: str, now: float
+    ) -> None:
+        """Note why there is no snapshot. In the group's thread."""
+        if not market.is_removed:
+            market.last_error = text
+            market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
+            self._run_actions(market, now)
+
+    def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
+        """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
+        if market.probe_answered(last_update_id, now):
+            self._silence_due = min(self._silence_due, now + self._timing.moved_on_s)
+        for handover in self._connections.handovers:
+            handover.probe_answered(market, last_update_id, now)

@@ -1,7 +1,7 @@
-"""What can be told of a market's feeds: who is first, by how much, and since when the book is proven to be current.
+"""What the connections have brought of a market: which is first, by how much, and when its book was proven current.
 
-Rule 1: any thread may call this while the group's thread goes on: it looks at single values and keeps none. What it
-    tells of several values may be a moment apart.
+Rule 1: any thread may call this while the group's thread runs. It reads single values and keeps none. Two values of one
+    result may be a moment apart.
 """
 
 import math
@@ -12,11 +12,9 @@ from ldc.feed.connection import ConnectionState, FeedConnection
 from ldc.feed.market import LiveMarket
 from ldc.types import ConnectionStatus
 
-__all__ = ["connection_statuses", "proven_at"]
-
 
 def connection_statuses(connections: Sequence[FeedConnection], market: LiveMarket) -> tuple[ConnectionStatus, ...]:
-    """Return what there is to know about each connection that brings a market, oldest first."""
+    """Return the status of each connection that brings a market, oldest first."""
     open_ones = [each for each in connections if each.state is ConnectionState.OPEN]
     lags_ms = [median(lags_ns) / 1e6 if (lags_ns := each.reader.lags_ns()) else None for each in open_ones]
     found = []
@@ -44,9 +42,13 @@ def connection_statuses(connections: Sequence[FeedConnection], market: LiveMarke
 def proven_at(connections: Sequence[FeedConnection], market: LiveMarket) -> float:
     """Return when the book was last proven to be current, by the monotonic clock.
 
-    That is when an update of its stream was judged last; or when the last ping was sent that was answered on a
-    connection whose subscription of it had been acknowledged by then: what happened before has come before the pong; or
-    when a look-up was asked for that found nothing new. While a gap waits nothing is proven that came after it.
+    Three events are a proof. The latest counts:
+    - An update of its stream was judged.
+    - A ping was sent that has its pong, on a connection whose subscription had been acknowledged by then. What happened
+      before the ping came before the pong.
+    - A probe was requested that found nothing new.
+
+    While a gap waits to be filled, nothing after its beginning is proven.
     """
     proofs = [market.heard_at, market.probed_at]
     for connection in connections:

@@ -1,25 +1,21 @@
 """How connections do TLS: names and certificates are checked, by the OpenSSL of Python's `ssl`, with or without Python.
 
-Rule 1: whom to trust is decided once, here, and is the same both ways. What `TlsContext` cannot do as `ssl` would do it
-    is left to `ssl`, and the log says why.
+Rule 1: `ldc.network.certificates` decides whom to trust, the same both ways. What `TlsContext` cannot do as `ssl` would
+    do it is left to `ssl`, and the log says why.
 """
 
 import logging
 import os
 import ssl
 import threading
-from pathlib import Path
-
-import certifi
 
 from ldc.book import TlsContext, tls_problem
-
-__all__ = ["native_context", "python_context", "tls_context"]
+from ldc.network.certificates import Trusted, bundled_file, new_context, not_loaded, trusted
 
 logger = logging.getLogger("binance_local_depth_cache")
 
 _lock = threading.Lock()
-_contexts: dict[str | None, TlsContext | ssl.SSLContext] = {}
+_contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}
 
 
 def _forget_lock() -> None:
@@ -33,55 +29,46 @@ if hasattr(os, "register_at_fork"):
 
 
 def tls_context() -> TlsContext | ssl.SSLContext:
-    """Return how TLS is done, as websocket-client takes it. It is made once for each bundle that the environment names.
+    """Return how TLS is done, as websocket-client takes it. It is made once for what the environment names.
 
-    Raises OSError (also as `ssl.SSLError`) if that bundle cannot be read. Any thread may call it.
+    Raises `CertificatesNotLoaded` for certificates that cannot be read. Any thread may call it.
     """
-    trusted = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")  # as requests has it
+    source = trusted()
     problem = None
     with _lock:
-        context = _contexts.get(trusted)
+        context = _contexts.get(source)
         if context is None:
             try:
-                context = native_context(trusted)
+                context = native_context(source)
             except (RuntimeError, ValueError) as error:
                 problem = str(error)
-                context = python_context(trusted)
-            _contexts[trusted] = context
+                context = python_context(source)
+            _contexts[source] = context
     if problem is not None:
         logger.debug("TLS is done by Python's ssl: %s", problem)
     return context
 
 
-def native_context(trusted: str | None = None) -> TlsContext:
+def native_context(source: Trusted) -> TlsContext:
     """Return TLS without the GIL that trusts what `python_context` trusts.
 
-    Raises RuntimeError or ValueError, with the reason as its text, where only `ssl` can do it.
+    Raises `CertificatesNotLoaded`; RuntimeError or ValueError, with the reason as its text, where only `ssl` can do it.
     """
     problem = tls_problem()
     if problem is not None:
         raise RuntimeError(problem)
     # An empty folder of certificates instead of the defaults, which would be read here to be read again below.
     settings = ssl.create_default_context(capath=os.devnull)
-    if trusted is None:
-        return TlsContext(settings, files=[certifi.where()], with_defaults=True)
-    if Path(trusted).is_dir():
-        return TlsContext(settings, folders=[trusted])
-    return TlsContext(settings, files=[trusted])
+    if source.is_default:
+        return TlsContext(settings, files=[bundled_file()], with_defaults=True)
+    files = [source.file] if source.file is not None else []
+    folders = source.folder.split(os.pathsep) if source.folder is not None else []
+    try:
+        return TlsContext(settings, files=files, folders=folders)
+    except OSError as error:
+        raise not_loaded(source, error) from error
 
 
-def python_context(trusted: str | None = None) -> ssl.SSLContext:
-    """Return TLS by Python's `ssl`.
-
-    websocket-client alone trusts what the system trusts, which is nobody where no certificates are installed; so those
-    that requests brings along count as well. A company's own authority goes into REQUESTS_CA_BUNDLE, for both.
-
-    Args:
-        trusted: the file or folder with all certificates that are trusted; None: the defaults.
-    """
-    if trusted is not None:
-        is_folder = Path(trusted).is_dir()
-        return ssl.create_default_context(cafile=None if is_folder else trusted, capath=trusted if is_folder else None)
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
+def python_context(source: Trusted) -> ssl.SSLContext:
+    """Return TLS by Python's `ssl`. Raises `CertificatesNotLoaded`."""
+    return new_context(source)

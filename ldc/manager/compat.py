@@ -1,16 +1,13 @@
-"""Names that managers of other depth cache libraries have or had: what they mean here, or what to use instead.
+"""UBLDC compatibility: names and constructor parameters of "Binance Local Depth Cache" libraries.
 
-Rule 1: data and one look-up. What the manager offers itself never comes through here, so it costs nothing.
-Rule 2: what does nothing warns; what cannot be had is an ``AttributeError`` that says what to use, and ``hasattr`` is
-    False. Nothing pretends.
+Renamed methods warn and forward. Methods without effect warn and do nothing. Removed ones raise ``AttributeError`` that
+names the replacement, so ``hasattr`` is False. docs/migration.md has all of them in one table.
 
-docs/migration.md has all of them in one table.
+Rule 1: only names that the manager does not have itself come here, so its own methods cost nothing more.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
-
-__all__ = ["GONE", "RENAMED", "WITHOUT_EFFECT", "CompatNames"]
+from typing import Any
 
 RENAMED = {
     "create_depth_caches": "create_depth_cache",
@@ -24,21 +21,21 @@ WITHOUT_EFFECT = {
 }
 """Methods that may be called and do nothing, and why."""
 
-_NO_LOOK = "ldc never looks for newer versions; ask your package manager"
-_NO_STREAMS = "websockets are an inside matter of ldc; get_status(market) says what there is to know"
+_NO_VERSION_CHECK = "ldc never checks for newer versions; ask your package manager"
+_NO_STREAMS = "ldc keeps its websockets private; get_status(market) reports their state"
 _NO_THREAD = "the manager is no thread; use is_stop_request(), stop_manager(), or a with block"
 GONE = {
     "cluster": "depth cache clusters are not supported",
     "dc_streams": _NO_STREAMS,
     "depth_caches": "read with get_book(market), or get_depth_cache(market).reader; get_status(market) has the state",
     "get_dc_stream_id": _NO_STREAMS,
-    "get_latest_release_info": _NO_LOOK,
-    "get_latest_version": _NO_LOOK,
+    "get_latest_release_info": _NO_VERSION_CHECK,
+    "get_latest_version": _NO_VERSION_CHECK,
     "get_stream_id": _NO_STREAMS,
     "get_ubra_manager": "ldc downloads snapshots itself; use a REST client of your own for the rest",
     "get_ubwa_manager": _NO_STREAMS,
     "is_alive": _NO_THREAD,
-    "is_update_available": _NO_LOOK,
+    "is_update_available": _NO_VERSION_CHECK,
     "join": _NO_THREAD,
     "print_summary_to_png": "print_summary() prints text; `ldc watch` shows live order books on a terminal",
     "stop_request": "use is_stop_request(), or is_stop_request(market)",
@@ -47,28 +44,56 @@ GONE = {
 }
 """Methods and attributes that do not exist here, and what to use instead."""
 
+_LICENCES = ("lucit_api_secret", "lucit_license_ini", "lucit_license_profile", "lucit_license_token")
+IGNORED_PARAMETERS = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams", *_LICENCES})
+"""Parameters of the constructor that are accepted with a warning and have no effect."""
 
-class CompatNames:
-    """What a manager answers when it is asked for a name that it does not have itself."""
+_NO_CLUSTER = "depth cache clusters are not supported; markets of one manager share a process"
+REFUSED_PARAMETERS = {
+    "default_update_interval": "it is called depth_cache_update_interval",
+    "default_websocket_close_timeout": "it is called websocket_close_timeout",
+    "default_websocket_ping_interval": "it is called websocket_ping_interval",
+    "default_websocket_ping_timeout": "it is called websocket_ping_timeout",
+    "ubdcc_address": _NO_CLUSTER,
+    "ubdcc_port": _NO_CLUSTER,
+    "ubra_manager": "snapshots need no REST manager; use restful_base_uri, proxy and weight_share",
+    "ubwa_manager": "streams need no websocket manager; use websocket_base_uri and proxy",
+}
+"""Parameters of the constructor that are refused, and what to use instead."""
 
-    __slots__ = ()
 
-    if not TYPE_CHECKING:  # a type checker is to go on finding names that are misspelt
+def lookup(owner: object, name: str) -> Any:
+    """Return what a UBLDC name means for `owner`. Call it from ``__getattr__``: the warning names the caller's line.
 
-        def __getattr__(self, name: str) -> Any:
-            if name in RENAMED:
-                _warn(f"{name} is now called {RENAMED[name]}")
-                return getattr(self, RENAMED[name])
-            if name in WITHOUT_EFFECT:
-                _warn(f"{name} has no effect: {WITHOUT_EFFECT[name]}")
-                return _nothing
-            why = f": {GONE[name]}" if name in GONE else ""
-            raise AttributeError(f"{type(self).__name__} has no {name!r}{why}", name=name, obj=self)
+    Raises ``AttributeError`` for a removed name, with the replacement, and for an unknown one.
+    """
+    if name in RENAMED:
+        _warn(f"{name} is now called {RENAMED[name]}")
+        return getattr(owner, RENAMED[name])
+    if name in WITHOUT_EFFECT:
+        _warn(f"{name} has no effect: {WITHOUT_EFFECT[name]}")
+        return _do_nothing
+    why = f": {GONE[name]}" if name in GONE else ""
+    raise AttributeError(f"{type(owner).__name__} has no {name!r}{why}", name=name, obj=owner)
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Warn of UBLDC parameters that ldc ignores; raise for refused and for unknown ones.
+
+    None and False are accepted for a refused parameter: in UBLDC they mean that it is not used.
+    Call it from the constructor: the warning names the line of its caller.
+    """
+    for name, value in parameters.items():
+        if name not in IGNORED_PARAMETERS and name not in REFUSED_PARAMETERS:
+            raise TypeError(f"BinanceLocalDepthCacheManager() got an unexpected keyword argument {name!r}")
+        if name in REFUSED_PARAMETERS and value is not None and value is not False:
+            raise ValueError(f"{name} is not accepted: {REFUSED_PARAMETERS[name]}")
+        warnings.warn(f"{name} has no meaning in ldc and is ignored", DeprecationWarning, stacklevel=3)
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    warnings.warn(text, DeprecationWarning, stacklevel=4)  # this function, lookup, __getattr__, the user's line
 
 
-def _nothing(*_arguments: Any, **_named: Any) -> None:
-    """Take whatever a former method took."""
+def _do_nothing(*_arguments: Any, **_named: Any) -> None:
+    """Accept any arguments, as the UBLDC method did."""

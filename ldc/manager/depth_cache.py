@@ -1,7 +1,7 @@
-"""One market as its user sees it: a compiled face to read, a state, a status, and waiting without spinning.
+"""One market as its user sees it: a compiled reader, a state, a status, and waiting without polling.
 
-Rule 1: reading goes straight to the book: nothing here stands between a user and `reader`.
-Rule 2: everything here may be called from any thread. What changes the market is handed to its feed group.
+Rule 1: a read goes straight to the book through `reader`.
+Rule 2: any thread may call everything here. Changes of the market are posted to its feed group.
 """
 
 import math
@@ -15,11 +15,9 @@ from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.types import Cause, DepthCacheStatus, SyncState
 
-__all__ = ["DepthCache", "clamp_timeout"]
-
 
 def clamp_timeout(timeout: float | None) -> float | None:
-    """Return how long a timeout lets a lock wait: at most as long as one can, which is centuries. NaN is refused."""
+    """Clamp a timeout to ``threading.TIMEOUT_MAX``; raise ``ValueError`` for NaN."""
     if timeout is not None and math.isnan(timeout):
         raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
     return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
@@ -39,10 +37,10 @@ class DepthCache:
         self.market = live.market
         """As the user spelt it."""
         self.reader: BookReader = live.book.reader
-        """A read-only face of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
+        """A read-only view of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
 
-        Reads raise `DepthCacheOutOfSync` (with the cause) whenever the copy cannot be proven right. Keep it as long as
-        you like: it is valid for the life of the depth cache.
+        Reads raise `DepthCacheOutOfSync`, with the cause, whenever the copy cannot be proven right. The reader stays
+        valid for the life of the depth cache.
         """
         self._live = live
         self._group = group
@@ -52,7 +50,7 @@ class DepthCache:
 
     @property
     def state(self) -> SyncState:
-        """Where it is in its life."""
+        """The state of its synchronization."""
         return self._live.synchronizer.state
 
     @property
@@ -62,16 +60,16 @@ class DepthCache:
 
     @property
     def group(self) -> FeedGroup:
-        """The feed group that keeps it."""
+        """The feed group that carries it."""
         return self._group
 
     @property
     def live(self) -> LiveMarket:
-        """What its group remembers about it."""
+        """The market as its feed group keeps it."""
         return self._live
 
     def explain(self, error: DepthCacheOutOfSync) -> DepthCacheError:
-        """Return what to tell a user whose read raised this: the same, or something more final."""
+        """Return the error to raise for a read that raised this one: the same, or that no wait can help."""
         if self._live.synchronizer.state is SyncState.FAILED:
             return UnknownMarket(self.market, self._live.synchronizer.cause, self._why_failed())
         if self._live.is_removed or self._live.synchronizer.state is SyncState.STOPPED:
@@ -85,7 +83,7 @@ class DepthCache:
 
     @property
     def _is_over(self) -> bool:
-        """Whether it never will be readable again."""
+        """Whether it will never be readable again."""
         return self._live.is_removed or self._live.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
 
     def _raise_if_over(self) -> None:
@@ -93,9 +91,9 @@ class DepthCache:
             raise self.explain(DepthCacheOutOfSync(self.market))
 
     def wait_until_synchronized(self, timeout: float | None = None) -> bool:
-        """Block until both sides can be read; return False when `timeout` seconds are over first.
+        """Block until both sides can be read; return False if `timeout` seconds are over first.
 
-        Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as it never will be.
+        Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as no wait can help.
         """
 
         def is_decided() -> bool:
@@ -109,17 +107,16 @@ class DepthCache:
         return False
 
     def wait_for_update(self, after_update_id: int | None = None, timeout: float | None = None) -> int | None:
-        """Block until the book has moved past an update id; return the id, or None when `timeout` seconds are over.
+        """Block until the book has moved past an update id; return the new id, or None after `timeout` seconds.
 
-        Who names an id has read the book there, and is told at once when it cannot be read any more, be it lost before
-        the call or during it: `DepthCacheOutOfSync` is raised, with the cause, as by a read. Then wait with
-        `wait_until_synchronized`, or with None as the id.
+        With an id, it raises `DepthCacheOutOfSync`, with the cause, if the book cannot be read before the call or
+        during it. Then wait with `wait_until_synchronized`, or with None as the id.
 
-        `after_update_id` None: past where it stands now; if it cannot be read now, until it can. It raises when a book
-        that could be read at the call is lost.
+        With None, it waits for an id past the present one; if the book cannot be read now, until it can. It raises when
+        a book that was readable at the call is lost.
 
-        If the exchange has begun to count its ids anew, an id that was read before is past: the new, lower one is
-        returned at once. Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
+        After the exchange has restarted its ids, an older id counts as past. The new, lower one is returned at once.
+        Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
         """
         after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
         if after is None and is_held:
@@ -142,7 +139,7 @@ class DepthCache:
         return reached
 
     def _id_past(self, after: int | None) -> int | None:
-        """Return where the book stands, if it can be read and that is past an id."""
+        """Return the book's update id, if it can be read and is past that id; otherwise None."""
         reached = self.reader.last_update_id if self.is_synchronized else None
         if reached is None or after is None or reached > after:
             return reached
@@ -150,12 +147,12 @@ class DepthCache:
         return reached if id_before_restart is not None and reached < after <= id_before_restart else None
 
     def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
-        patience_s = clamp_timeout(timeout)
+        timeout_s = clamp_timeout(timeout)
         if is_decided():
             return True
         if self._group.is_own_thread:
-            raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it")
-        return self._live.signal.wait_for(is_decided, patience_s)
+            raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it; wait in another thread")
+        return self._live.signal.wait_for(is_decided, timeout_s)
 
     def _why_not_readable(self) -> str | None:
         if self._live.synchronizer.state is SyncState.FAILED:
@@ -164,23 +161,23 @@ class DepthCache:
 
     @property
     def proof_age_s(self) -> float:
-        """How long ago the last proof came that the book is current: an update, a pong, a look-up. O(connections)."""
+        """Seconds since the last proof that the book is current: an update, a pong, a probe. O(connections)."""
         return time.monotonic() - self._group.proven_at(self._live)
 
     def raise_if_older(self, max_age_s: float) -> None:
         """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
         age_s = self.proof_age_s
-        if not age_s <= max_age_s:  # so written, a limit that is NaN allows nothing
+        if not age_s <= max_age_s:  # written this way, NaN allows nothing
             raise DepthCacheOutOfSync(
                 self.market,
                 Cause.TOO_OLD,
                 f"Nothing has shown for {age_s:.3f} s that the depth cache of {self.market!r} is current, and "
                 f"max_age is {max_age_s:g} s; it stands at update id {self.reader.last_update_id}. Read again after "
-                "the next update, or allow more: where nothing trades only pongs come, once in a ping interval.",
+                "the next update, or allow more: a market without trades gets only pongs, once in a ping interval.",
             )
 
     def status(self) -> DepthCacheStatus:
-        """Return all there is to know, as an immutable value; `progress` is the manager's to tell. O(1)."""
+        """Return the status as an immutable value; `progress` is None, only the manager knows it. O(1)."""
         live, reader, synchronizer = self._live, self.reader, self._live.synchronizer
         readable = self.is_synchronized
         cause = None if readable else self._why_not_readable()
@@ -214,7 +211,7 @@ class DepthCache:
         )
 
     def _updates_dropped(self) -> dict[str, int]:
-        """Return the counts by reason. The duplicates that the frame readers have counted are STALE ones."""
+        """Return the counts by reason. The duplicates that the frame readers have counted are STALE."""
         counts = {why.value: count for why, count in self._live.synchronizer.updates_dropped.items() if count}
         if duplicates := self._live.binding.duplicates:
             counts["STALE"] = counts.get("STALE", 0) + duplicates

@@ -1,94 +1,92 @@
 """Many live depth caches of one exchange: `BinanceLocalDepthCacheManager`.
 
-Rule 1: the constructor opens nothing: no socket, no thread, no look at whether there is a newer version.
+Rule 1: the constructor opens nothing: no socket and no thread, and it never checks for a newer version.
 Rule 2: every method may be called from any thread, callbacks included. None holds a lock while it waits.
-Rule 3: names, parameters and behaviour are those that users of "Binance Local Depth Cache" libraries know.
+Rule 3: a read goes to one depth cache without a lock. It costs what the book's own read costs, plus a dict lookup.
+Rule 4: names, parameters and behaviour are those of UBLDC ("Binance Local Depth Cache"); `compat` has its other names.
 """
 
 import logging
 import os
 import platform
 import random
+import sys
 import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from itertools import count
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
-from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound
+from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound, DepthCacheOutOfSync
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
-from ldc.limits import checked_weight_share
+from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
 from ldc.manager import compat, lifecycle
-from ldc.manager.depth_cache import DepthCache
-from ldc.manager.reads import ManagerReads
-from ldc.manager.settings import Settings, checked_seconds, proxy_options
-from ldc.snapshots.downloader import (
-    SnapshotBegins,
-    SnapshotBody,
-    SnapshotClient,
-    SnapshotFailure,
-    SnapshotRequest,
-    shared_downloader,
-)
+from ldc.manager.depth_cache import DepthCache, clamp_timeout
+from ldc.manager.settings import Settings, checked_seconds
+from ldc.network.proxy import ProxyRules, address_key
+from ldc.network.text import writable
+from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_downloader
+from ldc.snapshots.queue import SnapshotRequest, need_of
+from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
 from ldc.snapshots.shared_budget import shared_folder
+from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.sync.parts import Purpose, RequestSnapshot
-from ldc.types import Cause, Progress, SyncState
+from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import venue_named
-
-__all__ = ["STOP_S_MAX", "BinanceLocalDepthCacheManager"]
 
 logger = logging.getLogger("binance_local_depth_cache")
 
-STOP_S_MAX = 0.9
-"""How long `stop_manager` waits for its threads together. One that has not ended then ends by itself."""
-
 PROBE_LEVELS = 5
-"""What a look-up of a silent market asks for: the least, because only its id matters."""
+"""Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
 
-_EPOCH_BITS = 32  # above these, an epoch as the downloader sees it carries whose it is: `LiveMarket.serial`
+_EPOCH_BITS = 32  # the downloader's epoch is `LiveMarket.serial` above these bits, and the synchronizer's epoch below
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 
-class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
+class BinanceLocalDepthCacheManager:
     """Keeps exact local copies of an exchange's order books.
 
     Args:
         exchange: such as "binance.com" or "binance.com-futures"; a wrong one raises `UnknownExchange` with the choices.
-        default_refresh_interval: seconds between two checks of each book against a new snapshot; None: only when
-            needed. A refresh never takes a book away.
-        depth_cache_update_interval: milliseconds between two updates of a stream; None: the fastest that is documented.
-        snapshot_limit: at most so many levels a side in a snapshot; None: in the end as many as the exchange serves.
-        weight_share: the part of the exchange's request weight that may be used, by all managers of the process.
+        default_refresh_interval: seconds between two checks of each book against a new snapshot. None: only when
+            needed. The book stays readable during a refresh.
+        depth_cache_update_interval: milliseconds between two updates of a stream. None: the fastest documented one.
+        snapshot_limit: maximum levels a side in a snapshot. None: the exchange's maximum, reached in steps.
+        weight_share: part of the exchange's request weight that all managers of the process may use together.
         markets_per_connection: markets that share a websocket and a thread; 1 gives each its own.
-        redundancy: websockets that bring each market at the same time, from different hosts where the exchange has
-            several. What comes first counts, so that losing one of two interrupts nothing. 1 to 4.
+        redundancy: websockets that carry each market at the same time, 1 to 4; on different hosts if there are several.
+            The first arrival of an update counts, so the loss of one of two interrupts nothing.
         high_performance: use the whole request weight (`weight_share` 1).
-        init_interval: at least so many seconds between two snapshots of this manager; None: the weight decides alone.
-        init_time_window: at most one snapshot of a market in so many seconds.
-        on_restart: called as ``on_restart(market, unix_time)`` after a market's stream came back from an interruption,
-            in a thread of its own. It may block or raise; nothing else suffers.
-        websocket_ping_interval, websocket_ping_timeout: seconds. A dead link is noticed within their sum.
-        websocket_close_timeout: seconds that the exchange has to answer a close; at most 0.3 are waited.
-        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; the paths are added.
-        proxy: URL of an HTTP or SOCKS proxy for both. Without it, the usual environment variables count.
-        shared_budget: True: share the request weight and the connects with the other processes of this user that do so
-            too, by files in the user's cache folder; or a path: by files in that folder. Needs the extra
-            ``shared-budget``.
+        init_interval: minimum seconds between two snapshots of this manager. None: only the weight limits them.
+        init_time_window: seconds in which a market gets at most one snapshot.
+        on_restart: called as ``on_restart(market, unix_time)`` after a market's stream has recovered from an
+            interruption. It runs in a thread of its own and may block or raise.
+        websocket_ping_interval, websocket_ping_timeout: seconds. A dead connection is detected within their sum.
+        websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
+        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths.
+        proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
+        shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
+            the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
+        timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
+        _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
     """
 
-    # Set before the first depth cache: the address is not known earlier.
+    # Set by `_prepare`: the address may be unknown before.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+
+    _launched: Any = None
+    _is_stopped = False
 
     def __init__(
         self,
@@ -111,9 +109,11 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
-        **former: Any,
+        timing: Timing | None = None,
+        _random: Callable[[], float] = random.random,
+        **compat_parameters: Any,
     ) -> None:
-        lifecycle.check_compat_parameters(former)
+        compat.check_parameters(compat_parameters)
         self._venue = venue_named(exchange)
         self._settings = Settings(
             venue=self._venue,
@@ -127,7 +127,6 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             init_time_window_s=init_time_window,
             restful_base_uri=restful_base_uri,
             websocket_base_uri=websocket_base_uri,
-            proxy=proxy,
         )
         self._options = ConnectionOptions(
             ping_interval_s=websocket_ping_interval,
@@ -135,21 +134,26 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             close_timeout_s=websocket_close_timeout,
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
-            proxy=proxy_options(proxy),
+            proxies=ProxyRules(proxy),
+            spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
+            timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
-        self._on_restart = on_restart
-        self._callbacks = CallbackThread()
-        self._lock = threading.Lock()
+        self._on_restart, self._random = on_restart, _random
+        self._callbacks, self._lock = CallbackThread(), threading.Lock()
         self._caches: dict[str, DepthCache] = {}
-        self._stopped: dict[str, str] = {}  # symbol -> the market as it was spelt
+        self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
         self._group_sizes: dict[FeedGroup, int] = {}
         self._ending_groups: list[FeedGroup] = []
         self._group_numbers, self._serials = count(1), count(1)
         self._downloads: SnapshotClient | None = None
-        self._launched: Any = None
-        self._is_stopped = False
         lifecycle.end_in_forked_children(self)
+
+    if not TYPE_CHECKING:  # type checkers must still report misspelt names
+
+        def __getattr__(self, name: str) -> Any:
+            """Resolve UBLDC names that the manager does not have itself."""
+            return compat.lookup(self, name)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -170,16 +174,16 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         return self._venue.exchange
 
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
-        """Start one or many depth caches and return True at once; they synchronize by themselves.
+        """Start one or many depth caches and return True at once; they synchronize in the background.
 
-        One that exists is left alone, one that was stopped starts again. Raises ``ValueError`` for what cannot be the
-        name of a market (then none is started), and `DepthCacheAlreadyStopped` if the manager was stopped.
+        Idempotent; restarts stopped markets. Raises ``ValueError`` for a text that cannot be a market, and starts none
+        then; `DepthCacheAlreadyStopped` if the manager was stopped.
 
         Args:
             markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
             refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
         """
-        symbols = {self._symbol(market): market for market in lifecycle.as_list(markets)}
+        symbols = {self._symbol(market): market for market in _as_list(markets)}
         if refresh_interval is not None:
             checked_seconds("refresh_interval", refresh_interval)
         with self._lock:
@@ -192,35 +196,35 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         return True
 
     def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
-        """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for one that never was."""
-        markets = lifecycle.as_list(markets)
+        """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for a market that never had one."""
+        markets = _as_list(markets)
         with self._lock:
-            # Found under the lock: what another thread stops and creates anew meanwhile is not what was found before.
+            # Found under the lock, because another thread may stop and create the market again.
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
                     cache.group.remove(cache.live)
-                    self._give_back_place(cache.group)
+                    self._leave_group(cache.group)
         return True
 
     def stop_manager(self) -> bool:
-        """Stop everything, within a second, from whatever state. Idempotent.
+        """Stop everything within a second, from any state. Idempotent.
 
-        May be called from a callback, and from a signal handler: what cannot be stopped before the handler returns,
-        because it interrupted a call that starts something, is stopped as soon as that call is over.
+        Callbacks and signal handlers may call it. If a handler interrupted a call that starts something, the stop is
+        completed after that call returns.
         """
         self._is_stopped = True
         if threading.current_thread() is not threading.main_thread():
             self._stop_all()
             return True
-        # A signal handler may have interrupted this very thread while it held a lock: it must not wait for that here.
+        # A signal handler may have interrupted this thread while it held the lock, so no wait for the lock here.
         stopper = threading.Thread(target=self._stop_all, name="ldc-stop", daemon=True)
         try:
             stopper.start()
-        except RuntimeError:  # no more threads to be had
+        except RuntimeError:  # the system has no more threads
             self._stop_all()
         else:
-            stopper.join(STOP_S_MAX)
+            stopper.join(self._options.timing.stop_s_max)
         return True
 
     def _stop_all(self) -> None:
@@ -231,7 +235,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._caches.clear()
-        give_up_at = time.monotonic() + STOP_S_MAX
+        give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
             group.stop()
         self._callbacks.stop()
@@ -239,13 +243,13 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             downloads.close()
         for group in groups:
             if not group.join(max(0.0, give_up_at - time.monotonic())):
-                logger.warning("%s did not end in time; it ends by itself", group.name)
+                logger.warning("%s did not end in time; it ends later by itself", group.name)
         self._callbacks.join(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
 
     def _end_in_child(self) -> None:
-        """End in a forked child, which has none of our threads: what looks alive there would silently stand still."""
+        """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
         self._lock = threading.Lock()
         self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
         for symbol, cache in self._caches.items():
@@ -254,29 +258,29 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             self._stopped[symbol] = cache.market
         lives = [cache.live for cache in self._caches.values()]
         self._caches, self._group_sizes, self._ending_groups, self._is_stopped = {}, {}, [], True
-        for live in lives:  # last, for its thread may have been in the middle of something
+        for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
             live.synchronizer.stop(time.monotonic())
 
     def renew_connections(self) -> None:
-        """Replace every websocket by a new one while both run, so that no book is out of sync for it."""
+        """Replace every websocket make-before-break: the old one runs until the new one delivers updates."""
         with self._lock:
             groups = list(self._group_sizes)
         for group in groups:
             group.renew()
 
     def get_list_of_depth_caches(self) -> list[str]:
-        """Return the active markets, as they were spelt."""
+        """Return the active markets, as the user spelt them."""
         with self._lock:
             return [cache.market for cache in self._caches.values()]
 
-    # Names of old that many programs use.
+    # UBLDC's older names, without a warning because many programs use them.
     create_depthcache = create_depth_cache
     stop_depthcache = stop_depth_cache
     get_list_of_depthcaches = get_list_of_depth_caches
     stop_manager_with_all_depth_caches = stop_manager
 
     def get_progress(self) -> Progress:
-        """Return how many depth caches can be read, and about how long the others will take. O(markets)."""
+        """Return how many depth caches can be read, and about how long the others still need. O(markets)."""
         with self._lock:
             caches, downloads = list(self._caches.values()), self._downloads
         synchronized = sum(cache.is_synchronized for cache in caches)
@@ -285,6 +289,132 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         first_limit = self._venue.snapshot_steps(self._settings.snapshot_limit)[0]
         seconds_left = downloads.estimated_s(left, first_limit) if downloads is not None and left else 0.0
         return Progress(synchronized, failed, len(caches), seconds_left)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def get_asks(
+        self,
+        market: str,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        max_age: float | None = None,
+    ) -> list[list[float]]:
+        """Return the asks, lowest first, as [[price, quantity], ...].
+
+        Args:
+            limit_count: maximum levels; fewer if the known range ends before.
+            threshold_volume: maximum sum of price x quantity, in the quote asset; the first level is always returned.
+            max_age: seconds. Raise with the cause TOO_OLD if the last proof that the book is current is older. Proofs
+                are updates, probes, and pongs of its connections (as of the ping). None: read every book whose stream
+                is not known to be broken. Detection takes up to `websocket_ping_interval` + `websocket_ping_timeout`.
+
+        Raises:
+            DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
+            DepthCacheNotFound, DepthCacheAlreadyStopped, UnknownMarket: the depth cache does not exist (any more).
+        """
+        cache = self._found(market)
+        try:
+            if max_age is not None:
+                cache.raise_if_older(max_age)
+            return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_bids(
+        self,
+        market: str,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        max_age: float | None = None,
+    ) -> list[list[float]]:
+        """Return the bids, highest first; otherwise as `get_asks`."""
+        cache = self._found(market)
+        try:
+            if max_age is not None:
+                cache.raise_if_older(max_age)
+            return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView:
+        """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
+        cache = self._found(market)
+        try:
+            if max_age is not None:
+                cache.raise_if_older(max_age)
+            return cache.reader.view(limit_count)
+        except DepthCacheOutOfSync as error:
+            raise cache.explain(error) from None
+
+    def get_depth_cache(self, market: str) -> DepthCache:
+        """Return the `DepthCache`, whose `reader` reads without the manager."""
+        return self._found(market)
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
+        """Return whether both sides can be read; `max_age` as for `get_asks`."""
+        cache = self._found(market)
+        return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
+
+    def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
+        """Block until all of these markets (None: all) can be read; return False if `timeout` seconds are over first.
+
+        Raises `DepthCacheNotFound` for a market without a depth cache, `UnknownMarket` if the exchange has none,
+        and `DepthCacheAlreadyStopped` if it or the manager was stopped.
+        """
+        if markets is None and self.is_stop_request():  # no markets are left, and "all can be read" would mislead
+            raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
+        wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
+        caches = [self._found(market) for market in wanted]
+        timeout_s = clamp_timeout(timeout)
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            for cache in caches:
+                left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+                if not cache.wait_until_synchronized(left_s):
+                    return False
+            # An earlier market may have been lost during the wait for a later one.
+            if all(cache.is_synchronized for cache in caches):
+                return True
+
+    def wait_for_update(
+        self, market: str, after_update_id: int | None = None, timeout: float | None = None
+    ) -> int | None:
+        """Block until the book has moved past an update id (None: its present id); return the new id.
+
+        Returns None if `timeout` seconds are over first. A loss of the book ends the wait:
+
+        - With an id, it raises `DepthCacheOutOfSync` if the book cannot be read, before the call or during it. Then
+          wait with `wait_until_synchronized`, or with None as the id.
+        - With None, it raises when a book that was readable at the call is lost. It waits for a book that was not.
+        - After the exchange has restarted its ids, an older id counts as past. The new, lower id is returned at once.
+
+        Otherwise raises as `wait_until_synchronized`.
+        """
+        return self._found(market).wait_for_update(after_update_id, timeout)
+
+    def get_status(self, market: str) -> DepthCacheStatus:
+        """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).
+
+        For many markets call `status` of each `DepthCache`, which is O(1), and `get_progress` once.
+        """
+        return self._found(market).status()._replace(progress=self.get_progress())
+
+    def get_last_update_time(self, market: str) -> int | None:
+        """Return when the last update arrived, by the local clock, in milliseconds; None before the first."""
+        received_time_ns = self._found(market).reader.received_time_ns
+        return None if received_time_ns is None else received_time_ns // 1_000_000
+
+    def get_last_restart_time(self, market: str) -> float | None:
+        """Return the Unix time at which the market's stream last recovered from an interruption, or None."""
+        return self._found(market).live.last_restart_time
+
+    def get_restart_count(self, market: str) -> int:
+        """Return how often the market's stream has recovered from an interruption."""
+        return self._found(market).live.restart_count
 
     # ------------------------------------------------------------------------------------------ requests
 
@@ -301,13 +431,13 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         raise DepthCacheNotFound(market)
 
     def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
-        """Check and renew the levels of these from a new snapshot, without taking the books away."""
-        for cache in [self._found(market) for market in lifecycle.as_list(markets)]:
+        """Check the levels of these markets against a new snapshot and replace them. The books stay readable."""
+        for cache in [self._found(market) for market in _as_list(markets)]:
             cache.group.refresh(cache.live)
         return True
 
     def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
-        """Take a book out of sync and synchronize it anew; with a new subscription, unless `unsubscribe` is False."""
+        """Take a book out of sync and synchronize it again; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
         cache.group.resync(cache.live, unsubscribe)
         return True
@@ -319,16 +449,17 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         return __version__
 
     def get_user_agent(self) -> str:
-        """Return what requests and websockets say about who they are."""
+        """Return the User-Agent of requests and websockets."""
         python = f"{platform.python_implementation()} {platform.python_version()}"
         return f"binance-local-depth-cache/{__version__} ({IMPLEMENTATION}; {python})"
 
     def print_summary(self, add_string: str | None = None, footer: str | None = None, title: str | None = None) -> None:
-        """Print a table of all depth caches to standard output, with these texts. The only method that prints."""
+        """Print a table of all depth caches to standard output, with these texts. No other method prints."""
         with self._lock:
             caches = list(self._caches.values())
         title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
-        print(lifecycle.summary(title, [cache.status() for cache in caches], add_string, footer))
+        table = _summary(title, [cache.status() for cache in caches], add_string, footer)
+        print(writable(table, getattr(sys.stdout, "encoding", None)))  # a console may not know a market's characters
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -336,7 +467,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         return self._venue.normalized_market(market)
 
     def _found(self, market: str) -> DepthCache:
-        # No lock: one look at a dict is atomic, with and without the GIL. Reads come through here.
+        # No lock, because reads come through here: one dict lookup is atomic, with and without the GIL.
         cache = self._caches.get(market) or self._caches.get(self._symbol(market))
         if cache is not None:
             return cache
@@ -345,7 +476,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         raise DepthCacheNotFound(market)
 
     def _prepare(self) -> None:
-        """Open what all depth caches share, before the first one. Under the lock."""
+        """Open what all depth caches share, before the first one starts. Call it under the lock."""
         if self._downloads is not None:
             return
         if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
@@ -353,9 +484,9 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
         self._downloads = shared_downloader().open(
             self._venue,
-            self._report,
+            self._deliver,
             restful_base_uri=self._settings.restful_base_uri,
-            proxy=self._settings.proxy,
+            proxies=self._options.proxies,
             weight_share=self._settings.weight_share,
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
@@ -363,12 +494,13 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             shared_folder=self._shared_folder,
         )
         self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
+        proxy = self._options.proxies.for_url(self._urls[0])
         self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], self._settings.proxy, self._shared_folder
+            self._venue, self._urls[0], address_key(proxy), self._shared_folder
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
-        """Make a depth cache and hand it to a group. Under the lock."""
+        """Make a depth cache and add it to a feed group. Call it under the lock."""
         venue, settings = self._venue, self._settings
 
         def make_book() -> OrderBook:
@@ -379,7 +511,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             book,
             make_book=make_book,
             read_header=read_header,
-            random=random.random,
+            random=self._random,
             limits=venue.snapshot_steps(settings.snapshot_limit),
             now=time.monotonic(),
             symbol=symbol,
@@ -387,15 +519,15 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, lifecycle.log_state, self._restarted)
+        live = LiveMarket(*named, _log_state, self._restarted, self._options.timing)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
         self._caches[symbol] = DepthCache(venue.exchange, live, group)
-        group.add(live)  # last: from now on reports about it may come
+        group.add(live)  # last: reports about the market may come from now on
 
-    def _give_back_place(self, group: FeedGroup) -> None:
-        """A market has left its group; an empty one ends. Under the lock."""
+    def _leave_group(self, group: FeedGroup) -> None:
+        """Count a market that has left its group, and stop an empty group. Call it under the lock."""
         self._group_sizes[group] -= 1
         if self._group_sizes[group] == 0:
             del self._group_sizes[group]
@@ -415,21 +547,21 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             request_snapshot=self._request_snapshot,
             cancel_snapshot=self._cancel_snapshot,
             request_probe=self._request_probe,
-            random=random.random,
+            random=self._random,
         )
         self._group_sizes[group] = 0
         try:
             group.start()
-        except RuntimeError:  # no more threads to be had: nobody would ever do what is asked of it
+        except RuntimeError:  # the system has no more threads, so the group would never do anything
             del self._group_sizes[group]
             group.discard()
             raise
         return group
 
-    # From the groups' threads.
+    # Called by the groups' threads.
 
     def _request_snapshot(self, live: LiveMarket, action: RequestSnapshot) -> None:
-        serial, need = live.serial << _EPOCH_BITS, lifecycle.need_of(live.book)
+        serial, need = live.serial << _EPOCH_BITS, need_of(live.book)
         self._download(live.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
 
     def _request_probe(self, live: LiveMarket) -> None:
@@ -443,7 +575,7 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
             return
         try:
             downloads.request(symbol, epoch, purpose, limit, due=due, need=need)
-        except ValueError:  # it was closed this moment
+        except ValueError:  # the client was closed meanwhile
             if not self._is_stopped:
                 raise
 
@@ -456,11 +588,55 @@ class BinanceLocalDepthCacheManager(ManagerReads, compat.CompatNames):
         if self._on_restart is not None:
             self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
 
-    # From the downloader's threads.
+    # Called by the downloader's threads.
 
-    def _report(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
-        """Hand what became of a download to the thread of its market."""
+    def _deliver(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+        """Post the news of a download to the feed thread of its market."""
         cache = self._caches.get(request.market)
         if cache is None or cache.live.serial != request.epoch >> _EPOCH_BITS:
             return  # stopped meanwhile, and perhaps created again
-        lifecycle.deliver(news, request, cache.live, cache.group, request.epoch & _EPOCH_MASK)
+        live, group, epoch = cache.live, cache.group, request.epoch & _EPOCH_MASK
+        if request.purpose is None:
+            if not isinstance(news, SnapshotBegins):
+                last_update_id = update_id_of(news, live.book.rule)
+                group.post(lambda now: group.probe_answered(live, last_update_id, now))
+            return
+        match news:
+            case SnapshotBegins():
+                group.post(lambda now: group.snapshot_begins(live, epoch, now))
+            case SnapshotBody(body=body, received_time_ns=received_time_ns):
+                group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
+            case SnapshotFailure():
+                group.post(
+                    lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now)
+                )
+
+
+def _as_list(markets: str | Iterable[str]) -> list[str]:
+    """Return one market or many as a list."""
+    return [markets] if isinstance(markets, str) else list(markets)
+
+
+def _log_state(live: LiveMarket, change: StateChanged) -> None:
+    """Log the new state of a market; as a warning if the market cannot be read any more."""
+    is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
+    logger.log(
+        logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
+        "%s: %s -> %s (%s) at update id %s",
+        live.market,
+        change.previous_state.value,
+        change.state.value,
+        change.cause.value,
+        change.last_update_id,
+    )
+
+
+def _summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None) -> str:
+    """Return a table of depth caches under a title, followed by the texts."""
+    head = f"{'market':<20} {'state':<13} {'update id':>16} {'bids':>7} {'asks':>7} {'resyncs':>8}  cause"
+    lines = (
+        f"{each.market:<20} {each.state.value:<13} {each.last_update_id or '-':>16} {each.bid_count:>7} "
+        f"{each.ask_count:>7} {sum(each.resyncs.values()):>8}  {each.cause or ''}"
+        for each in statuses
+    )
+    return "\n".join((title, head, *lines, *filter(None, texts)))

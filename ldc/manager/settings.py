@@ -1,30 +1,21 @@
-"""What a manager was told, checked once, as values.
+"""A manager's parameters, checked once, as values.
 
-Rule 1: whatever is wrong with a parameter is said by the constructor, in the words of its user.
+Rule 1: the constructor reports every wrong parameter, by the name that the user wrote.
 """
 
-import importlib.util
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ldc.venues import Venue
 
-__all__ = ["REDUNDANCY_MAX", "Settings", "checked_seconds", "proxy_options"]
-
 REDUNDANCY_MAX = 4
-"""So many connections for the same markets at most, each of which may have a successor for a while. More would not be
-safer, and the exchange counts connections."""
-
-_PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
-_SOCKS_MODULES = ("python_socks", "socks")  # what websocket-client and requests need of the extra "socks"
+"""Connections for the same markets, each with a successor during a handover. More would not be safer, and the exchange
+counts connections. A larger `redundancy` is a ``ValueError``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The parameters of a manager that its depth caches need."""
+    """The parameters of a manager that its depth caches need. Raises ``ValueError`` for a wrong one."""
 
     venue: Venue
     refresh_interval_s: float | None
@@ -37,7 +28,6 @@ class Settings:
     init_time_window_s: float | None
     restful_base_uri: str | None
     websocket_base_uri: str | None
-    proxy: str | None
 
     def __post_init__(self) -> None:
         self.venue.stream_name("BTCUSDT", self.update_interval_ms)
@@ -64,7 +54,7 @@ class Settings:
             raise ValueError(f"redundancy is an int from 1 to {REDUNDANCY_MAX}, not {self.redundancy!r}")
 
     def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
-        """Return the same for an exchange that was found at these addresses."""
+        """Return the same settings for an exchange at these addresses."""
         return replace(self, restful_base_uri=restful_base_uri, websocket_base_uri=websocket_base_uri)
 
 
@@ -73,26 +63,3 @@ def checked_seconds(name: str, seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"{name} is a positive number of seconds, not {seconds!r}")
     return seconds
-
-
-def proxy_options(proxy: str | None) -> Mapping[str, Any]:
-    """Return a proxy's URL as keyword arguments for websocket-client's ``connect``."""
-    if proxy is None:
-        return {}
-    parts = urlsplit(proxy)
-    if parts.scheme not in _PROXY_SCHEMES or not parts.hostname:
-        schemes = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
-        raise ValueError(f"proxy is a URL with a host that begins with one of {schemes}; {parts.scheme!r} is none")
-    if parts.scheme != "http" and not all(importlib.util.find_spec(name) for name in _SOCKS_MODULES):
-        raise ValueError(
-            f"proxy is a {parts.scheme}:// URL, and SOCKS needs two more packages: "
-            "pip install 'binance-local-depth-cache[socks]'"
-        )
-    options: dict[str, Any] = {
-        "http_proxy_host": parts.hostname,
-        "http_proxy_port": parts.port or (80 if parts.scheme == "http" else 1080),
-        "proxy_type": parts.scheme,
-    }
-    if parts.username is not None:
-        options["http_proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))
-    return options

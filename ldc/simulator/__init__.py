@@ -1,20 +1,21 @@
-"""An exchange inside this process: Binance's REST and websocket protocol, made-up markets, and faults by name.
+"""An exchange inside this process: Binance's REST and websocket protocol, simulated markets, and faults to inject.
 
     with SimulatedExchange(["BTCUSDT"], venue="binance.com", seed=1) as exchange:
         exchange.restful_base_uri, exchange.websocket_base_uri
         exchange.true_book("BTCUSDT", exchange.last_update_id("BTCUSDT"))
         exchange.inject("drop", market="BTCUSDT", count=1)
 
-``docs/simulator.md`` says what it does, and what it does not.
+``docs/simulator.md`` describes what it simulates and what it does not.
 """
 
 try:
-    import aiohttp  # noqa: F401 - asked here first, so that the answer names what is missing
+    import aiohttp  # noqa: F401 - imported first, so that the error names the missing extra
 except ModuleNotFoundError as error:
     raise ImportError("ldc.simulator needs aiohttp: pip install 'binance-local-depth-cache[simulator]'") from error
 
 from ldc.simulator.changelog import TrueBook
 from ldc.simulator.exchange import SimulatedExchange, launch
 from ldc.simulator.faults import FAULTS, Fault, parse_fault
+from ldc.simulator.script import Script
 
-__all__ = ["FAULTS", "Fault", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]
+__all__ = ["FAULTS", "Fault", "Script", "SimulatedExchange", "TrueBook", "launch", "parse_fault"]

@@ -1,49 +1,47 @@
-"""What a book was at an earlier update id: a log of changes, undone from the present backwards.
+"""A book at an earlier update id: a log of changes that are undone, the latest first.
 
-Rule 1: bounded. An id that is too old, or that has not come yet, is a `KeyError` that says which are known.
+Rule 1: memory is bounded. An id that is too old, or that has not come yet, is a `KeyError` with the known ones.
 """
 
 from array import array
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["CHANGES_MAX", "ChangeLog", "Levels", "TrueBook"]
-
 Levels = list[tuple[int, int]]
-"""(price, quantity) in the last printed decimals."""
+"""(price, quantity) as integers in units of the last printed decimal."""
 
 CHANGES_MAX = 16_384
-"""At least so many changes of levels are remembered for each market, and at most twice as many: minutes of usual
-trading. An id from before them cannot be asked for any more."""
+"""Changes of levels that a market's log keeps at least; it keeps at most twice as many. That is minutes of usual
+trading. An id from before them is a ``KeyError``."""
 
 _FIELDS = 3  # update id; price, bids negative; quantity before
 _PLACES_MAX = 2 * CHANGES_MAX * _FIELDS
 
 
 class ChangeLog:
-    """What to undo, newest last."""
+    """The changes of a book, the latest last."""
 
     __slots__ = ("_entries", "oldest_update_id")
 
     def __init__(self, update_id: int) -> None:
         self.oldest_update_id = update_id
-        """The earliest update id that can be returned to."""
+        """The earliest update id that `undo` can restore."""
         self._entries = array("q")
 
     def note(self, update_id: int, is_bid: bool, price: int, before: int) -> None:
-        """Remember that this id changed a price, at which there was `before`."""
+        """Log that this id changed a price whose quantity was `before`."""
         entries = self._entries
         entries.extend((update_id, -price if is_bid else price, before))
         if len(entries) >= _PLACES_MAX:
             cut = _PLACES_MAX // 2
-            # All changes of an id go together: what is left begins with a whole id.
+            # All changes of an id are dropped together.
             self.oldest_update_id = entries[cut - _FIELDS]
             while entries[cut] == self.oldest_update_id:
                 cut += _FIELDS
             del entries[:cut]
 
     def undo(self, bids: dict[int, int], asks: dict[int, int], update_id: int) -> None:
-        """Turn copies of the present sides back to what they were at an id that is not before the oldest."""
+        """Restore copies of the present sides to an update id, which must not be before the oldest."""
         entries = self._entries
         for place in range(len(entries) - _FIELDS, -1, -_FIELDS):
             if entries[place] <= update_id:
@@ -56,14 +54,14 @@ class ChangeLog:
                 levels.pop(abs(price), None)
 
     def update_id_before(self, changes: int | None) -> int:
-        """Return the update id of so many changes ago; None: the oldest there is."""
+        """Return the update id before the last `changes` changes; None: the oldest."""
         wanted = None if changes is None else len(self._entries) - changes * _FIELDS
         return self.oldest_update_id if wanted is None or wanted < 0 else self._entries[wanted]
 
 
 @dataclass(frozen=True, slots=True)
 class TrueBook:
-    """The exchange's own book at an update id: all of its levels, best first, exact."""
+    """The exchange's own book at an update id: its levels, best first, exact."""
 
     last_update_id: int
     bids: tuple[tuple[Decimal, Decimal], ...]

@@ -1,7 +1,7 @@
-"""One websocket connection of the embedded exchange: what goes out, what comes in, and every way to end.
+"""One websocket connection of the embedded exchange: sending, receiving, and every way to end.
 
-aiohttp does the handshake and reads frames. Frames are written here, straight to the transport: so that one is encoded
-once for all who get it, so that many go out in one call, and so that half of one can go out.
+aiohttp does the handshake and reads frames. This module writes frames straight to the transport. So a frame is encoded
+once for all its receivers, many frames are written in one call, and half a frame can be sent.
 """
 
 import asyncio
@@ -13,28 +13,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from ldc.simulator.control import Subscriptions, answer
-from ldc.simulator.faults import Fault, FaultBoard, Place
+from ldc.simulator.faults import Fault, PendingFaults, Place
 from ldc.simulator.limits import MESSAGES_PER_SECOND_MAX, RollingCount
-from ldc.simulator.streams import CLOSE, PING, PONG, framed
+from ldc.simulator.script import Script
+from ldc.simulator.streams import BINARY, CLOSE, PING, PONG, TEXT, framed
 from ldc.simulator.wire import Family
 
-__all__ = ["Connection", "Timing"]
-
 UNSENT_BYTES_MAX = 32 << 20
-"""A client that reads too slowly is cut off when so much waits for it."""
+"""Bytes; the connection of a client that reads too slowly ends when more wait for it."""
 
 CLOSE_S = 1.0
-"""How long the client has to answer a close before the connection is cut."""
+"""Seconds that the client has to answer a close before the connection is aborted."""
 
 MESSAGE_BYTES_MAX = 1 << 20
-"""A longer message of a client ends the connection."""
+"""Bytes; a longer message of a client ends the connection."""
+
+GONE_CHECK_S = 0.01
+"""How often `Connection.gone` looks."""
 
 
-class Timing:
-    """How often a connection is pinged, how long it may leave that unanswered, how long it lives. Seconds."""
+class ConnectionTiming:
+    """The ping interval, the pong timeout, the lifetime and the latency of connections, in seconds."""
 
     def __init__(self, ping_interval_s: float, pong_timeout_s: float, lifetime_s: float, latency_s: float) -> None:
         self.ping_interval_s, self.pong_timeout_s = ping_interval_s, pong_timeout_s
@@ -48,47 +50,54 @@ class Connection:
         self,
         transport: asyncio.Transport,
         family: Family,
-        timing: Timing,
+        timing: ConnectionTiming,
         subscriptions: Subscriptions,
-        faults: FaultBoard,
+        faults: PendingFaults,
         changed: Callable[["Connection"], None],
+        script: Script | None = None,
     ) -> None:
         self.subscriptions = subscriptions
         self.is_open = True
         self.frames_sent = 0
         self._transport, self._family, self._timing, self._faults = transport, family, timing, faults
-        self._changed = changed
+        self._changed, self._script = changed, script
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
         self._delayed: list[list[bytes]] = []
-        self._is_deaf = False
-        self._stalls: Fault | None = None
+        self._is_frozen = False
+        self._stall: Fault | None = None
         self._pongs = True
         self._messages = RollingCount(MESSAGES_PER_SECOND_MAX, 1.0)
-        self._pings: dict[bytes, float] = {}  # payload -> when it was sent
+        self._pings: dict[bytes, float] = {}  # payload -> time of sending
         self._last_pong = self._loop.time()
 
     # ------------------------------------------------------------------------------------------ out
 
     def send(self, frame: bytes) -> None:
-        """Send frames, with the next `flush`."""
-        if self._is_deaf or not self.is_open or not frame:
+        """Send a frame, with the next `flush`."""
+        if self._is_frozen or not self.is_open or not frame:
             return
-        if self._stalls is not None:
+        if self._stall is not None:
             self._unsent.append(frame[: 1 + len(frame) // 2])
             self.flush()
-            self.go_deaf(self._stalls.lasts_s)
+            self.freeze(self._stall.lasts_s)
             return
         self.frames_sent += 1
         self._unsent.append(frame)
 
+    def send_raw(self, data: bytes) -> None:
+        """Write bytes at once and as they are, behind what was sent before: for scripts."""
+        self.flush()
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
     def flush(self) -> None:
-        """Write what was sent since the last time, now or after the latency."""
+        """Write the frames sent since the last flush, now or after the latency."""
         if not self._unsent:
             return
         unsent, self._unsent = self._unsent, []
         if self._timing.latency_s:
-            # One by one in this order, because timers of the same moment have none.
+            # A list keeps the order, because timers of the same time have none.
             self._delayed.append(unsent)
             self._loop.call_later(self._timing.latency_s, lambda: self._write(self._delayed.pop(0)))
         else:
@@ -105,12 +114,14 @@ class Connection:
 
     async def serve(self, websocket: web.WebSocketResponse) -> None:
         """Read until the end of the connection."""
-        keeper = self._loop.create_task(self._keep())
+        timers = self._loop.create_task(self._run_timers())
         try:
             while not self._transport.is_closing():
                 message = await websocket.receive()
                 if message.type in (WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                     return
+                if self._script is not None and await self._script.received(self, *_unparsed(message)):
+                    continue
                 if message.type is WSMsgType.CLOSE:
                     self.send(framed((message.data or 1000).to_bytes(2, "big"), CLOSE))
                     self.flush()
@@ -123,9 +134,9 @@ class Connection:
                 self._take(message.type, message.data)
                 self.flush()
         finally:
-            keeper.cancel()
+            timers.cancel()
             self.is_open = False
-            # What was written still goes out. aiohttp finds the transport closing, and says nothing more.
+            # Written frames are still sent. aiohttp finds the transport closing, and sends nothing more.
             self._transport.close()
 
     def _take(self, kind: WSMsgType, data: Any) -> None:
@@ -151,8 +162,8 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------ time
 
-    async def _keep(self) -> None:
-        """Ping, look after pongs, and end the connection when its time is over."""
+    async def _run_timers(self) -> None:
+        """Send pings, check pongs, and end the connection at the end of its lifetime."""
         started = self._loop.time()
         ends_at = started + self._timing.lifetime_s
         ping_at = started + self._timing.ping_interval_s
@@ -173,31 +184,30 @@ class Connection:
                 ping_at += self._timing.ping_interval_s
 
     def _pong_due(self) -> float:
-        """Return when the connection is dropped, for a ping that nothing has answered."""
+        """Return when the connection ends because of an unanswered ping."""
         unanswered = (sent for sent in self._pings.values() if sent >= self._last_pong)
         return min(unanswered, default=float("inf")) + self._timing.pong_timeout_s
 
     # ------------------------------------------------------------------------------------------ the end
 
-    def strike(self, fault: Fault) -> None:
-        """Let a fault of the link happen."""
+    def inject(self, fault: Fault) -> None:
+        """Inject a fault of a connection."""
         match fault.name:
             case "half_open":
-                self.go_deaf(fault.lasts_s)
+                self.freeze(fault.lasts_s)
             case "stall":
-                self._stalls = fault
+                self._stall = fault
             case "no_pong":
                 self._pongs = False
                 self._loop.call_later(fault.lasts_s, lambda: setattr(self, "_pongs", True))
             case "reset":
                 self.abort()
             case "eof":
-                self.flush()
-                self._transport.close()
+                self.end()
             case "server_shutdown":
                 self._shut_down(fault.lasts_s)
             case name:
-                self.close(int(name.removeprefix("close_")), "ordered by a fault")
+                self.close(int(name.removeprefix("close_")), "injected fault")
 
     def _shut_down(self, after_s: float) -> None:
         if self._family.tells_shutdown:
@@ -209,7 +219,7 @@ class Connection:
         self._loop.call_later(after_s, lambda: self.close(1001, "server shutdown"))
 
     def close(self, code: int, reason: str = "") -> None:
-        """End with a close frame; cut the connection when the client does not answer it."""
+        """End with a close frame; abort the connection if the client does not answer it."""
         if not self.is_open:
             return
         self.send(framed(code.to_bytes(2, "big") + reason.encode(), CLOSE))
@@ -217,11 +227,11 @@ class Connection:
         self.is_open = False
         self._loop.call_later(CLOSE_S, self._cut)
 
-    def go_deaf(self, duration_s: float) -> None:
-        """Neither read nor write any more, and cut the connection some time later."""
+    def freeze(self, duration_s: float) -> None:
+        """Stop reading and writing, and abort the connection after `duration_s`."""
         self.flush()
-        self._is_deaf = True
-        with contextlib.suppress(RuntimeError):  # it is closing already
+        self._is_frozen = True
+        with contextlib.suppress(RuntimeError):  # the transport is closing already
             self._transport.pause_reading()
         self._loop.call_later(duration_s, self._cut)
 
@@ -236,3 +246,24 @@ class Connection:
     def _cut(self) -> None:
         self.is_open = False
         self._transport.abort()
+
+    def end(self) -> None:
+        """End without a close frame, after what was sent."""
+        self.flush()
+        self._transport.close()
+
+    async def gone(self) -> None:
+        """Wait until either side has ended the TCP connection."""
+        while not self._transport.is_closing():  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(GONE_CHECK_S)
+
+
+def _unparsed(message: WSMessage) -> tuple[int, bytes]:
+    """Return opcode and payload of a frame that aiohttp has parsed."""
+    match message.type:
+        case WSMsgType.CLOSE:
+            return CLOSE, (message.data.to_bytes(2, "big") if message.data else b"") + (message.extra or "").encode()
+        case WSMsgType.TEXT:
+            return TEXT, message.data.encode()
+        case kind:
+            return {WSMsgType.PING: PING, WSMsgType.PONG: PONG}.get(kind, BINARY), bytes(message.data)

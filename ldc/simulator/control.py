@@ -1,6 +1,6 @@
-"""Control requests of a websocket client, as text in and text out.
+"""Control requests of a websocket client: text in, text out.
 
-Rule 1: nothing here knows a socket; a request changes a `Subscriptions`, and the answer is returned.
+Rule 1: no socket. A request changes a `Subscriptions`, and the answer is returned.
 """
 
 import json
@@ -8,26 +8,24 @@ from typing import Any
 
 from ldc.simulator.streams import Form
 
-__all__ = ["Subscriptions", "answer"]
-
 
 class Subscriptions:
-    """What a connection listens to, and in which form.
+    """The streams of a connection, and the form of their messages.
 
     Args:
-        combined: whether messages come in a wrapper that names their stream.
-        microseconds: whether event times are said in microseconds.
-        streams_max: at most so many streams.
+        combined: whether messages have the wrapper that names their stream.
+        microseconds: whether event times are in microseconds.
+        streams_max: maximum streams.
     """
 
     def __init__(self, combined: bool, microseconds: bool, streams_max: int) -> None:
         self.form = Form(combined, microseconds)
         self.streams: dict[str, None] = {}
-        """Names in the order in which they came, whether there is such a stream or not."""
+        """Names in the order of their subscription, whether the stream exists or not."""
         self.streams_max = streams_max
 
     def add(self, names: list[str]) -> bool:
-        """Listen to these as well, or to none of them: then they would be too many."""
+        """Subscribe these as well, or none of them if they would be too many; return whether it did."""
         wanted = self.streams | dict.fromkeys(names)
         if len(wanted) > self.streams_max:
             return False
@@ -35,18 +33,18 @@ class Subscriptions:
         return True
 
     def remove(self, names: list[str]) -> None:
-        """Listen to these no longer."""
+        """Unsubscribe these."""
         for name in names:
             self.streams.pop(name, None)
 
 
 def answer(subscriptions: Subscriptions, text: str) -> str:
-    """Do what a request says; return the answer."""
+    """Execute a request; return the answer."""
     identity = None
     try:
         request = _object(text)
         identity = _identity(request)
-        result = _obeyed(subscriptions, request)
+        result = _executed(subscriptions, request)
     except _Refused as refusal:
         code, message = refusal.args
         return _text({"code": code, "msg": message} | ({} if identity is None else {"id": identity}))
@@ -60,7 +58,7 @@ class _Refused(Exception):
 
 
 class _TooMany(Exception):
-    """Answered in a form of its own."""
+    """Its answer has a form of its own."""
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def _identity(request: dict[str, Any]) -> Any:
     return identity
 
 
-def _obeyed(subscriptions: Subscriptions, request: dict[str, Any]) -> Any:
+def _executed(subscriptions: Subscriptions, request: dict[str, Any]) -> Any:
     parameters = request.get("params", [])
     if not isinstance(parameters, list):
         raise _Refused(2, "Invalid request: params must be an array")

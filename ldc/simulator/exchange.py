@@ -6,22 +6,21 @@ from decimal import Context, Decimal
 from typing import Any, Self
 
 from ldc.simulator.changelog import Levels, TrueBook
-from ldc.simulator.connection import Timing
-from ldc.simulator.faults import Fault, FaultBoard
+from ldc.simulator.connection import ConnectionTiming
+from ldc.simulator.faults import Fault, PendingFaults
 from ldc.simulator.listing import Listing
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Rest
+from ldc.simulator.script import Script
 from ldc.simulator.server import Server
 from ldc.simulator.wire import family_of
 from ldc.venues import Venue, venue_named
 
-__all__ = ["SimulatedExchange", "launch"]
-
 UPDATES_PER_SECOND_MAX = 1000.0
-"""More than a window in a millisecond is not counted in whole milliseconds any more."""
+"""Event times are whole milliseconds, and each window has one; a higher rate is a ``ValueError``."""
 
 BAN_S = 120.0
-"""The first ban of an address; each further one is twice as long."""
+"""Seconds of an address's first ban; each further one is twice as long."""
 
 _EXACT = Context(prec=60)
 
@@ -30,22 +29,23 @@ class SimulatedExchange:
     """A real REST and websocket server on this machine, in front of markets that trade by themselves.
 
     Args:
-        markets: what is listed, as the exchange spells it: "BTCUSDT". One name or many.
-        venue: whose rules and texts: any exchange of ldc, by name, or a row of `ldc.venues`.
-        on_demand: whether any other name that ends as the family's markets do ("...USDT", "...USD_PERP") becomes a
-            market when somebody asks for it. The usual ones are listed then as well.
+        markets: the listed markets, as the exchange spells them: "BTCUSDT". One name or many.
+        venue: the exchange to imitate: any exchange of ldc, by name, or a row of `ldc.venues`.
+        on_demand: whether every name with a suffix of the family ("...USDT", "...USD_PERP") becomes a market when it
+            is requested. The usual markets are then listed from the start.
         seed: the same seed gives the same markets.
-        host, port: where to listen; port 0 is any free one.
-        updates_per_second: windows a second, each of which the fastest stream tells in one message, if anything has
-            changed. The exchange has 10.
+        host, port: the address to listen on; port 0 is any free one.
+        updates_per_second: windows a second. The fastest stream sends one message for each window with a change. The
+            exchange has 10.
         levels: levels a side of each market, about; 10 to 20,000.
-        start_time_ms: the event time of the first window, in Unix milliseconds; None: now. Later ones follow from the
+        start_time_ms: the event time of the first window, Unix milliseconds; None: now. Later ones follow from the
             number of windows, never from the clock.
-        connection_lifetime_s: after so long a connection is closed.
-        latency_ms: how long everything that is sent takes.
-        ping_interval_s, pong_timeout_s: the server's pings; None: as the exchange documents.
-        weight_per_minute: request weight an address has in a minute; None: as the exchange documents.
-        ban_s: how long an address is banned for the first time.
+        connection_lifetime_s: seconds after which a connection is closed.
+        latency_ms: milliseconds by which everything is sent later.
+        ping_interval_s, pong_timeout_s: seconds, of the server's pings; None: as the exchange documents.
+        weight_per_minute: request weight of an address in a minute; None: as the exchange documents.
+        ban_s: seconds of an address's first ban.
+        script: for tests of clients: replaces answers and sent frames; see `ldc.simulator.script`.
 
     Use it as a context manager, or call `start` and `stop`. Thread-safe.
     """
@@ -68,13 +68,14 @@ class SimulatedExchange:
         pong_timeout_s: float | None = None,
         weight_per_minute: int | None = None,
         ban_s: float = BAN_S,
+        script: Script | None = None,
     ) -> None:
         if not 0 < updates_per_second <= UPDATES_PER_SECOND_MAX:
             raise ValueError(f"updates_per_second is above 0 and at most {UPDATES_PER_SECOND_MAX:g}")
         row = venue if isinstance(venue, Venue) else venue_named(venue)
         family = family_of(row)
         interval_ms = max(1, round(1000 / updates_per_second))
-        self._faults = FaultBoard(seed)
+        self._faults = PendingFaults(seed)
         self._markets = Markets(
             family,
             [markets] if isinstance(markets, str) else markets,
@@ -87,13 +88,13 @@ class SimulatedExchange:
         )
         weight = row.weight_per_minute if weight_per_minute is None else weight_per_minute
         self._rest = Rest(family, row, self._markets, weight, ban_s)
-        timing = Timing(
+        timing = ConnectionTiming(
             family.ping_interval_s if ping_interval_s is None else ping_interval_s,
             family.pong_timeout_s if pong_timeout_s is None else pong_timeout_s,
             connection_lifetime_s,
             latency_ms / 1000,
         )
-        self._server = Server(family, row, self._markets, self._rest, timing, interval_ms / 1000)
+        self._server = Server(family, row, self._markets, self._rest, timing, interval_ms / 1000, script)
         self._host, self._port = host, port
         self._is_started = False
 
@@ -106,21 +107,21 @@ class SimulatedExchange:
         self.stop()
 
     def start(self) -> Self:
-        """Listen. Raises ``OSError`` for a port that cannot be had. Started already: nothing happens."""
+        """Start to listen. Idempotent. Raises ``OSError`` if the port cannot be opened."""
         if not self._is_started:
             self._server.start(self._host, self._port)
             self._is_started = True
         return self
 
     def stop(self) -> None:
-        """Cut all connections and listen no more. Idempotent. Raises ``RuntimeError`` if the server had failed."""
+        """Abort all connections and stop to listen. Idempotent. Raises ``RuntimeError`` if the server had failed."""
         if self._is_started:
             self._is_started = False
             self._server.stop()
 
     @property
     def restful_base_uri(self) -> str:
-        """Such as "http://127.0.0.1:40001"; the exchange's own paths follow."""
+        """Such as "http://127.0.0.1:40001", without the exchange's paths."""
         return f"http://{self._address}"
 
     @property
@@ -139,18 +140,18 @@ class SimulatedExchange:
 
     @property
     def markets(self) -> tuple[str, ...]:
-        """The markets that are listed."""
+        """The listed markets."""
         with self._markets.lock:
             return tuple(listing.symbol for listing in self._markets.listed())
 
     def add_market(self, market: str) -> None:
-        """List another market. Raises ``ValueError`` for a name that can be none."""
+        """List another market. Raises ``ValueError`` for a name that cannot be a market."""
         self._markets.add(market)
 
     def true_book(self, market: str, update_id: int, limit: int | None = None) -> TrueBook:
-        """Return the exchange's own book as it was at an update id: all levels, or at most `limit` a side.
+        """Return the exchange's own book at an update id: all levels, or at most `limit` a side.
 
-        Raises ``KeyError`` for an id that has not come yet, or is too long ago: minutes, in usual trading.
+        Raises ``KeyError`` for an id that has not come yet, or is too old: minutes, in usual trading.
         """
         running = self._running(market)
         with self._markets.lock:
@@ -159,26 +160,26 @@ class SimulatedExchange:
         return TrueBook(update_id, _exact(listing, bids[:limit]), _exact(listing, asks[:limit]))
 
     def last_update_id(self, market: str) -> int:
-        """Return the update id at the end of the last window, which is the last that streams have told."""
+        """Return the update id at the end of the last window, which is the last one that streams have sent."""
         running = self._running(market)
         with self._markets.lock:
             return running.market.sent_update_id
 
     def pause(self, market: str) -> None:
-        """Let a market stand still until `resume`; `advance` moves it by hand."""
-        with self._markets.lock:  # a market that begins with this call does not trade before
+        """Pause the trading of a market until `resume`; `advance` moves it by hand."""
+        with self._markets.lock:  # a market that starts in this call does not trade before
             self._running(market).is_paused = True
-        self._server.call(lambda: None)  # a tick that was under way is over now
+        self._server.call(lambda: None)  # waits until a tick in progress has ended
 
     def resume(self, market: str) -> None:
-        """Let a market trade by itself again."""
+        """Resume the trading of a market."""
         running = self._running(market)
         self._server.call(lambda: setattr(running, "is_paused", False))
 
     def advance(self, market: str, updates: int = 1) -> int:
-        """Move a market on until so many updates have been told; return the last update id.
+        """Trade in a market until it has sent that many updates; return the last update id.
 
-        Raises ``RuntimeError`` for a market that is halted.
+        Raises ``RuntimeError`` for a halted market.
         """
         running = self._running(market)
         return self._server.call(lambda: self._server.advance(running, updates))
@@ -200,16 +201,16 @@ class SimulatedExchange:
         probability: float | None = None,
         duration_s: float | None = None,
     ) -> None:
-        """Let something go wrong: `FAULTS` has the names.
+        """Inject a fault; `FAULTS` has the names.
 
         Args:
             name: of the fault, or a `Fault` as `parse_fault` makes it from text such as "drop:0.01".
-            market: only there; None: wherever it happens first.
-            count: how often; None: once, or without end if there is a probability.
-            probability: strike so often out of all occasions; None: at the next one.
-            duration_s: for what lasts, such as "halt".
+            market: the only market in which it fires; None: any.
+            count: how often it fires; None: once, or without end if there is a probability.
+            probability: with which it fires at each occasion; None: at the next one.
+            duration_s: seconds, for a fault that lasts, such as "halt".
 
-        Raises ``ValueError`` for a fault or a market that does not exist, with those that do.
+        Raises ``ValueError`` for a fault or a market that does not exist, with the valid ones.
         """
         if isinstance(name, Fault):
             fault = name
@@ -217,19 +218,23 @@ class SimulatedExchange:
             times = 1 if count is None and probability is None else count
             fault = Fault(name=name, market=market, count=times, probability=probability, duration_s=duration_s)
         if fault.market is not None:
-            self._running(fault.market)  # so that a misspelt one is refused here
+            self._running(fault.market)  # raises for a misspelt one
         self._server.call(lambda: self._server.inject(fault))
 
     def clear_faults(self) -> None:
-        """Forget the faults that have not struck yet."""
+        """Remove the faults that have not fired yet."""
         self._faults.clear()
 
     def statistics(self) -> dict[str, Any]:
-        """Return what has happened so far, as counters.
+        """Return counters of what has happened so far.
 
-        `connections` are open now, `connects` were tried; `ticks` are windows, `updates` those in which something
-        changed; `late_ms_max` is how late a window ended at worst, `ticks_skipped` how many never were; `status_...`
-        are REST answers; `faults` how often each fault has struck, by name.
+        | key | meaning |
+        | --- | --- |
+        | `connections`, `connects` | open now; attempts |
+        | `ticks`, `updates` | windows; windows with a change |
+        | `late_ms_max`, `ticks_skipped` | the latest end of a window; windows left out |
+        | `status_...` | REST answers by status |
+        | `faults` | how often each fault has fired, by name |
         """
 
         def collect() -> dict[str, Any]:
@@ -241,7 +246,7 @@ class SimulatedExchange:
                 "late_ms_max": round(self._server.late_s_max * 1000, 1),
                 "weight_used": self._rest.weight_used,
                 **{name: count for name, count in sorted(counts.items()) if name.startswith("status_")},
-                "faults": dict(self._faults.injected),
+                "faults": dict(self._faults.fired),
             }
 
         return self._server.call(collect)
@@ -256,5 +261,5 @@ def _exact(listing: Listing, levels: Levels) -> tuple[tuple[Decimal, Decimal], .
 
 
 def launch(venue: Venue) -> SimulatedExchange:
-    """Start an exchange for whoever chose ``exchange="simulator"``: any market it may ask for is there."""
+    """Start an exchange for a manager with ``exchange="simulator"``: it has every market that is requested."""
     return SimulatedExchange(venue=venue, on_demand=True).start()

@@ -1,7 +1,6 @@
-"""What the exchange says of its markets: `exchangeInfo`, for each family with its own fields.
+"""The body of `exchangeInfo`, with the fields of each family.
 
-Only what a client may need to find its way is said: symbols, assets, status, precisions, and the filters of prices and
-quantities.
+It has only what a client may need: symbols, assets, status, precisions, and the filters of prices and quantities.
 """
 
 from collections.abc import Iterable
@@ -9,8 +8,6 @@ from typing import Any
 
 from ldc.simulator.listing import Listing
 from ldc.simulator.wire import Family, decimal_text
-
-__all__ = ["exchange_info"]
 
 _ORDER_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET"]
 

@@ -1,7 +1,7 @@
-"""What can go wrong, by name, and when it does.
+"""The faults that can be injected, by name, and when they fire.
 
-Rule 1: a fault has a name, a place where it strikes, and a sentence that says what the client sees.
-Rule 2: luck is seeded: the same seed and the same traffic meet the same faults.
+Rule 1: a fault has a name, a place where it fires, and a sentence that describes what the client sees.
+Rule 2: randomness is seeded: the same seed and the same traffic have the same faults.
 """
 
 import re
@@ -13,17 +13,15 @@ from enum import StrEnum
 from random import Random
 from types import MappingProxyType
 
-__all__ = ["FAULTS", "Fault", "FaultBoard", "FaultKind", "Place", "kind_of", "parse_fault"]
-
 
 class Place(StrEnum):
-    """Where a fault strikes."""
+    """Where a fault fires."""
 
-    FRAME = "frame"
-    """One depth update of a market, for everybody who listens."""
+    UPDATE = "update"
+    """One depth update of a market, for all its subscribers."""
     MARKET = "market"
     """The market itself."""
-    LINK = "link"
+    CONNECTION = "connection"
     """One websocket connection."""
     HANDSHAKE = "handshake"
     """The opening of a websocket connection."""
@@ -35,58 +33,59 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """What is known of a name."""
+    """The definition of a fault."""
 
     place: Place
     text: str
+    """What a client sees of it."""
     duration_s: float | None = None
-    """How long it lasts unless told; None: it is over at once."""
+    """Seconds that it lasts by default; None: it has no duration."""
 
 
 _KINDS = {
-    "drop": FaultKind(Place.FRAME, "a depth update is not sent"),
-    "duplicate": FaultKind(Place.FRAME, "a depth update is sent twice"),
-    "reorder": FaultKind(Place.FRAME, "a depth update is sent after the next one"),
+    "drop": FaultKind(Place.UPDATE, "a depth update is not sent"),
+    "duplicate": FaultKind(Place.UPDATE, "a depth update is sent twice"),
+    "reorder": FaultKind(Place.UPDATE, "a depth update is sent after the next one"),
     "overlap": FaultKind(
-        Place.FRAME, "a depth update tells what the one before it told as well, and begins where that did"
+        Place.UPDATE, "a depth update repeats the changes of the one before it, and begins where that began"
     ),
-    "corrupt": FaultKind(Place.FRAME, "a byte of a depth update is no JSON"),
-    "truncate": FaultKind(Place.FRAME, "a depth update ends early, in a frame that is whole"),
-    "trailing": FaultKind(Place.FRAME, "something follows behind a depth update in the same frame"),
-    "wrong_symbol": FaultKind(Place.FRAME, "a depth update names another market than its stream does"),
-    "silent": FaultKind(Place.MARKET, "the market trades, pings are answered, but no frame of it is sent", 3.0),
-    "halt": FaultKind(Place.MARKET, "trading stands still; exchangeInfo says HALT", 3.0),
-    "id_reset": FaultKind(Place.MARKET, "update ids begin again at a low number"),
-    "half_open": FaultKind(Place.LINK, "the connection stays open, but nothing is read or sent any more", 60.0),
-    "stall": FaultKind(Place.LINK, "a frame stops in its middle, and nothing comes any more", 60.0),
-    "no_pong": FaultKind(Place.LINK, "frames go on, but the client's pings are not answered", 60.0),
-    "reset": FaultKind(Place.LINK, "the connection ends with a TCP reset"),
-    "eof": FaultKind(Place.LINK, "the connection ends without a close frame"),
-    "close_1000": FaultKind(Place.LINK, "the exchange closes with code 1000 (normal)"),
-    "close_1001": FaultKind(Place.LINK, "the exchange closes with code 1001 (going away), as at the end of 24 hours"),
-    "close_1008": FaultKind(Place.LINK, "the exchange closes with code 1008 (policy), as after too many requests"),
-    "close_1011": FaultKind(Place.LINK, "the exchange closes with code 1011 (internal error)"),
+    "corrupt": FaultKind(Place.UPDATE, "a byte of a depth update is no JSON"),
+    "truncate": FaultKind(Place.UPDATE, "a depth update ends early, in a frame that is whole"),
+    "trailing": FaultKind(Place.UPDATE, "a depth update has extra bytes behind it in the same frame"),
+    "wrong_symbol": FaultKind(Place.UPDATE, "a depth update names another market than its stream does"),
+    "silent": FaultKind(Place.MARKET, "the market trades, pings are answered, but its updates are not sent", 3.0),
+    "halt": FaultKind(Place.MARKET, "trading is halted; exchangeInfo has the status HALT", 3.0),
+    "id_reset": FaultKind(Place.MARKET, "update ids restart at a low number"),
+    "half_open": FaultKind(Place.CONNECTION, "the connection stays open, but nothing is read or sent any more", 60.0),
+    "stall": FaultKind(Place.CONNECTION, "a frame stops in its middle, and nothing is sent any more", 60.0),
+    "no_pong": FaultKind(Place.CONNECTION, "frames are sent, but the client's pings are not answered", 60.0),
+    "reset": FaultKind(Place.CONNECTION, "the connection ends with a TCP reset"),
+    "eof": FaultKind(Place.CONNECTION, "the connection ends without a close frame"),
+    "close_1000": FaultKind(Place.CONNECTION, "the exchange closes with code 1000 (normal)"),
+    "close_1001": FaultKind(Place.CONNECTION, "the exchange closes with code 1001 (going away), as after 24 hours"),
+    "close_1008": FaultKind(Place.CONNECTION, "the exchange closes with code 1008 (policy), as for too many requests"),
+    "close_1011": FaultKind(Place.CONNECTION, "the exchange closes with code 1011 (internal error)"),
     "server_shutdown": FaultKind(
-        Place.LINK, "the exchange says serverShutdown (spot), and closes the connection some time later", 1.0
+        Place.CONNECTION, "the exchange sends serverShutdown (spot), and closes the connection some time later", 1.0
     ),
     "slow_handshake": FaultKind(Place.HANDSHAKE, "the handshake is answered late", 30.0),
     "refused_handshake": FaultKind(Place.HANDSHAKE, "the handshake is answered with HTTP 503"),
-    "no_acknowledgement": FaultKind(Place.CONTROL, "a SUBSCRIBE is neither answered nor obeyed"),
+    "no_acknowledgement": FaultKind(Place.CONTROL, "a SUBSCRIBE is neither answered nor executed"),
     "refused_subscription": FaultKind(Place.CONTROL, "a SUBSCRIBE is answered with an error"),
-    "snapshot_stale": FaultKind(Place.SNAPSHOT, "the snapshot is that of some updates ago"),
-    "snapshot_regressed": FaultKind(Place.SNAPSHOT, "the snapshot is the oldest that the exchange still knows"),
+    "snapshot_stale": FaultKind(Place.SNAPSHOT, "the snapshot is some updates old"),
+    "snapshot_regressed": FaultKind(Place.SNAPSHOT, "the snapshot is the oldest that the exchange still has"),
     "snapshot_lagging": FaultKind(
-        Place.SNAPSHOT, "all snapshots of the market are, for a while, what it was at the first of them", 2.0
+        Place.SNAPSHOT, "all snapshots of the market have, for a while, the update id of the first of them", 2.0
     ),
     "snapshot_cut": FaultKind(Place.SNAPSHOT, "the connection ends in the middle of the snapshot"),
-    "snapshot_truncated": FaultKind(Place.SNAPSHOT, "the snapshot ends early, with a length that says so"),
+    "snapshot_truncated": FaultKind(Place.SNAPSHOT, "the snapshot ends early, and its announced length agrees"),
     "snapshot_wrong_market": FaultKind(Place.SNAPSHOT, "the snapshot is that of another market"),
-    "snapshot_slow": FaultKind(Place.SNAPSHOT, "the snapshot comes late", 2.0),
+    "snapshot_slow": FaultKind(Place.SNAPSHOT, "the snapshot arrives late", 2.0),
     "snapshot_html": FaultKind(Place.SNAPSHOT, "the answer is a page of HTML, with status 200"),
     "snapshot_500": FaultKind(Place.SNAPSHOT, "the answer is HTTP 500"),
     "snapshot_503": FaultKind(Place.SNAPSHOT, "the answer is HTTP 503, with a page of HTML"),
-    "snapshot_403": FaultKind(Place.SNAPSHOT, "the answer is HTTP 403, as the exchange's firewall gives it"),
-    "snapshot_429": FaultKind(Place.SNAPSHOT, "the answer is HTTP 429, and Retry-After says for how long", 1.0),
+    "snapshot_403": FaultKind(Place.SNAPSHOT, "the answer is HTTP 403, as from the exchange's firewall"),
+    "snapshot_429": FaultKind(Place.SNAPSHOT, "the answer is HTTP 429, with a Retry-After", 1.0),
     "ban": FaultKind(
         Place.SNAPSHOT, "the address is banned: every request is answered with HTTP 418 and Retry-After", 2.0
     ),
@@ -97,7 +96,7 @@ FAULTS: Mapping[str, str] = MappingProxyType({name: kind.text for name, kind in 
 
 
 def kind_of(name: str) -> FaultKind:
-    """Return what is known of a fault; ``ValueError`` with all names for an unknown one."""
+    """Return the definition of a fault; raise ``ValueError``, with all names, for an unknown one."""
     kind = _KINDS.get(name)
     if kind is None:
         raise ValueError(f"there is no fault {name!r}; the faults are {', '.join(_KINDS)}")
@@ -106,23 +105,24 @@ def kind_of(name: str) -> FaultKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A fault that was ordered. Either it strikes `count` times, or each time with a `probability`."""
+    """A fault to inject. It fires `count` times, at the next occasions or at each with a `probability`."""
 
     name: str
     market: str | None = None
     """None: any market, any connection."""
     count: int | None = 1
-    """How often it strikes yet; None: without end."""
+    """How many more times it fires; None: without end."""
     probability: float | None = None
+    """With which it fires at an occasion; None: at the next one."""
     duration_s: float | None = None
-    """None: as long as the kind of fault usually lasts."""
+    """Seconds; None: the default of the fault."""
 
     def __post_init__(self) -> None:
         kind = kind_of(self.name)
         if self.market is not None and kind.place in (Place.HANDSHAKE, Place.CONTROL):
             raise ValueError(f"{self.name} happens to a connection, and cannot be limited to {self.market}")
         if self.count is not None and self.count < 1:
-            raise ValueError(f"a fault strikes once or more, not {self.count} times")
+            raise ValueError(f"a fault fires once or more, not {self.count} times")
         if self.probability is not None and not 0 < self.probability <= 1:
             raise ValueError(f"a probability is above 0 and at most 1, not {self.probability}")
         if self.duration_s is not None and (kind.duration_s is None or not self.duration_s >= 0):
@@ -130,12 +130,12 @@ class Fault:
 
     @property
     def place(self) -> Place:
-        """Where it strikes."""
+        """Where it fires."""
         return kind_of(self.name).place
 
     @property
     def lasts_s(self) -> float:
-        """How long it lasts."""
+        """Seconds that it lasts."""
         return self.duration_s if self.duration_s is not None else kind_of(self.name).duration_s or 0.0
 
 
@@ -146,10 +146,14 @@ _FAULT_TEXT = re.compile(
 
 
 def parse_fault(text: str) -> Fault:
-    """Return the fault that a command line names.
+    """Return the fault of a text such as the command line has. Raises ``ValueError`` for another text.
 
-    ``drop`` strikes once, ``drop*3`` three times, ``drop:0.01`` one update in a hundred, ``reset@BTCUSDT`` a connection
-    that listens to that market, ``halt@BTCUSDT~5`` for five seconds. ``ValueError`` says what is wrong with another.
+    | text | fires |
+    | --- | --- |
+    | ``drop``, ``drop*3`` | once, three times |
+    | ``drop:0.01`` | for one update in a hundred |
+    | ``reset@BTCUSDT`` | on a connection that has that market |
+    | ``halt@BTCUSDT~5`` | for five seconds |
     """
     match = _FAULT_TEXT.fullmatch(text.strip())
     if match is None:
@@ -160,7 +164,7 @@ def parse_fault(text: str) -> Fault:
     try:
         probability, duration_s = (match[key] and float(match[key]) for key in ("probability", "duration"))
     except ValueError:
-        raise ValueError(f"{text!r} has a number that is none") from None
+        raise ValueError(f"{text!r} has a number that cannot be read") from None
     count = int(match["count"]) if match["count"] else None if probability is not None else 1
     market = match["market"] and match["market"].upper()
     return Fault(
@@ -172,34 +176,34 @@ def parse_fault(text: str) -> Fault:
     )
 
 
-class FaultBoard:
-    """The faults that wait to strike. Thread-safe."""
+class PendingFaults:
+    """The injected faults that have not fired yet. Thread-safe."""
 
     def __init__(self, seed: int) -> None:
-        self.injected: Counter[str] = Counter()
-        """How often each has struck."""
+        self.fired: Counter[str] = Counter()
+        """How often each has fired, by name."""
         self.places: frozenset[Place] = frozenset()
-        """Where any waits. A look at it costs nothing, which is what most traffic pays."""
+        """The places of the pending faults. A check costs nothing, so traffic without faults is not slower."""
         self._bits = Random(seed).getrandbits
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """Let it wait for its moment."""
+        """Add a fault, which fires at its next occasion."""
         with self._lock:
             self._waiting.append(fault)
-            self._look()
+            self._update_places()
 
     def clear(self) -> None:
-        """Forget those that wait; what lasts already goes on."""
+        """Remove the pending faults. A fault that lasts already continues."""
         with self._lock:
             self._waiting.clear()
-            self._look()
+            self._update_places()
 
     def take(self, place: Place, market: str | None, *, certain_only: bool = False) -> Fault | None:
-        """Return the fault that strikes there now, and count it; or None.
+        """Return the fault that fires there now, and count it; or None.
 
-        A market of None stands for a moment that is no market's: only faults for any market strike in it.
+        `market` None: the occasion has no market, so only faults for any market fire.
         """
         if place not in self.places:
             return None
@@ -215,15 +219,15 @@ class FaultBoard:
                     del self._waiting[number]
                 elif fault.count is not None:
                     self._waiting[number] = replace(fault, count=fault.count - 1)
-                self._look()
-                self.injected[fault.name] += 1
+                self._update_places()
+                self.fired[fault.name] += 1
                 return fault
         return None
 
     def bits(self, count: int) -> int:
-        """Return so many random bits, for where in a frame a fault strikes."""
+        """Return that many random bits, for the place in a frame where a fault fires."""
         with self._lock:
             return self._bits(count)
 
-    def _look(self) -> None:
+    def _update_places(self) -> None:
         self.places = frozenset(fault.place for fault in self._waiting)

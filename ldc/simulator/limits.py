@@ -1,27 +1,25 @@
-"""How much a client may ask for, as the exchange counts it: arithmetic over (state, now).
+"""The exchange's rate limits: arithmetic over (state, now).
 
-Rule 1: nothing here knows a clock. Wall-clock seconds for request weight, whose minutes are those of the clock;
-    any clock that never goes back for the rest.
+Rule 1: the time is an argument. Request weight takes wall-clock seconds, because its minutes are those of the clock.
+    The other limits take any monotonic clock.
 """
 
 from collections import deque
 from typing import NamedTuple
 
-__all__ = ["BAN_S_MAX", "MESSAGES_PER_SECOND_MAX", "REFUSALS_BEFORE_BAN", "Admission", "RequestWeight", "RollingCount"]
-
 MESSAGES_PER_SECOND_MAX = 5
 """Messages of a client in any second: text, pings and pongs. The next one ends the connection with code 1008.
-Documents of futures say 10; 5 is what was seen."""
+The futures documents say 10; 5 was observed."""
 
 REFUSALS_BEFORE_BAN = 10
-"""Whoever is told 429 and goes on asking is banned at this refusal."""
+"""An address is banned at this 429 in a minute."""
 
 BAN_S_MAX = 3 * 24 * 3600
-"""Each ban is twice as long as the one before, up to this."""
+"""Seconds: each ban is twice as long as the previous one, up to this."""
 
 
 class Admission(NamedTuple):
-    """What becomes of a request."""
+    """The decision on a request."""
 
     status: int
     """200, 429 or 418."""
@@ -43,7 +41,7 @@ class RequestWeight:
         self._banned_until_s = 0.0
 
     def charge(self, weight: int, now_s: float) -> Admission:
-        """Count a request of that weight."""
+        """Count a request of that weight; return the decision."""
         if now_s < self._banned_until_s:
             return self._banned(now_s)
         minute = int(now_s // 60)
@@ -60,7 +58,7 @@ class RequestWeight:
         return Admission(429, self._used, 60 - int(now_s % 60), 0.0)
 
     def ban(self, duration_s: float, now_s: float) -> None:
-        """Refuse everything for so long."""
+        """Refuse every request for `duration_s`."""
         self._banned_until_s = now_s + duration_s
 
     def _banned(self, now_s: float) -> Admission:
@@ -68,14 +66,14 @@ class RequestWeight:
 
 
 class RollingCount:
-    """At most so many in any span of time."""
+    """At most `limit` events in any `span_s` seconds."""
 
     def __init__(self, limit: int, span_s: float) -> None:
         self._limit, self._span_s = limit, span_s
         self._times: deque[float] = deque()
 
     def admits(self, now_s: float) -> bool:
-        """Count one; return whether it still is within the limit."""
+        """Count an event; return whether it is within the limit."""
         times = self._times
         while times and times[0] <= now_s - self._span_s:
             times.popleft()

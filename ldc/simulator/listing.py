@@ -1,14 +1,12 @@
-"""What a market is before anything is traded in it: its name, its grid of prices and quantities, its first price.
+"""Listings: a market's name, its grid of prices and quantities, and its first price.
 
-Rule 1: a listing follows from its name alone, so that the same name is the same market in every run.
-Rule 2: prices and quantities are integers, counted in the last decimal that the exchange prints.
+Rule 1: a listing follows from its name alone, so that a name is the same market in every run.
+Rule 2: prices and quantities are integers in units of the last decimal that the exchange prints.
 """
 
 import hashlib
 import re
 from dataclasses import dataclass
-
-__all__ = ["DEFAULT_MARKETS", "Listing", "listing_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +25,9 @@ class Listing:
     lot: int
     """Orders come in multiples of this."""
     first_price: int
-    """Where the market starts, a multiple of `tick`."""
+    """The price at the start, a multiple of `tick`."""
     typical_lots: int
-    """About how many lots an order has."""
+    """About the lots of an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class _Grid:
 
 
 _SPOT_DECIMALS = 8
-"""Spot prints prices and quantities with the precision of the assets, which is 8 but for a few."""
+"""Spot prints prices and quantities with the precision of the assets, which is 8 with few exceptions."""
 
 _SPOT_GRIDS = {
     "BTCUSDT": _Grid(6_184_000, 2, 5, 3000),
@@ -78,7 +76,7 @@ DEFAULT_MARKETS = {
     "coin_m": tuple(_COIN_M_GRIDS),
     "options": tuple(_OPTIONS_GRIDS),
 }
-"""What each family lists by itself."""
+"""The usual markets of each family."""
 
 _GRIDS = {"spot": _SPOT_GRIDS, "usd_m": _USD_M_GRIDS, "coin_m": _COIN_M_GRIDS, "options": _OPTIONS_GRIDS}
 
@@ -88,16 +86,16 @@ _SYMBOLS = {
     "coin_m": re.compile(r"([A-Z0-9]{2,20}?)(USD)_(?:PERP|[0-9]{6})"),
     "options": re.compile(r"([A-Z0-9]{2,10})-[0-9]{6}-[0-9.]{1,10}-[CP]()"),
 }
-"""What can be a market of a family: a name, then a quote asset that the family knows."""
+"""The symbols that a family can have: a name, then one of its quote assets."""
 
 _DERIVATIVES_OFF_GRID_DECIMALS = 1
-"""Futures print so many decimals more than their tick has, as the exchange does since it made ticks coarser."""
+"""Decimals that futures print beyond those of their tick, as the exchange does since it made ticks coarser."""
 
 
 def listing_of(family: str, symbol: str) -> Listing | None:
-    """Return what a market of that name is, or None: there can be none.
+    """Return the listing of that symbol, or None if it cannot be a market of the family.
 
-    A name that is not in the tables gets a grid by its hash: the same in every run.
+    A symbol that is not in the tables gets a grid by its hash, the same in every run.
     """
     match = _SYMBOLS[family].fullmatch(symbol)
     if match is None:

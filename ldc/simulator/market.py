@@ -1,9 +1,9 @@
 """A market that trades by itself: orders, cancels and trades around a price that moves.
 
-Rule 1: the same seed is the same market, byte for byte, on every Python: integers, and `getrandbits` of one generator
-    that nothing else draws from. No float, no libm, no clock, no hash of the process.
-Rule 2: time is the number of windows. A window is what the fastest stream tells in one message.
-Rule 3: what changes the book goes through `_set`, which tells the window and the log.
+Rule 1: the same seed gives the same market, byte for byte, on every Python. So it uses only integers and `getrandbits`
+    of one generator of its own: no float, no libm, no clock, no hash of the process.
+Rule 2: time is the number of windows. The fastest stream sends the changes of one window in one message.
+Rule 3: every change of the book goes through `_set`, which adds it to the window and to the log.
 """
 
 from bisect import bisect_left, insort
@@ -14,31 +14,29 @@ from typing import NamedTuple
 from ldc.simulator.changelog import ChangeLog, Levels
 from ldc.simulator.listing import Listing
 
-__all__ = ["LEVELS_MAX", "LEVELS_MIN", "Market", "Side", "Update"]
-
 LEVELS_MIN = 10
 LEVELS_MAX = 20_000
-"""Levels a side at the start, and about as many later. Fewer where the price leaves no room for them."""
+"""Levels a side at the start, and about as many later. A low price leaves room for fewer."""
 
-# How far from the best price an order is placed or cancelled: as many random bits as one of these says. Half of all
-# touch the first ten levels, a tenth goes beyond sixty, a few to several hundred: as in recorded traffic.
+# The distance of an order or a cancel from the best price: a random number with one of these counts of bits. As in
+# recorded traffic, half of all are in the first ten levels, a tenth beyond sixty, and a few at several hundred.
 _DISTANCE_BITS = (0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9)
 
-# A part of each side lies so far out that the price never gets there, and is never touched.
+# A part of each side is so far out that the price never reaches it. It is called still: it never changes.
 _STILL_SHARE = 8
 _STILL_LEVELS_MAX = 200
 
-# The price stays within a quarter of where it started, orders within a half, and what is still lies beyond that.
+# The price stays within a quarter of the first price, orders within a half. The still levels are beyond that.
 _RANGE_SHARE = 4
 
 _SIDE_LEVELS_MIN = 4
-"""Trades and cancels leave at least so many levels a side that are not still."""
+"""Levels a side, besides the still ones, that trades and cancels always leave."""
 
 _SWEEP_LEVELS_MAX = 40
-"""A trade takes at most so many levels."""
+"""Levels that a trade takes at most."""
 
 _RESTART_ID = 1_000_000_000
-"""Ids that begin again do so at a tenth of this, the next time at a hundredth, and so on: lower each time."""
+"""Ids restart at a tenth of this, the next time at a hundredth, and so on: lower each time."""
 
 _QUIET, _NORMAL, _BURST = 0, 1, 2
 _SPELLS = (_QUIET, _QUIET, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _NORMAL, _BURST)
@@ -47,7 +45,7 @@ _TRENDS = (-1, 0, 0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What changed in a window. Quantities are absolute; each side is in the order of its best price first."""
+    """The changes of a window. Quantities are absolute; each side begins with its best price."""
 
     first_update_id: int
     last_update_id: int
@@ -58,7 +56,7 @@ class Update:
 
 
 class _Era(NamedTuple):
-    """A book and its past, as long as its update ids ascend."""
+    """A book and its past between two restarts of its update ids."""
 
     bids: dict[int, int]
     asks: dict[int, int]
@@ -78,11 +76,11 @@ class Side:
 
     @property
     def best(self) -> int:
-        """The best price. There always is one."""
+        """The best price. A side is never empty."""
         return self.prices[-1 if self.is_bid else 0]
 
     def at_rank(self, rank: int) -> int:
-        """Return the price that so many are better than."""
+        """Return the price with `rank` better ones."""
         return self.prices[-1 - rank if self.is_bid else rank]
 
     def top(self, limit: int) -> Levels:
@@ -91,7 +89,7 @@ class Side:
         return [(price, self.quantities[price]) for price in prices]
 
     def set(self, price: int, quantity: int) -> None:
-        """Put a quantity at a price; zero removes it."""
+        """Set the quantity at a price; zero removes the level."""
         if not quantity:
             if self.quantities.pop(price, None) is not None:
                 del self.prices[bisect_left(self.prices, price)]
@@ -102,16 +100,16 @@ class Side:
 
 
 class Market:
-    """One market. Not thread-safe: whoever owns it has a lock.
+    """One market. Not thread-safe: its owner locks.
 
     Args:
         listing: its name and grid.
         seed: an integer; equal seeds give equal markets.
         levels: levels a side, `LEVELS_MIN` to `LEVELS_MAX`.
-        engine_ids: the exchange counts events of all its markets together, so that ids have holes (futures); otherwise
-            each market counts its own. With it, a window is under way between two updates, so that a snapshot taken
-            in between stands inside of it, as those of futures do.
-        start_time_ms, interval_ms: the time of the first window, and from one to the next.
+        engine_ids: True: the exchange counts the events of all its markets together, so ids have holes (futures). A
+            window then begins before it is sent, so a snapshot may be inside of it, as on futures. False: each market
+            counts its own.
+        start_time_ms, interval_ms: the time of the first window, and between two windows.
     """
 
     def __init__(
@@ -126,9 +124,9 @@ class Market:
         self._engine_ids = engine_ids
         self._start_time_ms, self._interval_ms = start_time_ms, interval_ms
         self.last_update_id = 1_000_000_000 + self._bits(30)
-        """Where the book stands, which may be inside of a window."""
+        """The update id of the book, which may be inside of a window."""
         self.sent_update_id = self.last_update_id
-        """The end of the last window."""
+        """The update id at the end of the last window."""
         self._first_update_id = 0
         self._touched: tuple[dict[int, int], dict[int, int]] = ({}, {})  # bids, asks; price -> quantity
         self._events_left = 0
@@ -141,7 +139,7 @@ class Market:
         self._build(self.bids, levels)
         self._build(self.asks, levels)
         self.log = ChangeLog(self.last_update_id)
-        self._former: _Era | None = None
+        self._previous: _Era | None = None
         self._restarts = 0
         self.begin_window()
 
@@ -157,8 +155,8 @@ class Market:
         return bid, self.bids.quantities[bid], ask, self.asks.quantities[ask]
 
     def sides_at(self, update_id: int) -> tuple[Levels, Levels]:
-        """Return bids and asks, best first, as they were at an update id; ``KeyError`` says which are known."""
-        for era in (self._era(), self._former):
+        """Return bids and asks, best first, at an update id; raise ``KeyError``, with the known ids, for another."""
+        for era in (self._era(), self._previous):
             if era is not None and era.log.oldest_update_id <= update_id <= era.last_update_id:
                 bids, asks = era.bids.copy(), era.asks.copy()
                 era.log.undo(bids, asks, update_id)
@@ -172,7 +170,7 @@ class Market:
         return _Era(self.bids.quantities, self.asks.quantities, self.log, self.last_update_id)
 
     def end_window(self) -> Update | None:
-        """Trade to the end of the window; return what changed in it, or None: nothing did."""
+        """Trade to the end of the window; return its changes, or None if there were none."""
         if not self._engine_ids:
             self._begin()
         while self._events_left:
@@ -181,16 +179,16 @@ class Market:
         return self._finished()
 
     def begin_window(self) -> None:
-        """Begin the next window, right after the end of one: with an engine's ids, a part of it happens at once."""
+        """Begin the next window after the end of one. With `engine_ids`, a part of its events happens now."""
         if self._engine_ids:
             self._begin()
 
     def restart_ids(self) -> None:
-        """Count update ids from a lower number again, as after a loss of the exchange's state.
+        """Restart the update ids at a lower number, as after a loss of the exchange's state.
 
-        What was before is still known to `sides_at`, until they begin again once more.
+        `sides_at` still has the books from before, until the next restart.
         """
-        self._former = _Era(self.bids.quantities.copy(), self.asks.quantities.copy(), self.log, self.last_update_id)
+        self._previous = _Era(self.bids.quantities.copy(), self.asks.quantities.copy(), self.log, self.last_update_id)
         self._restarts += 1
         if self._engine_ids:
             self._events_left = 0
@@ -202,7 +200,7 @@ class Market:
     # ------------------------------------------------------------------------------------------ windows
 
     def _begin(self) -> None:
-        """Decide how much will happen in the window; with an engine's ids, let a part of it happen."""
+        """Draw the number of events of the window; with `engine_ids`, let a part of them happen."""
         self._first_update_id = 0
         self._events_left = self._activity()
         if self._engine_ids:
@@ -210,7 +208,7 @@ class Market:
                 self._event()
 
     def _activity(self) -> int:
-        """Return how many events the next window has."""
+        """Return a random number of events for the next window."""
         if not self._spell_left:
             self._spell = _SPELLS[self._bits(3)]
             self._spell_left = (8 if self._spell == _QUIET else 24) + self._bits(5)
@@ -239,7 +237,7 @@ class Market:
     # ------------------------------------------------------------------------------------------ events
 
     def _event(self) -> None:
-        """Let one thing happen: it has one update id, and at least one level of the book changes."""
+        """Let one event happen: it has one update id, and changes at least one level."""
         self._events_left -= 1
         self.last_update_id += 1 + (self._bits(8) if self._engine_ids else 0)
         if not self._first_update_id:
@@ -270,7 +268,7 @@ class Market:
         self._price = min(max(price, self._lowest), self._highest)
 
     def _place(self, side: Side) -> None:
-        """Add an order, at the price or behind it; a side that has become thin is filled where it is thin."""
+        """Add an order, at the price or behind it. A thin side is filled anywhere."""
         tick = self.listing.tick
         ticks = 1 + self._bits(self._distance_bits())
         if len(side.prices) < self._levels_wanted[side.is_bid] and self._bits(1):
@@ -284,7 +282,7 @@ class Market:
         self._set(side, price, side.quantities.get(price, 0) + self._quantity())
 
     def _cancel(self, side: Side) -> None:
-        """Take an order away, or a part of one; a side that has become long loses a level anywhere."""
+        """Cancel an order or a part of one. A side with too many levels loses one anywhere."""
         active = len(side.prices) - self._still[side.is_bid]
         missing = self._levels_wanted[side.is_bid] - len(side.prices)
         if active <= _SIDE_LEVELS_MIN or (missing > 0 and self._bits(1)):
@@ -298,7 +296,7 @@ class Market:
         self._set(side, price, before - part if before > part and self._bits(1) else 0)
 
     def _trade(self, side: Side) -> None:
-        """Let somebody take what is best, at most a few levels of it."""
+        """Trade at the best prices of a side, over at most a few levels."""
         wanted = self._quantity() << self._bits(1)
         for _ in range(_SWEEP_LEVELS_MAX):
             price = side.best
@@ -315,7 +313,7 @@ class Market:
         self._place(side)
 
     def _sweep(self, side: Side) -> None:
-        """The price has reached a side: what it has passed is traded away."""
+        """Trade away the levels of a side that the price has passed."""
         for _ in range(_SWEEP_LEVELS_MAX):
             best = side.best
             is_passed = best >= self._price if side.is_bid else best <= self._price
@@ -329,24 +327,24 @@ class Market:
         self._touched[0 if side.is_bid else 1][price] = quantity
         self.log.note(self.last_update_id, side.is_bid, price, before)
 
-    # ------------------------------------------------------------------------------------------ dice
+    # ------------------------------------------------------------------------------------------ random numbers
 
     def _below(self, count: int) -> int:
-        """Return a number from 0 to below `count`."""
+        """Return a random number in [0, count)."""
         return self._bits(32) * count >> 32
 
     def _distance_bits(self) -> int:
         return _DISTANCE_BITS[self._bits(4)]
 
     def _quantity(self) -> int:
-        """Return a quantity: mostly small, now and then large."""
+        """Return a random quantity: mostly small, sometimes large."""
         lots = 1 + (self.listing.typical_lots * (1 + self._bits(8)) >> 2 + self._bits(3))
         return lots * self.listing.lot
 
     # ------------------------------------------------------------------------------------------ the first book
 
     def _build(self, side: Side, levels: int) -> None:
-        """Fill a side: dense near the price, with gaps further out, and some levels where nothing ever happens."""
+        """Fill a side: dense near the price, with gaps further out, and the still levels far out."""
         tick, direction = self.listing.tick, -1 if side.is_bid else 1
         still = min(levels // _STILL_SHARE, _STILL_LEVELS_MAX)
         price = self.listing.first_price
@@ -359,7 +357,7 @@ class Market:
         reach = self._highest - self.listing.first_price
         price, gap = self.listing.first_price + 2 * direction * reach, reach // (still + 1)
         for _ in range(still):
-            # Off the grid, where the exchange prints finer than it trades: ticks have been finer once.
+            # Off the grid where the exchange prints finer prices than it trades, because ticks were finer before.
             price += direction * (1 + self._below(gap))
             side.quantities[price] = self._quantity() + self._below(self.listing.lot)
             self._still[side.is_bid] += 1

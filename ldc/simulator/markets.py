@@ -1,7 +1,7 @@
-"""The markets of an exchange: which there are, which run, and who listens to them.
+"""The markets of an exchange: the listed ones, the running ones, and their subscribers.
 
-Rule 1: a market runs from the first time that somebody asks for it; until then it costs nothing.
-Rule 2: whoever looks into a running market holds `lock`. The event loop's thread does while it ticks one.
+Rule 1: a market runs from the first request for it; until then it costs nothing.
+Rule 2: access to a running market needs `lock`. The event loop's thread holds it while it ticks a market.
 """
 
 import hashlib
@@ -10,25 +10,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ldc.simulator.connection import Connection
-from ldc.simulator.faults import FaultBoard, Place
+from ldc.simulator.faults import PendingFaults, Place
 from ldc.simulator.listing import DEFAULT_MARKETS, Listing, listing_of
 from ldc.simulator.market import Market
 from ldc.simulator.streams import Message, Stream, StreamName
 from ldc.simulator.wire import Family
 
-__all__ = ["MARKETS_MAX", "Markets", "RunningMarket"]
-
 MARKETS_MAX = 2000
-"""At most so many markets run. One more is an invalid symbol to clients, and a ``ValueError`` to `add`."""
+"""Running markets; one more is an invalid symbol for clients."""
 
 WINDOW_MS = 100
-"""What a window stands for in the names of streams: the fastest ones, of 100 ms, tell each by itself, and those of
-500 ms five in one message, however long a window really takes."""
+"""Milliseconds of a window in the names of streams, whatever its real duration. Streams of 100 ms send each window by
+itself, those of 500 ms five in one message."""
 
 
 @dataclass(eq=False)
 class RunningMarket:
-    """A market, and who listens to it."""
+    """A market, and the connections that subscribe it."""
 
     market: Market
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -38,7 +36,7 @@ class RunningMarket:
     silent_until: float = 0.0
 
     def status(self, now: float) -> str:
-        """Return what exchangeInfo says of it."""
+        """Return its status in exchangeInfo."""
         return "HALT" if now < self.halted_until else "TRADING"
 
 
@@ -46,8 +44,8 @@ class Markets:
     """All markets of an exchange.
 
     Args:
-        symbols: those that are listed.
-        on_demand: whether any name that can be a market of the family becomes one when it is asked for.
+        symbols: the listed ones.
+        on_demand: whether every valid name of the family becomes a market when it is requested.
     """
 
     def __init__(
@@ -60,13 +58,13 @@ class Markets:
         levels: int,
         start_time_ms: int,
         interval_ms: int,
-        faults: FaultBoard,
+        faults: PendingFaults,
     ) -> None:
         self.lock = threading.RLock()
         self.faults = faults
         self.running: dict[str, RunningMarket] = {}
         self.started: list[RunningMarket] = []
-        """Those that nobody ticks yet."""
+        """Markets that are not ticked yet."""
         self._family, self._on_demand, self._seed = family, on_demand, seed
         self._levels, self._start_time_ms, self._interval_ms = levels, start_time_ms, interval_ms
         self._listings: dict[str, Listing] = {}
@@ -74,7 +72,7 @@ class Markets:
             self.add(symbol)
 
     def add(self, symbol: str) -> None:
-        """List a market; ``ValueError`` for a name that can be none."""
+        """List a market; raise ``ValueError`` for a name that cannot be one."""
         listing = listing_of(self._family.name, symbol)
         if listing is None:
             raise ValueError(
@@ -85,15 +83,15 @@ class Markets:
             self._listings[symbol] = listing
 
     def listed(self) -> Iterator[Listing]:
-        """Return all that exchangeInfo lists."""
+        """Return the listings of exchangeInfo."""
         return iter(list(self._listings.values()))
 
     def listing(self, symbol: str) -> Listing | None:
-        """Return the listing of a market that there is or, on demand, can be."""
+        """Return the listing of a market that exists or, on demand, can exist."""
         return self._listings.get(symbol) or (listing_of(self._family.name, symbol) if self._on_demand else None)
 
     def run(self, symbol: str) -> RunningMarket | None:
-        """Return a running market, which begins now if it has not; None: there is none of that name."""
+        """Return a market, started now if it does not run; None: no market of that name."""
         with self.lock:
             running = self.running.get(symbol)
             listing = self.listing(symbol)
@@ -105,7 +103,7 @@ class Markets:
             return running
 
     def another(self, symbol: str) -> RunningMarket:
-        """Return a market that is not this one, and that nobody listens to."""
+        """Return another market, without subscribers."""
         names = (name for name in DEFAULT_MARKETS[self._family.name] if name != symbol)
         listing = listing_of(self._family.name, next(names, symbol))
         assert listing is not None
@@ -124,8 +122,8 @@ class Markets:
 
     # ------------------------------------------------------------------------------------------ listeners
 
-    def listen(self, name: StreamName, connection: Connection) -> None:
-        """Let a connection hear a stream. A name without a market is accepted, and stays silent."""
+    def add_listener(self, name: StreamName, connection: Connection) -> None:
+        """Add a connection to a stream. A name without a market is accepted, and stays silent."""
         running = self.run(name.symbol)
         if running is None:
             return
@@ -135,8 +133,8 @@ class Markets:
                 running.streams[name.name] = Stream(name, self._family, running.market, windows, self.faults)
             running.listeners.setdefault(name.name, []).append(connection)
 
-    def forget(self, name: StreamName, connection: Connection) -> None:
-        """Let a connection hear a stream no longer."""
+    def remove_listener(self, name: StreamName, connection: Connection) -> None:
+        """Remove a connection from a stream."""
         running = self.running.get(name.symbol)
         if running is None:
             return
@@ -151,9 +149,9 @@ class Markets:
     # ------------------------------------------------------------------------------------------ time
 
     def tick(self, running: RunningMarket, now: float) -> tuple[bool, list[tuple[Connection, bytes]]]:
-        """Bring a market to the end of a window.
+        """Trade in a market to the end of a window.
 
-        Returns whether anything changed, and what is to be sent to whom.
+        Returns whether anything changed, and the frames to send to each connection.
         """
         outgoing: list[tuple[Connection, bytes]] = []
         with self.lock:

@@ -1,13 +1,13 @@
-"""The REST side: what is answered to which request, as the exchange words it.
+"""The REST side: the answer to each request, in the exchange's words.
 
-Rule 1: no socket here. A request comes as a path and a query, an answer leaves as a `Reply`.
-Rule 2: whatever is answered, the weight of the request is counted and said.
+Rule 1: no socket. A request is a path and a query, an answer is a `Reply`.
+Rule 2: the weight of every request is counted and reported, whatever the answer.
 """
 
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ldc.simulator.exchange_info import exchange_info
@@ -18,10 +18,8 @@ from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.wire import Family, snapshot_text
 from ldc.venues import Venue
 
-__all__ = ["Reply", "Rest"]
-
 STALE_UPDATES = 20
-"""A stale snapshot is about so many changes of levels old."""
+"""Changes of levels that a stale snapshot lacks, about."""
 
 _HTML = b"<html><head><title>exchange</title></head><body><h1>We will be back soon.</h1></body></html>"
 _SYMBOL = re.compile(r"[\w.\-]{1,50}")
@@ -38,17 +36,21 @@ class Reply:
     delay_s: float = 0.0
     is_cut: bool = False
     """The connection ends in the middle of the body."""
+    announced_bytes: int | None = None
+    """A false Content-Length."""
+    hold: Callable[[], Awaitable[None]] | None = None
+    """Awaited between the head and the body."""
 
 
 class _Refused(Exception):
-    """A request that is answered with an error."""
+    """The error with which a request is answered."""
 
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         self.reply = Reply(status, json.dumps({"code": code, "msg": message}, separators=(",", ":")).encode())
 
 
 class Rest:
-    """Answers requests. Belongs to the thread of the event loop; markets are looked at under their lock."""
+    """Answers requests. Belongs to the thread of the event loop; it reads markets under their lock."""
 
     def __init__(self, family: Family, venue: Venue, markets: Markets, weight_per_minute: int, ban_s: float) -> None:
         self._family, self._venue, self._markets = family, venue, markets
@@ -64,9 +66,11 @@ class Rest:
             f"{api}ping": lambda _query: Reply(),
         }
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], address: str) -> Reply:
-        """Return the answer to a request from that address."""
-        found = self._answers.get(path)
+    def answer(
+        self, method: str, path: str, query: Mapping[str, str], address: str, replaced: Reply | None = None
+    ) -> Reply:
+        """Return the answer to a request from that address; `replaced` stands for what would be answered."""
+        found = self._answers.get(path) if replaced is None else lambda _query: replaced
         if found is None or method not in ("GET", "HEAD"):
             return Reply(404 if found is None else 405, _HTML, {"Content-Type": "text/html"})
         weight = self._weight(path, query)
@@ -74,7 +78,7 @@ class Rest:
         counts = self._weights.setdefault(address, RequestWeight(self._weight_per_minute, self._ban_s))
         admission = counts.charge(weight, time.time())
         reply = self._refusal(admission) if admission.status != 200 else self._answered(found, query)
-        if reply.status == 418 and admission.status == 200:
+        if reply.status == 418 and admission.status == 200 and replaced is None:
             counts.ban(float(reply.headers["Retry-After"]), time.time())
         for name in self._family.rate_limit_headers:
             reply.headers.setdefault(name, str(admission.used_weight))
@@ -98,7 +102,7 @@ class Rest:
         reply = _json({"code": -1003, "msg": text})
         return Reply(admission.status, reply.body, {"Retry-After": str(admission.retry_after_s)})
 
-    # ------------------------------------------------------------------------------------------ what costs what
+    # ------------------------------------------------------------------------------------------ weights
 
     def _weight(self, path: str, query: Mapping[str, str]) -> int:
         if path == self._family.depth_path:

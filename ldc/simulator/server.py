@@ -1,11 +1,12 @@
 """The sockets of the embedded exchange: one thread, one event loop, one port for REST and websockets.
 
-Rule 1: everything that has a socket happens in this thread. Other threads hand it work with `call`.
-Rule 2: markets are ticked at their times, the late ones as well, until they are a second late: then time is skipped,
-    and counted.
+Rule 1: everything with a socket happens in this thread. Other threads post work to it with `call`.
+Rule 2: markets are ticked at their times, late ones too. A market that is more than a second late skips windows, which
+    are counted.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
@@ -17,40 +18,39 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from ldc.simulator.connection import MESSAGE_BYTES_MAX, Connection, Timing
+from ldc.simulator.connection import MESSAGE_BYTES_MAX, Connection, ConnectionTiming
 from ldc.simulator.control import Subscriptions
-from ldc.simulator.faults import Fault, FaultBoard, Place, kind_of
+from ldc.simulator.faults import Fault, PendingFaults, Place, kind_of
 from ldc.simulator.limits import RollingCount
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Reply, Rest
+from ldc.simulator.script import Script
 from ldc.simulator.streams import StreamName, parse_stream
 from ldc.simulator.wire import Family
 from ldc.venues import Venue
 
-__all__ = ["PORTS_REFUSED_MAX", "Server"]
-
 Result = TypeVar("Result")
 
 BEHIND_S_MAX = 1.0
-"""A market that is so late is not brought up to date any more: it goes on from now."""
+"""Seconds; a market that is later skips the missed windows and continues from now."""
 
 TICK_GROUPS = 10
-"""Markets are ticked in so many groups, evenly spread over an interval: fewer wake-ups, and full writes."""
+"""Groups in which markets are ticked, evenly spread over an interval: fewer wake-ups, and fuller writes."""
 
 CONNECT_SPAN_S = 300.0
-"""Connection attempts are counted in any such span."""
+"""Seconds in which connection attempts are limited."""
 
 STOP_S = 5.0
-"""How long `stop` waits for the thread."""
+"""Seconds that `stop` waits for the thread."""
 
 CALL_S_MAX = 60.0
-"""How long other threads wait for what they want done; ``TimeoutError`` after that: the exchange is being stopped."""
+"""Seconds that other threads wait for `call`; ``TimeoutError`` after that, because the exchange is being stopped."""
 
 PORTS_REFUSED_MAX = 100
-"""The system is asked so often for a port that no exchange of this process has had; then one of them must do."""
+"""Tries to get a port that no exchange of this process has had; after them a used one is taken."""
 
-# Clients remember an address: what it was asked for, and how long it is to be left alone after a ban. All that would be
-# held against the next exchange, if it came to the same port.
+# Clients remember an address: the weight that they spent, and the pause after a ban. A new exchange at the same port
+# would inherit both.
 _ports_had: set[int] = set()
 
 
@@ -58,19 +58,27 @@ class Server:
     """Serves markets until it is stopped."""
 
     def __init__(
-        self, family: Family, venue: Venue, markets: Markets, rest: Rest, timing: Timing, interval_s: float
+        self,
+        family: Family,
+        venue: Venue,
+        markets: Markets,
+        rest: Rest,
+        timing: ConnectionTiming,
+        interval_s: float,
+        script: Script | None = None,
     ) -> None:
         self.port = 0
         self.counts: Counter[str] = Counter()
         self.late_s_max = 0.0
         self._family, self._venue, self._markets, self._rest = family, venue, markets, rest
-        self._timing, self._interval_s = timing, interval_s
-        self._faults: FaultBoard = markets.faults
+        self._timing, self._interval_s, self._script = timing, interval_s, script
+        self._faults: PendingFaults = markets.faults
         self._connections: dict[Connection, dict[str, StreamName]] = {}
         self._connects = RollingCount(venue.connects_per_5_minutes, CONNECT_SPAN_S)
         self._due: list[tuple[float, int, RunningMarket]] = []
         self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._runner: web.AppRunner | None = None
         self._stopping: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
@@ -90,7 +98,7 @@ class Server:
             raise failure
 
     def stop(self) -> None:
-        """Cut all connections and end the thread. Raises ``RuntimeError`` if it had failed before."""
+        """Abort all connections and end the thread. Raises ``RuntimeError`` if it had failed before."""
         thread, loop, stopping = self._thread, self._loop, self._stopping
         if thread is None:
             return
@@ -103,7 +111,7 @@ class Server:
             raise RuntimeError("the embedded exchange had failed") from failure
 
     def call(self, work: Callable[[], Result]) -> Result:
-        """Run something in the thread of the event loop, and return what it returns; here, if nothing is served."""
+        """Run `work` in the thread of the event loop and return its result; in this thread if nothing is served."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or not thread.is_alive() or thread is threading.current_thread():
             return work()
@@ -113,12 +121,35 @@ class Server:
 
         return asyncio.run_coroutine_threadsafe(run(), loop).result(CALL_S_MAX)
 
+    def refuse_connections(self) -> None:
+        """Listen no longer. Connections that there are go on."""
+        runner = self._runner
+        assert runner is not None
+        for site in list(runner.sites):
+            asyncio.run_coroutine_threadsafe(site.stop(), self._running_loop).result(CALL_S_MAX)
+
+    def call_soon(self, work: Callable[[], object]) -> None:
+        """Run something in the thread of the event loop, some time after this call; never, once that has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._running_loop.call_soon_threadsafe(work)
+
+    @property
+    def sockets_open(self) -> int:
+        """How many TCP connections are open, websockets and idle ones included."""
+        return self.call(lambda: len(self._runner.server.connections) if self._runner and self._runner.server else 0)
+
+    @property
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the embedded exchange is not started")
+        return self._loop
+
     # ------------------------------------------------------------------------------------------ the thread
 
     def _run(self, host: str, port: int) -> None:
         try:
             asyncio.run(self._serve(host, port))
-        except Exception as error:  # noqa: BLE001 - whoever starts or stops this raises it
+        except Exception as error:  # noqa: BLE001 - `start` or `stop` raises it
             self._failure = error
         finally:
             self._loop = self._stopping = None
@@ -129,7 +160,7 @@ class Server:
         self._stopping = asyncio.Event()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        self._runner = runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         try:
             self.port = await _listen(runner, host, port)
@@ -142,7 +173,7 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             if not ticking.cancelled() and ticking.done():
-                ticking.result()  # it never ends but by an error
+                ticking.result()  # raises, because only an error ends it
         finally:
             await runner.cleanup()
 
@@ -152,7 +183,7 @@ class Server:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            self._take_in_started(now)
+            self._add_started(now)
             while self._due and self._due[0][0] <= now:
                 due, number, running = self._due[0]
                 self.late_s_max = max(self.late_s_max, now - due)
@@ -165,10 +196,10 @@ class Server:
                     self.tick(running)
             self._flush()
             wait_s = self._due[0][0] - loop.time() if self._due else self._interval_s
-            # A market that begins is taken in within an interval.
+            # A market that starts meanwhile is added within an interval.
             await asyncio.sleep(min(max(0.0, wait_s), self._interval_s))
 
-    def _take_in_started(self, now: float) -> None:
+    def _add_started(self, now: float) -> None:
         with self._markets.lock:
             started, self._markets.started[:] = list(self._markets.started), []
         for running in started:
@@ -177,25 +208,25 @@ class Server:
             heapq.heappush(self._due, (now + offset_s, number, running))
 
     def tick(self, running: RunningMarket) -> bool:
-        """Bring a market to the end of a window, and send what that brings; return whether anything changed."""
+        """Trade in a market to the end of a window and send its messages; return whether anything changed."""
         has_changed, outgoing = self._markets.tick(running, time.monotonic())
         self.counts["ticks"] += 1
         self.counts["updates"] += has_changed
         for connection, frame in outgoing:
-            if frame and Place.LINK in self._faults.places:
-                fault = self._faults.take(Place.LINK, running.market.listing.symbol)
+            if frame and Place.CONNECTION in self._faults.places:
+                fault = self._faults.take(Place.CONNECTION, running.market.listing.symbol)
                 if fault is not None:
-                    connection.strike(fault)
+                    connection.inject(fault)
             connection.send(frame)
             self.counts["frames_sent"] += bool(frame)
         return has_changed
 
     def advance(self, running: RunningMarket, updates: int) -> int:
-        """Tick a market until so many updates have changed it; return the last update id."""
+        """Tick a market until that many updates have changed it; return the last update id."""
         while updates > 0:
             updates -= self.tick(running)
             if running.status(time.monotonic()) != "TRADING":
-                raise RuntimeError(f"{running.market.listing.symbol} is halted and cannot be moved on")
+                raise RuntimeError(f"{running.market.listing.symbol} is halted and cannot be advanced")
         self._flush()
         return running.market.sent_update_id
 
@@ -210,27 +241,34 @@ class Server:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._handle_websocket(request, path)
         self.counts["requests"] += 1
-        reply = self._rest.answer(request.method, path, request.query, request.remote or "")
+
+        def usual(replaced: Reply | None) -> Reply:
+            return self._rest.answer(request.method, path, request.query, request.remote or "", replaced)
+
+        reply = usual(None) if self._script is None else await self._script.rest(request, usual)
         self.counts[f"status_{reply.status}"] += 1
         if self._timing.latency_s or reply.delay_s:
             await asyncio.sleep(self._timing.latency_s + reply.delay_s)
-        if reply.is_cut:
-            return await self._cut(request, reply)
+        if reply.is_cut or reply.announced_bytes is not None or reply.hold is not None:
+            return await self._in_parts(request, reply)
         return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
 
     @staticmethod
-    async def _cut(request: web.Request, reply: Reply) -> web.StreamResponse:
-        """Send half of what is announced."""
+    async def _in_parts(request: web.Request, reply: Reply) -> web.StreamResponse:
+        """Send the head, then the body or half of it; a body that is not what was announced ends the connection."""
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
-        response.content_length = len(reply.body)
+        body = reply.body[: len(reply.body) // 2] if reply.is_cut else reply.body
+        response.content_length = len(reply.body) if reply.announced_bytes is None else reply.announced_bytes
         await response.prepare(request)
-        await response.write(reply.body[: len(reply.body) // 2])
-        if request.transport is not None:
+        if reply.hold is not None:
+            await reply.hold()
+        await response.write(body)
+        if response.content_length != len(body) and request.transport is not None:
             request.transport.close()
         return response
 
     async def _handle_websocket(self, request: web.Request, path: str) -> web.StreamResponse:
-        names, is_combined = self._asked_streams(path, request.query)
+        names, is_combined = self._requested_streams(path, request.query)
         if names is None:
             return web.Response(status=404)
         loop = asyncio.get_running_loop()
@@ -244,18 +282,34 @@ class Server:
         transport = request.transport
         if transport is None:
             return web.Response(status=400)  # the client has gone
+        microseconds = self._family.name == "spot" and request.query.get("timeUnit", "").upper() == "MICROSECOND"
+        subscriptions = Subscriptions(is_combined, microseconds, self._venue.streams_per_connection)
+        changed, script = self._subscriptions_changed, self._script
+        connection = Connection(transport, self._family, self._timing, subscriptions, self._faults, changed, script)
+        try:
+            return await self._serve_websocket(request, connection, names)
+        finally:
+            if self._script is not None:
+                self._script.ended(connection)
+
+    async def _serve_websocket(
+        self, request: web.Request, connection: Connection, names: list[str]
+    ) -> web.StreamResponse:
+        if self._script is not None:
+            instead = await self._script.handshake(connection, request)
+            if instead is not None:
+                connection.send_raw(instead)
+                connection.end()
+                return web.Response()  # aiohttp finds the transport closing, and says nothing more
         websocket = web.WebSocketResponse(
             autoping=False, autoclose=False, compress=False, max_msg_size=MESSAGE_BYTES_MAX, timeout=0.1
         )
         await websocket.prepare(request)
-        microseconds = self._family.name == "spot" and request.query.get("timeUnit", "").upper() == "MICROSECOND"
-        subscriptions = Subscriptions(is_combined, microseconds, self._venue.streams_per_connection)
-        connection = Connection(
-            transport, self._family, self._timing, subscriptions, self._faults, self._subscriptions_changed
-        )
         self._connections[connection] = {}
+        if self._script is not None:
+            self._script.opened(connection)
         try:
-            if subscriptions.add(names):
+            if connection.subscriptions.add(names):
                 self._subscriptions_changed(connection)
                 await connection.serve(websocket)
             else:
@@ -263,11 +317,11 @@ class Server:
                 await connection.serve(websocket)
         finally:
             for name in self._connections.pop(connection).values():
-                self._markets.forget(name, connection)
+                self._markets.remove_listener(name, connection)
         return websocket
 
-    def _asked_streams(self, path: str, query: Any) -> tuple[list[str] | None, bool]:
-        """Return the streams that a URL asks for, and whether they come combined; None: there is no such endpoint."""
+    def _requested_streams(self, path: str, query: Any) -> tuple[list[str] | None, bool]:
+        """Return the streams that a URL requests, and whether they are combined; None: no such endpoint."""
         for prefix in self._family.stream_prefixes:
             if path in (f"{prefix}/ws", f"{prefix}/ws/"):
                 return [], False
@@ -278,34 +332,34 @@ class Server:
         return None, False
 
     def _subscriptions_changed(self, connection: Connection) -> None:
-        """Bring who hears what in line with what the connection has subscribed."""
-        heard, wanted = self._connections[connection], connection.subscriptions.streams
-        for name in [name for name in heard if name not in wanted]:
-            self._markets.forget(heard.pop(name), connection)
+        """Add and remove the connection's listeners, so that they match its subscriptions."""
+        current, wanted = self._connections[connection], connection.subscriptions.streams
+        for name in [name for name in current if name not in wanted]:
+            self._markets.remove_listener(current.pop(name), connection)
         for name in wanted:
-            if name not in heard:
+            if name not in current:
                 stream = parse_stream(self._family, self._venue, name)
                 if stream is not None:
-                    heard[name] = stream
-                    self._markets.listen(stream, connection)
-        if Place.LINK in self._faults.places:
-            self.strike_links()
+                    current[name] = stream
+                    self._markets.add_listener(stream, connection)
+        if Place.CONNECTION in self._faults.places:
+            self.inject_into_connections()
 
-    def strike_links(self) -> None:
-        """Let the faults of links that wait for nothing strike the connections that there are, oldest first."""
-        for connection, heard in list(self._connections.items()):
-            symbols: list[str | None] = [*dict.fromkeys(name.symbol for name in heard.values())]
+    def inject_into_connections(self) -> None:
+        """Fire the pending faults without a probability on the open connections, oldest first."""
+        for connection, streams in list(self._connections.items()):
+            symbols: list[str | None] = [*dict.fromkeys(name.symbol for name in streams.values())]
             for symbol in symbols or [None]:
-                fault = self._faults.take(Place.LINK, symbol, certain_only=True) if connection.is_open else None
+                fault = self._faults.take(Place.CONNECTION, symbol, certain_only=True) if connection.is_open else None
                 if fault is not None:
-                    connection.strike(fault)
+                    connection.inject(fault)
                     break
 
     def inject(self, fault: Fault) -> None:
-        """Let a fault wait for its moment, which for a link is now."""
+        """Add a fault. One of a connection fires now, others at their next occasion."""
         self._faults.add(fault)
-        if kind_of(fault.name).place is Place.LINK:
-            self.strike_links()
+        if kind_of(fault.name).place is Place.CONNECTION:
+            self.inject_into_connections()
 
     @property
     def connection_count(self) -> int:
@@ -314,7 +368,7 @@ class Server:
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
-    """Open the port, or for port 0 a free one that is new, and return its number."""
+    """Open the port, for port 0 a free one that is new, and return its number."""
     refused: list[web.TCPSite] = []
     while True:
         before = len(runner.addresses)
@@ -323,7 +377,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
         opened: int = runner.addresses[before][1]
         if port or opened not in _ports_had or len(refused) == PORTS_REFUSED_MAX:
             break
-        refused.append(site)  # open until there is another, or the system would give it again
+        refused.append(site)  # stays open until another is found, or the system would return it again
     for old in refused:
         await old.stop()
     _ports_had.add(opened)

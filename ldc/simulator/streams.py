@@ -1,23 +1,21 @@
-"""Streams: what their names mean, and what each tells when its market has come to the end of a window.
+"""Streams: the meaning of their names, and the messages of each at the end of a window.
 
-Rule 1: a message is encoded once for all who get it in the same form.
-Rule 2: no socket here; whoever ticks a market hands the messages on.
+Rule 1: a message is encoded once for all connections with the same form.
+Rule 2: no socket. The caller sends the messages.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ldc.simulator.faults import Fault, FaultBoard, Place
+from ldc.simulator.faults import Fault, PendingFaults, Place
 from ldc.simulator.market import Market, Update
 from ldc.simulator.wire import Family, diff_text, partial_text, ticker_text, wrapped
 from ldc.venues import Venue
 
-__all__ = ["Form", "Message", "Stream", "StreamName", "framed", "parse_stream"]
-
 _PARTIAL_DEPTHS = (5, 10, 20)
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 def framed(payload: bytes, opcode: int = TEXT) -> bytes:
@@ -32,7 +30,7 @@ def framed(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 class StreamName(NamedTuple):
-    """A stream that this exchange has."""
+    """The name of a stream that exists."""
 
     name: str
     symbol: str
@@ -44,10 +42,10 @@ class StreamName(NamedTuple):
 
 
 def parse_stream(family: Family, venue: Venue, name: str) -> StreamName | None:
-    """Return what a name means, or None: no stream of this exchange is spelt so, and it stays silent."""
+    """Return the meaning of a name, or None: this exchange has no such stream, and it stays silent."""
     lower, separator, suffix = name.partition("@")
     symbol = lower.upper()
-    # Symbols are lower case in the names of streams, in their ASCII letters.
+    # In stream names, the ASCII letters of symbols are lower case.
     if not separator or any("A" <= letter <= "Z" for letter in lower):
         return None
     if suffix == "bookTicker":
@@ -63,14 +61,14 @@ def parse_stream(family: Family, venue: Venue, name: str) -> StreamName | None:
 
 
 class Form(NamedTuple):
-    """In which form a connection wants its messages."""
+    """The form of a connection's messages."""
 
     combined: bool
     microseconds: bool
 
 
 class Message:
-    """Something to send, in every form that is asked for."""
+    """A message, encoded in each form on the first request for it."""
 
     def __init__(self, stream: str, text: Callable[[int], str], event_time_ms: int) -> None:
         self._stream, self._text, self._event_time_ms = stream, text, event_time_ms
@@ -79,7 +77,7 @@ class Message:
         self.place_bits = 0
 
     def frame(self, form: Form) -> bytes:
-        """Return the bytes for a connection of that form, frame header included; none if the fault says so."""
+        """Return the bytes for a connection of that form, frame header included; empty if a fault drops them."""
         found = self._frames.get(form)
         if found is None:
             event_time = self._event_time_ms * 1000 if form.microseconds else self._event_time_ms
@@ -88,54 +86,54 @@ class Message:
             if self.fault is None:
                 found = framed(payload)
             else:
-                found = b"".join(map(framed, _struck(self.fault.name, payload, self.place_bits)))
+                found = b"".join(map(framed, _faulty_payloads(self.fault.name, payload, self.place_bits)))
             self._frames[form] = found
         return found
 
 
-def _struck(name: str, payload: bytes, place_bits: int) -> Iterable[bytes]:
-    """Return the payloads that are sent in the place of one."""
+def _faulty_payloads(name: str, payload: bytes, place_bits: int) -> Iterable[bytes]:
+    """Return the payloads that a fault sends instead of one."""
     place = 1 + (place_bits * (len(payload) - 1) >> 32)
     head, _, tail = payload.partition(b'"s":"')
-    struck: dict[str, tuple[bytes, ...]] = {
+    payloads: dict[str, tuple[bytes, ...]] = {
         "drop": (),
         "duplicate": (payload, payload),
-        # A control character is no JSON anywhere, but valid UTF-8: the frame itself is in order.
+        # A control character is never JSON, but valid UTF-8: the frame itself is correct.
         "corrupt": (payload[: place - 1] + b"\x01" + payload[place:],),
         "truncate": (payload[:place],),
         "trailing": (payload + b"]",),
         "wrong_symbol": (head + b'"s":"OTHER' + tail,),
     }
-    return struck.get(name, (payload,))
+    return payloads.get(name, (payload,))
 
 
 class Stream:
-    """A stream with listeners: collects what its market does, and tells it in its own time."""
+    """A stream with subscribers: it collects the changes of its market, and sends them at its own interval."""
 
-    def __init__(self, name: StreamName, family: Family, market: Market, windows: int, faults: FaultBoard) -> None:
+    def __init__(self, name: StreamName, family: Family, market: Market, windows: int, faults: PendingFaults) -> None:
         self.name = name
         self._family, self._market, self._windows, self._faults = family, market, windows, faults
-        self._joined: Update | None = None
-        self._told: Update | None = None
+        self._pending: Update | None = None
+        self._previous: Update | None = None
         self._tops: tuple[int, int, int, int] | None = None
         self._held: Message | None = None
-        self._tell = {"diff": self._diff, "partial": self._partial, "ticker": self._ticker}[name.kind]
+        self._messages = {"diff": self._diff, "partial": self._partial, "ticker": self._ticker}[name.kind]
 
     def window_ended(self, update: Update | None) -> list[Message]:
-        """Take in what a window changed, and return what is to be sent now. Before the next window begins."""
-        return self._tell(update)
+        """Add the changes of a window, and return the messages to send. Call it before the next window begins."""
+        return self._messages(update)
 
     def window_began(self) -> list[Message]:
-        """Return what is to be sent because of what has happened at the beginning of a window."""
+        """Return the messages to send for the events at the beginning of a window."""
         return self._ticker(None) if self.name.kind == "ticker" else []
 
     def _due(self, update: Update | None) -> Update | None:
-        """Return what has changed since the last message, if it is time to tell it."""
+        """Return the changes since the last message, if the next one is due."""
         if update is not None:
-            self._joined = update if self._joined is None else _joined(self._joined, update)
-        if self._joined is None or self._market.windows % self._windows:
+            self._pending = update if self._pending is None else _merged(self._pending, update)
+        if self._pending is None or self._market.windows % self._windows:
             return None
-        due, self._joined = self._joined, None
+        due, self._pending = self._pending, None
         return due
 
     def _diff(self, update: Update | None) -> list[Message]:
@@ -143,10 +141,10 @@ class Stream:
         if due is None:
             return []
         market = self._market
-        fault = self._faults.take(Place.FRAME, market.listing.symbol)
-        told, self._told = self._told, due
-        if fault is not None and fault.name == "overlap" and told is not None:
-            due = _joined(told, due)
+        fault = self._faults.take(Place.UPDATE, market.listing.symbol)
+        previous, self._previous = self._previous, due
+        if fault is not None and fault.name == "overlap" and previous is not None:
+            due = _merged(previous, due)
         message = Message(
             self.name.name, lambda time: diff_text(self._family, market.listing, due, time), due.event_time_ms
         )
@@ -188,8 +186,8 @@ class Stream:
         ]
 
 
-def _joined(first: Update, second: Update) -> Update:
-    """Return two updates that follow one another as one."""
+def _merged(first: Update, second: Update) -> Update:
+    """Return two consecutive updates as one."""
     return replace(
         second,
         first_update_id=first.first_update_id,

@@ -1,9 +1,9 @@
-"""What is said on the wire: the texts of each family of the exchange, in its own order of fields and with its decimals.
+"""The wire format: the messages of each family of the exchange, with its order of fields and its decimals.
 
-Rule 1: families differ in data. A message is a list of keys; `_object` puts their values behind them.
-Rule 2: nothing here knows a socket, a clock or a market's dice.
+Rule 1: families differ in data only. A message is a list of keys; `_object` adds their values.
+Rule 2: no socket, no clock, no random number.
 
-The orders of fields are those of recorded traffic; the places of `ps` and `st`, which came later, are as documented.
+The order of fields is that of recorded traffic; the places of `ps` and `st`, which are newer, are as documented.
 """
 
 from collections.abc import Mapping
@@ -14,27 +14,14 @@ from ldc.simulator.listing import Listing
 from ldc.simulator.market import Update
 from ldc.venues import Venue
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "decimal_text",
-    "diff_text",
-    "family_of",
-    "levels_text",
-    "partial_text",
-    "snapshot_text",
-    "ticker_text",
-    "wrapped",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How one of the exchange's families writes."""
+    """The format of one of the exchange's families."""
 
     name: str
     depth_path: str
-    """The path that the rows of `ldc.venues` tell it by."""
+    """The path by which a row of `ldc.venues` identifies it."""
     diff: tuple[str, ...]
     partial: tuple[str, ...]
     ticker: tuple[str, ...]
@@ -42,21 +29,21 @@ class Family:
     bids_ascending: bool
     """In a diff. Snapshots begin with the best price everywhere."""
     engine_ids: bool
-    """Whether ids are counted for all markets together: then they have holes, and snapshots stand inside windows."""
+    """Whether the ids of all markets are counted together: then ids have holes, and snapshots are inside windows."""
     partial_intervals: Mapping[str, int]
     """Suffix of a partial depth stream -> milliseconds."""
     constants: Mapping[str, str]
-    """Keys with the same value everywhere."""
+    """Keys with a constant value."""
     stream_prefixes: tuple[str, ...]
-    """What may stand in front of /ws and /stream."""
+    """The possible prefixes of /ws and /stream."""
     ping_interval_s: float
-    """The server's pings; a connection that has not answered one in `pong_timeout_s` is dropped."""
+    """Of the server's pings; a connection that does not answer one within `pong_timeout_s` is closed."""
     pong_timeout_s: float
     pong_must_match: bool
-    """Only a pong with the ping's payload counts."""
+    """Whether only a pong with the ping's payload counts."""
     rate_limit_headers: tuple[str, ...]
     tells_shutdown: bool
-    """Whether `serverShutdown` is said."""
+    """Whether it sends `serverShutdown`."""
     exchange_info_weight: int
 
 
@@ -94,7 +81,7 @@ _USD_M = Family(
     engine_ids=True,
     partial_intervals=_FUTURES_PARTIAL_INTERVALS,
     constants={"st": "1"},
-    # Without a prefix, connections are accepted and given the public streams: so it was seen in 2026.
+    # Connections without a prefix are accepted and get the public streams, as observed in 2026.
     stream_prefixes=("/public", ""),
     ping_interval_s=180,
     pong_timeout_s=600,
@@ -147,12 +134,12 @@ FAMILIES = {family.depth_path: family for family in (_SPOT, _USD_M, _COIN_M, _OP
 
 
 def family_of(venue: Venue) -> Family:
-    """Return the family that an exchange of that row speaks as."""
+    """Return the family of a row."""
     return FAMILIES[venue.depth_path]
 
 
 def decimal_text(value: int, decimals: int) -> str:
-    """Return an integer of the last decimal as the exchange prints it: 35170000 with 8 is 0.35170000."""
+    """Return an integer in units of the last decimal as the exchange prints it: 35170000 with 8 is 0.35170000."""
     if not decimals:
         return str(value)
     whole, part = divmod(value, 10**decimals)
@@ -175,7 +162,7 @@ def levels_text(listing: Listing, levels: Levels) -> str:
 
 
 def diff_text(family: Family, listing: Listing, update: Update, event_time: int) -> str:
-    """Return a depth update. `event_time` is what is said as E, in whichever unit the connection asked for."""
+    """Return a depth update. `event_time` is the value of E, in the connection's unit."""
     bids = update.bids[::-1] if family.bids_ascending else update.bids
     values = _depth_values(family, listing, update, event_time)
     return _object(family.diff, values | {"b": levels_text(listing, bids), "a": levels_text(listing, update.asks)})
@@ -227,7 +214,7 @@ def snapshot_text(
 
 
 def wrapped(stream: str, text: str) -> str:
-    """Return a message as combined connections get it."""
+    """Return a message in the wrapper of combined streams."""
     return f'{{"stream":"{stream}","data":{text}}}'
 
 
@@ -247,7 +234,7 @@ def _depth_values(family: Family, listing: Listing, update: Update, event_time: 
 
 
 def _pair(family: Family, listing: Listing) -> str:
-    """COIN-M names the pair, as BCHUSD of BCHUSD_PERP; USD-M repeats the symbol."""
+    """Return the value of `ps`: the pair on COIN-M, such as BCHUSD of BCHUSD_PERP; the symbol on USD-M."""
     return listing.symbol.partition("_")[0] if family.name == "coin_m" else listing.symbol
 
 

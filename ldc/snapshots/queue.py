@@ -1,86 +1,83 @@
 """Which snapshot is downloaded next, and when: the decisions of the downloader, without its threads.
 
-Rule 1: pure. `now` is an argument (seconds of one monotonic clock), the random source was passed in, nothing is locked.
-Rule 2: nothing is asked that a limit forbids. Rather late than banned.
-Rule 3: a request that was put in is answered exactly once, unless it was cancelled or replaced by its own requester.
-Rule 4: memory is bounded: of a market there wait at most one snapshot and one probe per requester.
+Rule 1: pure. `now` is an argument (seconds of one monotonic clock), randomness comes from `random`, nothing is locked.
+Rule 2: no request is sent that a limit forbids. Rather late than banned.
+Rule 3: each request is answered exactly once, unless its client cancels or replaces it.
+Rule 4: memory is bounded: each client has at most one snapshot and one probe of a market waiting.
 
-Theory of operation. A *requester* is one manager with its settings. Requesters that draw on the same weight of the
-same address share a *lane*: one budget, one order. In a lane the most urgent request goes first, and nothing overtakes
-it while it waits for the budget; or a heavy request would starve behind light ones. (But a book that cannot be read, of
-a requester with a larger share, does not wait for a smaller one to have room.) Requests that are not due, or whose
-requester has to keep an interval, do not count yet. Urgent is, in this order:
+Theory of operation. A *client* is one manager with its settings. Clients that draw on the same weight of the same
+address share a *weight pool*: one budget, one order. The most urgent request of a pool goes first. No other request
+overtakes it while it waits for the budget, or light requests would starve a heavy one. One exception: an unreadable
+book of a larger share does not wait until a smaller share has room. Requests that are not due, or whose client must
+keep an interval, do not count yet. The order of urgency:
 
-    the purpose       the synchronizer's order: what cannot be read comes first, the periodic refresh last, then probes
-    fewer levels      so that all markets get their first levels before one gets its deepest
-    the greater need  as the requester measures it
-    first come
+    1. the purpose       the synchronizer's order: unreadable books first, the periodic refresh last, then probes
+    2. fewer levels      all markets get their first levels before one gets its deepest
+    3. the greater need  as the client measures it
+    4. first come
 
-What makes a book readable may use a requester's whole share of the budget. What keeps it readable leaves a tenth of it,
-and everything else a quarter, so that a gap during a long deepening, or when all markets run out of their horizons at
-once, is cured immediately and not a minute later. Probes get a tenth.
+Requests that make a book readable may use a client's whole share of the budget. Those that keep it readable leave a
+tenth of it, all others a quarter. So a gap is cured at once and not a minute later: during a long deepening, and when
+all markets leave their horizons together. Probes get a tenth.
 
-A lane is *paused* as a whole after 429, 418 and 403, and shortly when the host fails twice in a row, whoever asked:
-two hundred markets that each try again politely are a storm. Failures of requests that were under way together count
-as one. A Retry-After is obeyed to the second, whatever it came with. What concerns one request only (`UNKNOWN_MARKET`,
-`REFUSED`) pauses nobody.
+A pool is *paused* as a whole after 429, 418 and 403, and for a short time after two failures of the host in a row. The
+failures of all clients count: two hundred markets that each retry politely are a storm. Failures of requests that were
+in flight together count as one. A Retry-After is obeyed to the second, with any status. Failures that concern one
+request only (`UNKNOWN_MARKET`, `REFUSED`) pause nothing.
 
-How to drive it: `take` whenever a download could begin; if it returns None, again at `next_time`, or after any other
-call. `settle` each ticket once, whatever came of it.
+How to drive it: call `take` when a download could begin. If it returns None, call it again at `next_time`, or after any
+other call. `settle` each ticket once, whatever its result.
 """
 
 import heapq
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ldc.errors import DepthCacheOutOfSync
 from ldc.limits import checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
-from ldc.snapshots.weight import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX, Lane, Ledger, part_for
-from ldc.sync.parts import Purpose
+from ldc.snapshots.weight import WeightPool, part_for
+from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
-__all__ = [
-    "FORBIDDEN_PAUSE_S",
-    "HOST_PAUSE_S_FIRST",
-    "HOST_PAUSE_S_MAX",
-    "Requester",
-    "SnapshotQueue",
-    "SnapshotRequest",
-    "Ticket",
-]
+if TYPE_CHECKING:
+    from ldc.book import OrderBook
+    from ldc.snapshots.shared_budget import SharedBudget
 
 FORBIDDEN_PAUSE_S = 60.0
-"""The pause after a 403: the firewall that sends it counts requests too, and tells nobody how."""
+"""Seconds of pause after a 403: the firewall that sends it counts requests too, and does not say how."""
 
 _CONCERNS_ONE_REQUEST = frozenset({FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED})
 
+_DISTANCE_MIN = 1e-9  # relative; a horizon at the best price itself
+
 
 class SnapshotRequest(NamedTuple):
-    """What somebody wants. Handed back with the answer."""
+    """A request for a snapshot or a probe. It is returned with the answer."""
 
     market: str
     """As the venue spells it (`Venue.normalized_market`)."""
     epoch: int
-    """The requester's number, by which it tells its requests apart."""
+    """The client's number for the request."""
     purpose: Purpose | None
-    """What for; None for a probe, which asks whether the ids have moved on and fills no book."""
+    """None for a probe, which checks whether the update ids have moved on and fills no book."""
     limit: int
     """Levels a side, one that the venue honours (`Venue.honoured_limit`)."""
     due: float = -math.inf
-    """Not before this time."""
+    """Not to be sent before this time."""
     need: float = 0.0
-    """Among equals the greater goes first."""
+    """Among equals the greater goes first; see `need_of`."""
 
     @property
     def key(self) -> tuple[str, bool]:
-        """The market, and whether this is a probe: what one requester has waiting only once."""
+        """The market, and whether this is a probe. A client has at most one request of a key waiting."""
         return self.market, self.purpose is None
 
 
 class _Waiting(NamedTuple):
-    """A request in a heap. The sequence number is unique, so that nothing after it is ever compared."""
+    """A request in a heap. The sequence number is unique, so the fields after it are never compared."""
 
     rank: tuple[int, int, float]
     sequence: int
@@ -88,34 +85,33 @@ class _Waiting(NamedTuple):
     request: SnapshotRequest
 
 
-class Requester:
-    """One manager's settings, its waiting requests, and what became of them. Made by `SnapshotQueue.join`."""
+class QueueClient:
+    """One client's settings, waiting requests and counters. Made by `SnapshotQueue.join`."""
 
     def __init__(
         self,
         venue: Venue,
         *,
         restful_base_uri: str | None,
-        proxy: str | None,
+        address: str,
         weight_share: float,
         init_interval_s: float | None,
         init_time_window_s: float | None,
     ) -> None:
         self.venue = venue
-        self.url = venue.snapshot_url(restful_base_uri)
-        self.proxy = proxy
+        self._urls = venue.snapshot_urls(restful_base_uri)
         self.weight_share = checked_weight_share(weight_share)
         self.init_interval_s = _checked_interval("init_interval", init_interval_s)
         self.init_time_window_s = _checked_interval("init_time_window", init_time_window_s)
-        self.lane_name = (proxy or "", venue.weight_budget_name(restful_base_uri))
+        self.pool_name = (address, venue.weight_budget_name(restful_base_uri))
         self.started = 0
         """Downloads begun."""
         self.bodies = 0
-        """Downloads that brought a body."""
+        """Downloads that returned a body."""
         self.failures: Counter[FailureKind] = Counter()
         """Downloads that did not, by kind."""
         self.download_s = 0.0
-        """How long they all took together."""
+        """Seconds that all downloads took together."""
         self.cancelled = 0
         """Requests that were cancelled, or replaced by a newer one of the same market."""
         self._ready: list[_Waiting] = []  # a heap: the most urgent first
@@ -125,12 +121,22 @@ class Requester:
         self._not_before = -math.inf  # init_interval
 
     @property
+    def url(self) -> str:
+        """The URL of the next download."""
+        return self._urls[0]
+
+    def url_failed(self, url: str) -> None:
+        """A download from that URL failed: the next one is from another host of the venue, if it documents several."""
+        if url == self.url:  # of downloads that were in flight together one counts
+            self._urls = (*self._urls[1:], url)
+
+    @property
     def waiting_count(self) -> int:
-        """Requests that wait."""
+        """How many requests wait."""
         return len(self._ready) + len(self._later)
 
     def _weights_of(self, purpose: Purpose) -> list[int]:
-        """Return the weights of what waits for that purpose."""
+        """Return the weights of the waiting requests with that purpose."""
         waiting = (*self._ready, *(later[2] for later in self._later))
         return [each.weight for each in waiting if each.request.purpose is purpose]
 
@@ -154,18 +160,18 @@ class Requester:
             self.cancelled += removed
 
     def _head(self, now: float) -> _Waiting | None:
-        """Return the request that may begin now as far as this requester is concerned."""
+        """Return the request that this client's own settings allow to begin now."""
         while self._later and self._later[0][0] <= now:
             heapq.heappush(self._ready, heapq.heappop(self._later)[2])
         return self._ready[0] if self._ready and self._not_before <= now else None
 
     def _next_time(self) -> float:
-        """Return when `_head` may next have another answer, if nothing is added."""
+        """Return when the result of `_head` may next change, if nothing is added."""
         first_due = self._later[0][0] if self._later else math.inf
         return min(first_due, self._not_before if self._ready else math.inf)
 
     def _begin(self, now: float) -> None:
-        """Take the head out and keep what the intervals need."""
+        """Remove the head, and note its time for the intervals."""
         request = heapq.heappop(self._ready).request
         self._keys.remove(request.key)
         self.started += 1
@@ -178,35 +184,47 @@ class Requester:
 
 
 class Ticket:
-    """A download that has begun; or, if there is a `ledger`, that begins when this allows it."""
+    """Permission for one download. With a `shared_budget`, the download begins only after that allows it as well."""
 
     def __init__(
-        self, requester: Requester, request: SnapshotRequest, weight: int, began: float, lane: Lane, allowed: int
+        self,
+        client: QueueClient,
+        request: SnapshotRequest,
+        weight: int,
+        began: float,
+        weight_pool: WeightPool,
+        allowed: int,
     ) -> None:
-        self.requester = requester
+        self.client = client
         self.request = request
         self.weight = weight
         self.began = began
-        self.lane = lane
-        self.ledger = lane.ledger
+        self.weight_pool = weight_pool
+        self.shared_budget = weight_pool.shared_budget
         self.allowed = allowed
-        """What may be spent in a minute, by all together, for this to be sent: what the ledger is asked with."""
-        self.ledger_key = ""
+        """The weight that all processes together may have spent in a minute with this one: for the shared budget."""
+        self.shared_key = ""
+        """The key of this download in the shared budget."""
         self.paused_until = -math.inf
-        """How long its answer, and those before it, forbid more; for the ledger."""
+        """Until when this answer and earlier ones forbid more: for the shared budget."""
+        self.url = client.url
+        self.times_sent = 1
+        """2: the request was repeated on another connection (`SnapshotQueue.may_repeat`)."""
+        self.repeat_key = ""
+        """The key of the repeated request in the shared budget."""
         self.is_cancelled = False
-        """The requester does not want the answer any more."""
+        """The client does not want the answer any more."""
         self.is_settled = False
 
 
 class SnapshotQueue:
-    """The waiting requests of all requesters of a process. Not thread-safe: the downloader locks."""
+    """The waiting requests of all clients of a process. Not thread-safe: the downloader locks."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._requesters: dict[Requester, Lane] = {}
-        self._under_way: set[Ticket] = set()
+        self._weight_pools: dict[tuple[str, str], WeightPool] = {}
+        self._clients: dict[QueueClient, WeightPool] = {}
+        self._in_flight: set[Ticket] = set()
         self._sequence = 0
 
     def join(
@@ -215,246 +233,280 @@ class SnapshotQueue:
         now: float,
         *,
         restful_base_uri: str | None = None,
-        proxy: str | None = None,
+        address: str = "",
         weight_share: float = 0.8,
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
-        make_ledger: Callable[[tuple[str, str], int], Ledger] | None = None,
-    ) -> Requester:
-        """Register a requester. Raises ``ValueError`` for settings that make no sense.
+        make_shared_budget: "Callable[[tuple[str, str], int], SharedBudget] | None" = None,
+    ) -> QueueClient:
+        """Register a client. Raises ``ValueError`` for settings that make no sense.
 
-        `make_ledger`: makes the ledger of a budget of that name and limit, when other processes draw on it as well.
-        From then on everybody here who draws on that budget goes by it.
+        `address`: the key of the IP address that the exchange sees (`ldc.network.proxy.address_key`).
+        `make_shared_budget`: returns the shared budget of that name and limit, if other processes draw on it as well.
+        From then on it applies to all clients of the pool.
         """
-        requester = Requester(
+        client = QueueClient(
             venue,
             restful_base_uri=restful_base_uri,
-            proxy=proxy,
+            address=address,
             weight_share=weight_share,
             init_interval_s=init_interval_s,
             init_time_window_s=init_time_window_s,
         )
-        self._forget_idle_lanes(now)
-        lane = self._lanes.get(requester.lane_name)
-        if lane is None:
-            lane = self._lanes[requester.lane_name] = Lane.of(venue.weight_per_minute, self._random)
-        if make_ledger is not None:
-            ledger = make_ledger(requester.lane_name, venue.weight_per_minute)
-            if lane.ledger is not None and lane.ledger.folder != ledger.folder:
+        self._forget_idle_pools(now)
+        pool = self._weight_pools.get(client.pool_name)
+        if pool is None:
+            pool = self._weight_pools[client.pool_name] = WeightPool.of(venue.weight_per_minute, self._random)
+        if make_shared_budget is not None:
+            shared_budget = make_shared_budget(client.pool_name, venue.weight_per_minute)
+            if pool.shared_budget is not None and pool.shared_budget.folder != shared_budget.folder:
                 raise ValueError(
-                    f"the weight of {venue.exchange} is shared in {lane.ledger.folder} already; "
+                    f"the weight of {venue.exchange} is shared in {pool.shared_budget.folder} already; "
                     "one process cannot share it in two places"
                 )
-            lane.ledger = lane.ledger or ledger
-        self._requesters[requester] = lane
-        return requester
+            pool.shared_budget = pool.shared_budget or shared_budget
+        self._clients[client] = pool
+        return client
 
-    def leave(self, requester: Requester) -> list[Ticket]:
-        """Remove a requester with all its requests; return its downloads under way, which are cancelled."""
-        under_way = self.cancel(requester)
-        self._requesters.pop(requester, None)
-        return under_way
+    def leave(self, client: QueueClient) -> list[Ticket]:
+        """Remove a client with all its requests; return its downloads in flight, which are cancelled."""
+        in_flight = self.cancel(client)
+        self._clients.pop(client, None)
+        return in_flight
 
-    def put(self, requester: Requester, request: SnapshotRequest) -> None:
-        """Let a request wait. One that waits for the same market (snapshot or probe) is replaced: nobody reads it.
+    def put(self, client: QueueClient, request: SnapshotRequest) -> None:
+        """Queue a request. Replaces a waiting request of this client with the same key (market, snapshot or probe).
 
-        Raises ``ValueError`` for what is never served: a limit that the venue has not, a weight that the share has not.
+        Raises ``ValueError`` for a request that can never be served: the venue does not honour its limit, its weight
+        exceeds the share, or its client has left.
         """
-        venue = requester.venue
-        lane = self._requesters.get(requester)
-        if lane is None:
-            raise ValueError(f"the snapshot of {request.market} was asked for by a requester that has left")
+        venue = client.venue
+        pool = self._clients.get(client)
+        if pool is None:
+            raise ValueError(f"the snapshot of {request.market} was requested by a client that is closed")
         if venue.honoured_limit(request.limit) != request.limit:
             raise ValueError(f"{venue.exchange} serves no snapshot of {request.limit} levels of {request.market}")
         weight = venue.snapshot_weight(request.limit)
-        if not lane.can_pay(weight, request.purpose, requester.weight_share):
+        if not pool.can_pay(weight, request.purpose, client.weight_share):
             raise ValueError(
-                f"a snapshot of {request.limit} levels of {request.market} costs {weight}, more than there ever is for "
-                f"it with a weight_share of {requester.weight_share}; ask for fewer levels"
+                f"a snapshot of {request.limit} levels of {request.market} costs {weight}, more than its part of a "
+                f"weight_share of {client.weight_share} ever has; request fewer levels"
             )
-        if request.key in requester._keys:
-            requester._remove(lambda other: other.key == request.key)
+        if request.key in client._keys:
+            client._remove(lambda other: other.key == request.key)
         self._sequence += 1
         purpose = len(Purpose) if request.purpose is None else request.purpose
         rank = (int(purpose), request.limit, -request.need)
-        requester._add(_Waiting(rank, self._sequence, weight, request))
+        client._add(_Waiting(rank, self._sequence, weight, request))
 
-    def cancel(self, requester: Requester, market: str | None = None, epoch: int | None = None) -> list[Ticket]:
-        """Forget requests: all, those of a market, or that of an epoch of a market.
+    def cancel(self, client: QueueClient, market: str | None = None, epoch: int | None = None) -> list[Ticket]:
+        """Cancel requests of a client: all, those of a market, or the one of an epoch of a market.
 
-        Those that wait are gone. Downloads under way are returned: their answers will not be handed out.
+        Waiting requests are removed. Downloads in flight are returned; their answers will not be delivered.
         """
 
         def is_unwanted(request: SnapshotRequest) -> bool:
             return (market is None or request.market == market) and (epoch is None or request.epoch == epoch)
 
-        requester._remove(is_unwanted)
+        client._remove(is_unwanted)
         found = [
             ticket
-            for ticket in self._under_way
-            if ticket.requester is requester and not ticket.is_cancelled and is_unwanted(ticket.request)
+            for ticket in self._in_flight
+            if ticket.client is client and not ticket.is_cancelled and is_unwanted(ticket.request)
         ]
         for ticket in found:
             ticket.is_cancelled = True
-            requester.cancelled += 1
+            client.cancelled += 1
         return found
 
     def take(self, now: float) -> Ticket | None:
-        """Return the download to begin now, or None. Its weight is spent: `settle` it in the end.
+        """Return the download that may begin now, or None. Its weight is spent: `settle` it in the end.
 
-        If it has a `ledger` it has not begun: ask that what it says, without any lock, because it takes a while, and
-        hand the answer to `confirm`, whatever it is. Meanwhile nothing else begins in its lane.
+        With a `shared_budget` it has not begun yet. Take from that without any lock, because it is a file, and pass any
+        result to `confirm`. Meanwhile nothing else begins in its pool.
         """
-        found: tuple[_Waiting, Requester, Lane] | None = None
-        for lane, head, requester in self._heads(now):
+        found: tuple[_Waiting, QueueClient, WeightPool] | None = None
+        for pool, head, client in self._heads(now):
             is_first = found is None or head < found[0]
-            if is_first and _earliest(lane, head, requester, now) <= now:
-                found = head, requester, lane
+            if is_first and _earliest(pool, head, client, now) <= now:
+                found = head, client, pool
         if found is None:
             return None
-        head, requester, lane = found
-        allowed = lane.budget.allowed(requester.weight_share * part_for(head.request.purpose))
-        ticket = Ticket(requester, head.request, head.weight, now, lane, allowed)
-        if lane.ledger is None:
+        head, client, pool = found
+        allowed = pool.budget.allowed(client.weight_share * part_for(head.request.purpose))
+        ticket = Ticket(client, head.request, head.weight, now, pool, allowed)
+        if pool.shared_budget is None:
             self._begin(ticket)
         else:
-            lane.is_asking_ledger = True
+            pool.is_taking_shared = True
         return ticket
 
     def confirm(self, ticket: Ticket, not_before: float, key: str, now: float) -> bool:
-        """Take what the ledger said of a ticket; return whether its download begins now.
+        """Accept the shared budget's answer for a ticket; return whether its download begins now.
 
-        If not although there is a key, it is not wanted any more: give the key back to the ledger.
+        If it does not begin although there is a key, give the key back to the shared budget.
         """
-        lane, requester = ticket.lane, ticket.requester
-        lane.is_asking_ledger = False
+        pool, client = ticket.weight_pool, ticket.client
+        pool.is_taking_shared = False
         if not key:
-            lane.ledger_not_before, lane.ledger_allowed = not_before, ticket.allowed
-        head = requester._head(now) if key and requester in self._requesters else None
-        if head is None or head.request is not ticket.request or _earliest(lane, head, requester, now) > now:
+            pool.shared_not_before, pool.shared_allowed = not_before, ticket.allowed
+        head = client._head(now) if key and client in self._clients else None
+        if head is None or head.request is not ticket.request or _earliest(pool, head, client, now) > now:
             return False
-        ticket.ledger_key, ticket.began = key, now
+        ticket.shared_key, ticket.began = key, now
         self._begin(ticket)
         return True
 
     def _begin(self, ticket: Ticket) -> None:
-        ticket.requester._begin(ticket.began)
-        ticket.lane.spend(ticket.weight, ticket.request.purpose, ticket.began)
-        self._under_way.add(ticket)
+        ticket.client._begin(ticket.began)
+        ticket.weight_pool.spend(ticket.weight, ticket.request.purpose, ticket.began)
+        self._in_flight.add(ticket)
+
+    def may_repeat(self, ticket: Ticket, now: float) -> bool:
+        """Return whether the request of a download may be sent once more now. If so, its weight is spent again.
+
+        For a request that was sent on a connection that turned out to be dead. It may have arrived, so it counts.
+        """
+        client, pool, purpose = ticket.client, ticket.weight_pool, ticket.request.purpose
+        if ticket.is_settled or ticket.is_cancelled or ticket.times_sent > 1 or client.init_interval_s is not None:
+            return False
+        if pool.earliest(ticket.weight, purpose, client.weight_share, now) > now:
+            return False
+        pool.spend(ticket.weight, purpose, now)
+        ticket.times_sent += 1
+        return True
 
     def next_time(self, now: float) -> float:
-        """Return when `take` may next have something, if nothing else happens; infinity if nothing waits.
+        """Return when `take` may next return a ticket, if nothing else happens; infinity if nothing waits.
 
-        It may be too early: then `take` returns None, and this says a later time. It is never too late.
+        The time may be too early: then `take` returns None, and this returns a later one. It is never too late.
         """
-        times = [_earliest(lane, head, requester, now) for lane, head, requester in self._heads(now)]
-        times += [time for requester in self._requesters if (time := requester._next_time()) > now]
+        times = [_earliest(pool, head, client, now) for pool, head, client in self._heads(now)]
+        times += [time for client in self._clients if (time := client._next_time()) > now]
         return min(times, default=math.inf)
 
-    def estimated_s(self, requester: Requester, count: int, limit: int, workers: int, now: float) -> float | None:
-        """Return about how long it takes until `count` books can be read, or None: nothing has been downloaded yet.
+    def estimated_s(self, client: QueueClient, count: int, limit: int, workers: int, now: float) -> float | None:
+        """Return about how many seconds until `count` books can be read, or None before the first download has ended.
 
-        What waits for that is counted with its weights, that of all who draw on the same budget. Of books that have
-        asked for nothing yet, each will ask for `limit` levels. O(what waits).
+        Requests that wait for that count with their weights, those of all clients of the pool. Each of the books
+        without a request yet will request `limit` levels. O(waiting requests).
         """
-        done = requester.bodies + sum(requester.failures.values())
+        done = client.bodies + sum(client.failures.values())
         if count == 0 or not done:
             return 0.0 if count == 0 else None
-        lane = self._requesters[requester]
-        sharing = [each for each, other_lane in self._requesters.items() if other_lane is lane]
+        pool = self._clients[client]
+        sharing = [each for each, other_pool in self._clients.items() if other_pool is pool]
         waiting = {each: each._weights_of(Purpose.SYNCHRONIZE) for each in sharing}
-        under_way = sum(
-            ticket.requester is requester and ticket.request.purpose is Purpose.SYNCHRONIZE
-            for ticket in self._under_way
+        in_flight = sum(
+            ticket.client is client and ticket.request.purpose is Purpose.SYNCHRONIZE for ticket in self._in_flight
         )
-        unasked = max(0, count - len(waiting[requester]) - under_way)
-        weight = sum(map(sum, waiting.values())) + unasked * requester.venue.snapshot_weight(limit)
-        refused_until = lane.refused_until(Purpose.SYNCHRONIZE, requester.weight_share)
-        wait_s = max(lane.budget.wait_s(weight, now, requester.weight_share), refused_until - now)
-        downloads = sum(map(len, waiting.values())) + unasked + under_way
-        spent_s = downloads * requester.download_s / done / workers
-        return max(wait_s + spent_s, (requester.init_interval_s or 0.0) * (count - under_way))
+        unrequested = max(0, count - len(waiting[client]) - in_flight)
+        weight = sum(map(sum, waiting.values())) + unrequested * client.venue.snapshot_weight(limit)
+        refused_until = pool.refused_until(Purpose.SYNCHRONIZE, client.weight_share)
+        wait_s = max(pool.budget.wait_s(weight, now, client.weight_share), refused_until - now)
+        downloads = sum(map(len, waiting.values())) + unrequested + in_flight
+        spent_s = downloads * client.download_s / done / workers
+        return max(wait_s + spent_s, (client.init_interval_s or 0.0) * (count - in_flight))
 
     def settle(
         self, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
     ) -> SnapshotBody | SnapshotFailure | None:
-        """Count what came of a download; return what the requester is to be told, None for nothing.
+        """Count the result of a download; return what to report to the client, or None for nothing.
 
-        Only the first result of a ticket counts. `headers`: of the answer, NO_HEADERS if there was none. The ledger is
-        to be told `ticket.paused_until`, without any lock.
+        Only the first result of a ticket counts. `headers`: of the answer, NO_HEADERS if there was none. Afterwards
+        settle the ticket's key in the shared budget with `ticket.paused_until`, without any lock.
         """
         if ticket.is_settled:
             return None
         ticket.is_settled = True
-        ticket.requester.download_s += now - ticket.began
-        self._under_way.discard(ticket)
-        lane = ticket.lane
-        lane.settle(ticket.weight, ticket.request.purpose, now)
+        ticket.client.download_s += now - ticket.began
+        self._in_flight.discard(ticket)
+        pool = ticket.weight_pool
+        for _ in range(ticket.times_sent):
+            pool.settle(ticket.weight, ticket.request.purpose, now)
         if headers.used_weight is not None:
-            lane.budget.observe(headers.used_weight, now, headers.server_time_s)
-        # A download that was cut off on purpose says nothing of the host; but an answer that had come still does.
+            pool.budget.observe(headers.used_weight, now, headers.server_time_s)
+        # A download that was aborted on purpose says nothing about the host, unless its answer had come.
         if not ticket.is_cancelled or headers is not NO_HEADERS:
-            _learn(lane, ticket, result, headers, now)
-        ticket.paused_until = lane.budget.paused_until_s
+            _learn(pool, ticket, result, headers, now)
+        ticket.paused_until = pool.budget.paused_until_s
         if ticket.is_cancelled:
             return None
         if isinstance(result, SnapshotBody):
-            ticket.requester.bodies += 1
+            ticket.client.bodies += 1
             return result
-        ticket.requester.failures[result.kind] += 1
-        paused_until = lane.budget.paused_until_s
+        ticket.client.failures[result.kind] += 1
+        paused_until = pool.budget.paused_until_s
         return result._replace(retry_at=paused_until) if paused_until > now else result
 
-    def _heads(self, now: float) -> list[tuple[Lane, _Waiting, Requester]]:
-        """Return the first request of each lane that has one, and those that may overtake it.
+    def _heads(self, now: float) -> list[tuple[WeightPool, _Waiting, QueueClient]]:
+        """Return the first request of each pool, and those that may overtake it.
 
-        Who waits for a small share to have room shall not hold up a book that cannot be read, of a larger share.
+        An unreadable book of a larger share may overtake a request that waits until a smaller share has room.
         """
-        found: list[tuple[Lane, _Waiting, Requester]] = []
-        for requester, lane in self._requesters.items():
-            head = None if lane.is_asking_ledger else requester._head(now)
+        found: list[tuple[WeightPool, _Waiting, QueueClient]] = []
+        for client, pool in self._clients.items():
+            head = None if pool.is_taking_shared else client._head(now)
             if head is not None:
-                found.append((lane, head, requester))
+                found.append((pool, head, client))
         found.sort(key=lambda each: each[1])
         heads = []
-        shares: dict[int, float] = {}  # of each lane, the largest so far
-        for lane, head, requester in found:
-            may_overtake = head.request.purpose is Purpose.SYNCHRONIZE and requester.weight_share > shares.get(
-                id(lane), 0.0
+        shares: dict[int, float] = {}  # of each pool, the largest so far
+        for pool, head, client in found:
+            may_overtake = head.request.purpose is Purpose.SYNCHRONIZE and client.weight_share > shares.get(
+                id(pool), 0.0
             )
-            if may_overtake or id(lane) not in shares:
-                shares[id(lane)] = requester.weight_share
-                heads.append((lane, head, requester))
+            if may_overtake or id(pool) not in shares:
+                shares[id(pool)] = client.weight_share
+                heads.append((pool, head, client))
         return heads
 
-    def _forget_idle_lanes(self, now: float) -> None:
-        """Keep what a stopped manager has spent, and a ban, as long as they matter; and no longer."""
-        used = {id(lane) for lane in self._requesters.values()}
-        for name, lane in list(self._lanes.items()):
-            if id(lane) not in used and lane.budget.is_idle(now) and lane.probe_budget.is_idle(now):
-                del self._lanes[name]
+    def _forget_idle_pools(self, now: float) -> None:
+        """Drop pools without clients, but not before their spent weight has expired and their pauses are over."""
+        used = {id(pool) for pool in self._clients.values()}
+        for name, pool in list(self._weight_pools.items()):
+            if id(pool) not in used and pool.budget.is_idle(now) and pool.probe_budget.is_idle(now):
+                del self._weight_pools[name]
 
 
-def _earliest(lane: Lane, head: _Waiting, requester: Requester, now: float) -> float:
-    return lane.earliest(head.weight, head.request.purpose, requester.weight_share, now)
+def need_of(book: "OrderBook") -> float:
+    """Return how urgently a book needs a deeper snapshot. The market leaves a narrow known range sooner.
+
+    It is 1 over the distance from the best price to the nearer horizon, relative to that price. A complete book has 0,
+    an unreadable one infinity.
+    """
+    try:
+        sides = ((book.best_bid, book.bid_horizon), (book.best_ask, book.ask_horizon))
+    except DepthCacheOutOfSync:
+        return math.inf
+    distances = [
+        abs(best[0] - float(horizon)) / best[0] for best, horizon in sides if best and best[0] and horizon is not None
+    ]
+    return 1.0 / max(min(distances), _DISTANCE_MIN) if distances else 0.0
+
+
+def _earliest(pool: WeightPool, head: _Waiting, client: QueueClient, now: float) -> float:
+    return pool.earliest(head.weight, head.request.purpose, client.weight_share, now)
 
 
 def _learn(
-    lane: Lane, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
+    pool: WeightPool, ticket: Ticket, result: SnapshotBody | SnapshotFailure, headers: ReplyHeaders, now: float
 ) -> None:
-    """Take from a result what it says about everybody's requests."""
+    """Apply to the pool what a result says about requests of all clients."""
     kind = None if isinstance(result, SnapshotBody) else result.kind
     if kind is None or kind in _CONCERNS_ONE_REQUEST:
-        lane.count_answer()
+        pool.count_answer()
     elif kind is FailureKind.RATE_LIMITED:
-        lane.budget.limit_exceeded(headers.retry_after_s, now)
+        pool.budget.limit_exceeded(headers.retry_after_s, now)
     elif kind is FailureKind.BANNED:
-        lane.budget.banned(headers.retry_after_s, now)
+        pool.budget.banned(headers.retry_after_s, now)
     elif kind is FailureKind.FORBIDDEN:
-        lane.budget.pause_as_told(headers.retry_after_s, FORBIDDEN_PAUSE_S, now)
+        pool.budget.pause_after(headers.retry_after_s, FORBIDDEN_PAUSE_S, now)
     else:
-        lane.count_host_failure(ticket.began, now)
-        lane.budget.pause_as_told(headers.retry_after_s, 0.0, now)
+        if kind is not FailureKind.PROXY:
+            ticket.client.url_failed(ticket.url)
+        pool.count_host_failure(ticket.began, now)
+        pool.budget.pause_after(headers.retry_after_s, 0.0, now)
 
 
 def _checked_interval(name: str, interval_s: float | None) -> float | None:

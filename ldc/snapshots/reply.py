@@ -1,54 +1,48 @@
-"""What an answer to a request for a snapshot means: a body that can be a snapshot, or a failure with its kind.
+"""What the answer to a snapshot request means: a body that can be a snapshot, or a failure of some kind.
 
 Rule 1: pure. Bytes, a status and headers go in, a value comes out; no socket, no clock.
-Rule 2: nothing an exchange, a proxy or a stranger sends may cost more than a bounded amount of memory. The limit holds
-    for what a compressed body unfolds to, because ten kilobytes of it can stand for ten megabytes.
-Rule 3: a body passes only if it is whole: of the announced length, decompressed to its end, and shaped like a snapshot.
-    What is in it, the order book judges.
+Rule 2: whatever a server or a proxy sends costs bounded memory. The bound is on the decompressed body, because ten
+    compressed kilobytes can hold ten megabytes.
+Rule 3: a body passes only if it has the announced length, is decompressed to its end, and has a snapshot's shape. The
+    order book judges its content.
 Rule 4: a failure says what happened to which market, and what happens next.
 
 What follows from a failure, by kind (`ldc.snapshots.queue` acts on it):
 
-    UNKNOWN_MARKET      permanent; nothing is tried again
-    RATE_LIMITED        429, or the error -1003: nobody asks this exchange until Retry-After is over (60 s if not said);
-                        after several in a row for longer, up to a minute
-    BANNED              418: the same; if not said, 2 min, doubling with each ban that follows
-    FORBIDDEN           403, 451: nobody asks this exchange for a minute
+    UNKNOWN_MARKET      permanent; no retry
+    RATE_LIMITED        429, or the error -1003: no request to this exchange until Retry-After is over (default 60 s);
+                        after several in a row longer, up to a minute
+    BANNED              418: the same; the default is 2 min, doubled by each further ban
+    FORBIDDEN           403, 451: no request to this exchange for a minute
     REFUSED             any other 4xx: concerns this request only
-    all the others      concern the host or the way to it: from the second in a row on, a short pause for everybody
+    all others          concern the host or the path to it: from the second in a row on, a short pause for all requests
 """
 
+import codecs
 import enum
 import json
 import re
 import zlib
 from collections.abc import Mapping
 from email.utils import mktime_tz, parsedate_tz
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ldc.book import OrderBook
+from ldc.errors import MalformedMessage
+from ldc.network.certificates import ADVICE
+from ldc.network.text import printable
+from ldc.sequence import SequenceRule
 from ldc.types import Cause
 from ldc.venues import PERMANENT_ERROR_CODES
 
-__all__ = [
-    "BODY_BYTES_MAX",
-    "ERROR_BODY_BYTES_MAX",
-    "NO_HEADERS",
-    "BodyReader",
-    "BodyRefused",
-    "FailureKind",
-    "ReplyHeaders",
-    "SnapshotBody",
-    "SnapshotFailure",
-    "failure",
-    "judge_reply",
-    "read_headers",
-]
-
 BODY_BYTES_MAX = 16 * 1024 * 1024
-"""A longer body is refused, before and after decompression. A snapshot of 5000 levels a side has 0.4 MB."""
+"""Bytes before and after decompression; a longer body is refused. A snapshot of 5000 levels a side has 0.4 MB."""
 
 ERROR_BODY_BYTES_MAX = 4096
-"""A longer body is not looked into for an error code: the exchange's errors are one line."""
+"""Bytes; a longer body is not searched for an error code, because the exchange's errors are one line."""
+
+GZIP_MEMBERS_MAX = 100
+"""Members of a gzip body; a body with more is refused, because each costs time, however short it is."""
 
 _EXCERPT_CHARACTERS_MAX = 160
 
@@ -64,21 +58,21 @@ class FailureKind(enum.StrEnum):
     UNKNOWN_MARKET = "UNKNOWN_MARKET"
     """The exchange does not know the market, or not with this status (-1121, -1220)."""
     RATE_LIMITED = "RATE_LIMITED"
-    """Too much was asked (429, -1003)."""
+    """Too many requests (429, -1003)."""
     BANNED = "BANNED"
     """The address is banned (418)."""
     FORBIDDEN = "FORBIDDEN"
-    """A firewall or the law is in the way (403, 451)."""
+    """A firewall or the law forbids the request (403, 451)."""
     REFUSED = "REFUSED"
     """The request was refused for another reason (other 4xx)."""
     SERVER_ERROR = "SERVER_ERROR"
     """The exchange failed (5xx, 408)."""
     REDIRECTED = "REDIRECTED"
-    """Somebody wanted us to ask elsewhere, which is never done (3xx)."""
+    """The answer redirects, which is never followed (3xx)."""
     NOT_A_SNAPSHOT = "NOT_A_SNAPSHOT"
-    """The body is something else: HTML, nothing, other JSON, or packed in an unknown way."""
+    """The body is something else: HTML, nothing, other JSON, or in an unknown encoding."""
     DAMAGED = "DAMAGED"
-    """The body was cut, has not the announced length, or cannot be decompressed."""
+    """The body is truncated, has another length than announced, or cannot be decompressed."""
     TOO_LARGE = "TOO_LARGE"
     """The body is longer than `BODY_BYTES_MAX`."""
     TIMED_OUT = "TIMED_OUT"
@@ -96,21 +90,21 @@ class SnapshotBody(NamedTuple):
 
     body: bytes
     received_time_ns: int
-    """Local time when its last byte had come, in nanoseconds since 1970."""
+    """Local clock when its last byte had arrived, Unix nanoseconds."""
     used_weight: int | None
-    """What the exchange says this address has used in its current minute."""
+    """The weight that the exchange has counted for this address in its current minute; None if it does not say."""
 
 
 class SnapshotFailure(NamedTuple):
-    """No snapshot, and why."""
+    """Why there is no snapshot."""
 
     kind: FailureKind
     text: str
     """A sentence for logs and errors."""
     permanent: Cause | None = None
-    """Not None: no retry can help, for this cause."""
+    """The cause for which no retry can help; None if one can."""
     retry_at: float | None = None
-    """Not None: no request will be sent before this time (of the clock of the queue) anyway."""
+    """The queue sends no request before this time of its clock; None: no pause."""
     status: int | None = None
     """The HTTP status, if there was one."""
     code: int | None = None
@@ -118,7 +112,7 @@ class SnapshotFailure(NamedTuple):
 
 
 class ReplyHeaders(NamedTuple):
-    """What the headers of an answer say about limits; None for what they do not say, or not legibly."""
+    """The headers of an answer that concern limits; None for a missing or malformed one."""
 
     used_weight: int | None = None
     server_time_s: float | None = None
@@ -129,10 +123,10 @@ NO_HEADERS = ReplyHeaders()
 
 
 def read_headers(headers: Mapping[str, str]) -> ReplyHeaders:
-    """Read the headers that concern limits. `headers` finds its keys in any case."""
+    """Read the headers that concern limits. `headers` must ignore the case of its keys."""
     server_time_s = _seconds_of(headers.get("Date", ""))
     retry_after_s: float | None = _digits(headers.get("Retry-After"))
-    retry_at_s = _seconds_of(headers.get("Retry-After", ""))  # HTTP allows a date as well; it is of the server's clock
+    retry_at_s = _seconds_of(headers.get("Retry-After", ""))  # HTTP also allows a date, of the server's clock
     if retry_at_s is not None and server_time_s is not None:
         retry_after_s = max(0.0, retry_at_s - server_time_s)
     return ReplyHeaders(
@@ -147,7 +141,7 @@ def _digits(text: str | None) -> int | None:
 
 
 def _seconds_of(date_text: str) -> float | None:
-    # The parser of e-mail dates takes nearly everything for a date; what HTTP allows is one form.
+    # The parser of e-mail dates accepts nearly any text; HTTP allows one form.
     date = parsedate_tz(date_text) if _HTTP_DATE.fullmatch(date_text) else None
     return None if date is None else float(mktime_tz(date))
 
@@ -162,14 +156,15 @@ class BodyRefused(Exception):
 
 
 class BodyReader:
-    """Takes a body as it comes off the wire, and gives it back whole and decompressed, or raises `BodyRefused`.
+    """Collects a body in chunks and returns it whole and decompressed; raises `BodyRefused` if it cannot.
 
-    Holds at most `bytes_max` decompressed bytes and one chunk. Call `feed` for each chunk, then `finish` once.
+    It holds at most `bytes_max` decompressed bytes and one chunk. Call `feed` for each chunk, then `finish` once.
     """
 
     def __init__(self, headers: Mapping[str, str], bytes_max: int = BODY_BYTES_MAX) -> None:
-        encoding = headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", "", "gzip"):
+        encoding = headers.get("Content-Encoding", "").lower()
+        codings = [coding for part in encoding.split(",") if (coding := part.strip()) not in ("", "identity")]
+        if codings not in ([], ["gzip"], ["x-gzip"]):  # RFC 9110, 8.4.1.3: both names mean the same
             raise BodyRefused(FailureKind.NOT_A_SNAPSHOT, f"the body is encoded as {_printable(encoding)}")
         self._bytes_max = bytes_max
         self._body = bytearray()
@@ -177,30 +172,51 @@ class BodyReader:
         self._length = _digits(headers.get("Content-Length"))
         if self._length is not None and self._length > bytes_max:
             raise self._too_large(f"announces {self._length} bytes")
-        self._gzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+        self._is_gzip = bool(codings)
+        self._member: Any = None  # of a gzip body the member that has begun and not ended
+        self._members = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes from the wire."""
+        """Add the next bytes received."""
         self._wire_bytes += len(chunk)
         if self._wire_bytes > self._bytes_max:
             raise self._too_large("has more bytes")
-        if self._gzip is None:
+        if not self._is_gzip:
             self._body += chunk
             return
-        try:
-            # One more than fits, so that a body of exactly the limit can be told from a longer one.
-            self._body += self._gzip.decompress(chunk, self._bytes_max - len(self._body) + 1)
-        except zlib.error as error:
-            raise BodyRefused(FailureKind.DAMAGED, f"the body cannot be decompressed ({error})") from error
-        if len(self._body) > self._bytes_max:
-            raise self._too_large("unfolds to more bytes")
+        while chunk:
+            if self._member is None and not (chunk := self._begin_member(chunk)):
+                return
+            try:
+                # One byte more than fits, to distinguish a body of exactly the limit from a longer one.
+                self._body += self._member.decompress(chunk, self._bytes_max - len(self._body) + 1)
+            except zlib.error as error:
+                raise BodyRefused(FailureKind.DAMAGED, f"the body cannot be decompressed ({error})") from error
+            if len(self._body) > self._bytes_max:
+                raise self._too_large("decompresses to more bytes")
+            chunk = b""
+            if self._member.eof:
+                chunk, self._member = self._member.unused_data, None
+
+    def _begin_member(self, chunk: bytes) -> bytes:
+        """Begin a member of a gzip body (RFC 1952, 2.2: there may be several); return its bytes.
+
+        Zeros after a member are padding, which gzip ignores as well. Anything else there is no member, and refused.
+        """
+        chunk = chunk.lstrip(b"\0") if self._members else chunk
+        if chunk:
+            self._members += 1
+            if self._members > GZIP_MEMBERS_MAX:
+                raise BodyRefused(FailureKind.DAMAGED, f"the body has more than {GZIP_MEMBERS_MAX} gzip members")
+            self._member = zlib.decompressobj(wbits=31)
+        return chunk
 
     def finish(self) -> bytes:
-        """Return the body, now that the wire has no more of it."""
+        """Return the body after its last chunk."""
         if self._length is not None and self._length != self._wire_bytes:
             raise BodyRefused(FailureKind.DAMAGED, f"{self._wire_bytes} of {self._length} announced bytes came")
-        if self._gzip is not None and (not self._gzip.eof or self._gzip.unused_data):
-            raise BodyRefused(FailureKind.DAMAGED, "the compressed body has not the end that it should have")
+        if self._is_gzip and (self._member is not None or not self._members):
+            raise BodyRefused(FailureKind.DAMAGED, "the compressed body ends early")
         return bytes(self._body)
 
     def _too_large(self, what: str) -> BodyRefused:
@@ -223,20 +239,20 @@ _KIND_OF_HUNDRED = {
 }
 
 _WHAT_NEXT = {
-    FailureKind.UNKNOWN_MARKET: "it is not tried again; check the spelling of the market",
-    FailureKind.RATE_LIMITED: "nothing is asked before the exchange allows it; let other programs here ask less",
-    FailureKind.BANNED: "nothing is asked before the ban ends; let other programs here ask less",
-    FailureKind.FORBIDDEN: "it is tried again later; see whether this address may use the exchange",
-    FailureKind.UNTRUSTED: "it is tried again; see whether somebody intercepts the connection",
-    FailureKind.PROXY: "it is tried again; check the address, the user and the password of the proxy",
+    FailureKind.UNKNOWN_MARKET: "ldc does not retry; check the spelling of the market",
+    FailureKind.RATE_LIMITED: "ldc retries when the exchange allows it; reduce the requests of other programs here",
+    FailureKind.BANNED: "ldc retries when the ban ends; reduce the requests of other programs here",
+    FailureKind.FORBIDDEN: "ldc retries later; check whether this address may use the exchange",
+    FailureKind.UNTRUSTED: f"ldc retries; {ADVICE}",
+    FailureKind.PROXY: "ldc retries; check the address, the user and the password of the proxy",
 }
-_WHAT_NEXT_OTHERWISE = "it is tried again"
+_WHAT_NEXT_OTHERWISE = "ldc retries"
 
 
 def failure(
     market: str, kind: FailureKind, what: str, *, status: int | None = None, code: int | None = None
 ) -> SnapshotFailure:
-    """Return the failure of that kind, with its sentence."""
+    """Return a failure of that kind, with its sentence."""
     next_step = _WHAT_NEXT.get(kind, _WHAT_NEXT_OTHERWISE)
     permanent = Cause.UNKNOWN_MARKET if kind is FailureKind.UNKNOWN_MARKET else None
     return SnapshotFailure(
@@ -247,10 +263,11 @@ def failure(
 def judge_reply(
     market: str, status: int, headers: ReplyHeaders, body: bytes, received_time_ns: int
 ) -> tuple[SnapshotBody | SnapshotFailure, ReplyHeaders]:
-    """Return what an answer is, and the headers with what the body adds to them (the end of a ban).
+    """Return the result, and the headers with the end of a ban if the body states it.
 
     `body` is whole. O(size of the body), without parsing a snapshot.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259, 8.1 lets a reader ignore it
     code, message = _error_in(body)
     if status == 200 and code is None and _looks_like_snapshot(body):
         return SnapshotBody(body, received_time_ns, headers.used_weight), headers
@@ -268,6 +285,18 @@ def judge_reply(
             headers = headers._replace(retry_after_s=int(ends[1]) / 1000 - headers.server_time_s)
     said = f"error {code} ({_printable(message)})" if code is not None else _excerpt(body)
     return failure(market, kind, f"HTTP {status} with {said}", status=status, code=code), headers
+
+
+def update_id_of(result: SnapshotBody | SnapshotFailure, rule: SequenceRule) -> int | None:
+    """Return the update id that a probe found, or None if it found none. Parses the body: O(levels)."""
+    if isinstance(result, SnapshotFailure):
+        return None
+    book = OrderBook(rule)
+    try:
+        book.load_snapshot(result.body)
+    except MalformedMessage:
+        return None
+    return book.last_update_id
 
 
 def _looks_like_snapshot(body: bytes) -> bool:
@@ -296,5 +325,5 @@ def _excerpt(body: bytes) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a stranger's text as a log may hold it: short, and without a line break or a control character."""
-    return repr(text[:_EXCERPT_CHARACTERS_MAX])
+    """Return text from outside as a log may hold it: short, without line breaks and control characters."""
+    return f'"{printable(text, _EXCERPT_CHARACTERS_MAX)}"'

@@ -1,17 +1,18 @@
-"""What all processes of a machine spend of one address's request weight, or of its connects, in a file that they share.
+"""The shared budget: what all processes of a machine spend of one address's request weight or connects, in one file.
 
-Rule 1: nothing is sent that the ledger has not allowed. Rather late than banned.
-Rule 2: the file is read and replaced whole, under a lock of the operating system, which a killed process cannot keep.
-    What it spent stays in the file, and counts until its time is over.
-Rule 3: a ledger that cannot be read or written allows nothing for a while, and says so in the log; nobody is banned.
+Rule 1: nothing is sent that the shared budget has not allowed. Rather late than banned.
+Rule 2: the file is read and replaced whole, under a lock of the operating system. A killed process cannot keep that
+    lock; what it spent stays in the file, and expires there.
+Rule 3: a file that cannot be read or written allows nothing for a while, and a warning is logged.
 
-A request counts from when it is sent until a minute after it was answered, as in `ldc.limits.WeightBudget`, which
-proves that no minute of the server's exceeds the limit; as the requests of a process that was killed are never
-answered, they count as if they had taken `IN_FLIGHT_S_MAX`. A connect counts from when it is begun. Times are those of
-the monotonic clock, which is the same for all processes of a machine from one start of it to the next. Pauses (429,
-418) are shared too. They last until both that clock and the one on the wall say so: a ban may outlast a start of the
-machine, and the clock on the wall may be set. Where one of them says more than a pause was long, it was set back, and
-the pause begins anew.
+A request counts from its sending until a minute after its answer, as in `ldc.limits`. There is the proof that no minute
+of the server's exceeds the limit. Requests of a killed process are never answered, so they count as if they had taken
+`IN_FLIGHT_S_MAX`. A connect counts from its beginning.
+
+Times are those of the monotonic clock, which all processes share until the machine restarts. Pauses (429, 418) are
+shared too. A pause lasts until both the monotonic and the wall clock have passed its end. A ban may outlast a restart
+of the machine, and the wall clock may be set. If a clock shows more time left than the pause was long, it was set back,
+and the pause restarts.
 """
 
 import hashlib
@@ -27,28 +28,27 @@ from pathlib import Path
 from typing import Any
 
 from ldc.limits import BAN_PAUSE_S_MAX, WEIGHT_WINDOW_S
-
-__all__ = ["IN_FLIGHT_S_MAX", "LEDGER_PAUSE_S", "LOCK_S_MAX", "SharedLedger", "shared_connects", "shared_folder"]
+from ldc.network.text import described
 
 IN_FLIGHT_S_MAX = 15.0
-"""No download takes longer: it is cut off after 10 s."""
+"""Seconds: the longest download. The downloader aborts it after 10 s."""
 
 LOCK_S_MAX = 0.2
-"""How long a download waits for the file; others hold it for one to three milliseconds."""
+"""Seconds that a download waits for the lock of the file. Other processes hold it for 1 to 3 ms."""
 
-LEDGER_PAUSE_S = 1.0
-"""After a try that failed, nothing is sent for so long, then it is tried again."""
+RETRY_S = 1.0
+"""Seconds for which nothing is sent after the file could not be used; then it is tried again."""
 
-_LOOK_S = 0.002
-"""How often it is looked whether a file that others hold is free."""
+_POLL_S = 0.002
+"""Seconds between two tries to lock the file."""
 
 logger = logging.getLogger("binance_local_depth_cache")
 
 
 def shared_folder(shared_budget: bool | str | os.PathLike[str]) -> Path | None:
-    """Return the folder that a manager's `shared_budget` means: the user's cache folder, another one, or none.
+    """Return the folder of a manager's `shared_budget`: the user's cache folder, the given one, or None.
 
-    Raises ``ValueError`` for what is neither, and where the extra that it needs is not installed.
+    Raises ``ValueError`` for another type, and if the extra that it needs is not installed.
     """
     if shared_budget is False:
         return None
@@ -66,16 +66,16 @@ def shared_folder(shared_budget: bool | str | os.PathLike[str]) -> Path | None:
     return Path(shared_budget)
 
 
-class SharedLedger:
-    """What one address spends of one limit, in a folder. Thread-safe; what it does takes as long as a file takes.
+class SharedBudget:
+    """One limit of one address, spent by several processes. Thread-safe; each call costs a locked file, about 1 ms.
 
     Args:
-        folder: shared by all who draw on it; made if it is not there.
-        name: of the budget, and of the address that it is counted for.
-        limit: all that there is in a window.
-        kind: of what, as the file is to be called.
-        window_s: how long something counts after it was settled.
-        in_flight_s: how much longer what is never settled counts; what is not to be settled: 0.
+        folder: shared by all processes that draw on it; created if missing.
+        name: of the proxy and of the budget.
+        limit: the weight or the connects in a window.
+        kind: "weight" or "connects"; the prefix of the file's name.
+        window_s: seconds that an entry counts after it was settled.
+        in_flight_s: seconds that an unsettled entry counts longer; 0 for entries that are never settled.
         clock: the monotonic one.
     """
 
@@ -96,7 +96,7 @@ class SharedLedger:
         self.folder = folder
         self._path = folder / f"{kind}-{digest}.json"
         self._lock = filelock.FileLock(folder / f"{kind}-{digest}.lock", timeout=LOCK_S_MAX, thread_local=False)
-        self._threads = threading.Lock()  # the lock above keeps out other processes, not the threads of this one
+        self._threads = threading.Lock()  # the file lock keeps out other processes, not the threads of this one
         self._timeout = filelock.Timeout
         self._limit = limit
         self._window_s = window_s
@@ -107,79 +107,81 @@ class SharedLedger:
         self._owner = os.urandom(4).hex()
 
     def take(self, weight: int, allowed: int, now: float) -> tuple[float, str]:
-        """Spend `weight` if all together then stay within `allowed`; return (now, key), or when to ask again and "".
+        """Spend `weight` if all processes together then stay within `allowed`.
 
-        `settle` takes the key.
+        Returns (now, key), where `settle` takes the key; otherwise (when to try again, "").
         """
         key = f"{os.getpid()}-{self._owner}-{next(self._next_key)}"  # a forked child has the same owner
 
-        def spend(ledger: dict[str, Any]) -> tuple[float, str]:
-            paused_until = max(now + ledger["paused_until"] - time.time(), ledger["paused_until_monotonic"])
-            earliest = max(paused_until, _earliest(ledger["spent"], allowed - weight, now, self._window_s))
+        def spend(entries: dict[str, Any]) -> tuple[float, str]:
+            paused_until = max(now + entries["paused_until"] - time.time(), entries["paused_until_monotonic"])
+            earliest = max(paused_until, _earliest(entries["spent"], allowed - weight, now, self._window_s))
             if earliest > now:
                 return earliest, ""
-            ledger["spent"][key] = [weight, now + self._in_flight_s + self._window_s]
+            entries["spent"][key] = [weight, now + self._in_flight_s + self._window_s]
             return now, key
 
-        return self._change(spend, now) or (now + LEDGER_PAUSE_S, "")
+        return self._change(spend, now) or (now + RETRY_S, "")
 
     def settle(self, key: str, paused_until: float, now: float) -> None:
-        """A request has been answered or given up. `paused_until`: what the exchange told; past if nothing."""
+        """Count the request of a key as answered or given up. `paused_until`: the exchange's pause; past if none."""
 
-        def shorten(ledger: dict[str, Any]) -> tuple[float, str]:
-            if key in ledger["spent"]:
-                ledger["spent"][key][1] = now + self._window_s
-            if paused_until > max(now, ledger["paused_until_monotonic"]):
-                ledger["pause_s"] = paused_until - now
-                ledger["paused_until"] = max(ledger["paused_until"], time.time() + paused_until - now)
-                ledger["paused_until_monotonic"] = paused_until
+        def shorten(entries: dict[str, Any]) -> tuple[float, str]:
+            if key in entries["spent"]:
+                entries["spent"][key][1] = now + self._window_s
+            if paused_until > max(now, entries["paused_until_monotonic"]):
+                entries["pause_s"] = paused_until - now
+                entries["paused_until"] = max(entries["paused_until"], time.time() + paused_until - now)
+                entries["paused_until_monotonic"] = paused_until
             return now, key
 
         self._change(shorten, now)
 
     def give_back(self, key: str, now: float) -> None:
-        """What was spent under this key was not sent, and does not count."""
+        """Remove the entry of a key: its request was not sent."""
 
-        def remove(ledger: dict[str, Any]) -> tuple[float, str]:
-            ledger["spent"].pop(key, None)
+        def remove(entries: dict[str, Any]) -> tuple[float, str]:
+            entries["spent"].pop(key, None)
             return now, key
 
         self._change(remove, now)
 
     def used(self, now: float) -> int:
-        """Return what all processes have in the file."""
+        """Return what all processes have spent that still counts."""
         return sum(weight for weight, _until in self._read(now)["spent"].values())
 
     def _change(self, change: Callable[[dict[str, Any]], tuple[float, str]], now: float) -> tuple[float, str] | None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._threads, self._lock.acquire(poll_interval=_LOOK_S):
-                ledger = self._read(now)
-                result = change(ledger)
+            with self._threads, self._lock.acquire(poll_interval=_POLL_S):
+                entries = self._read(now)
+                result = change(entries)
                 written = self._path.with_suffix(f".{os.getpid()}.new")
-                written.write_text(json.dumps(ledger), encoding="utf-8")
+                written.write_text(json.dumps(entries), encoding="utf-8")
                 written.replace(self._path)
                 return result
         except (OSError, self._timeout) as error:
             if not self._has_logged:
                 self._has_logged = True
-                logger.warning("Nothing is asked for while the shared budget in %s fails: %s", self._path, error)
+                logger.warning(
+                    "Nothing is requested while the shared budget in %s fails: %s", self._path, described(error)
+                )
             return None
 
     def _read(self, now: float) -> dict[str, Any]:
-        """Return what still counts. What nobody can have written counts as everything, for a window."""
+        """Return the entries that still count. A file that ldc cannot have written counts as a full window."""
         try:
-            ledger = json.loads(self._path.read_text(encoding="utf-8"))
-            spent = {str(key): _entry(int(weight), float(until)) for key, (weight, until) in ledger["spent"].items()}
-            pause_s = min(_time(float(ledger.get("pause_s", BAN_PAUSE_S_MAX))), BAN_PAUSE_S_MAX)
-            paused_until = min(_time(float(ledger["paused_until"])), time.time() + pause_s)
-            paused_until_monotonic = min(_time(float(ledger.get("paused_until_monotonic", 0.0))), now + pause_s)
+            read = json.loads(self._path.read_text(encoding="utf-8"))
+            spent = {str(key): _entry(int(weight), float(until)) for key, (weight, until) in read["spent"].items()}
+            pause_s = min(_time(float(read.get("pause_s", BAN_PAUSE_S_MAX))), BAN_PAUSE_S_MAX)
+            paused_until = min(_time(float(read["paused_until"])), time.time() + pause_s)
+            paused_until_monotonic = min(_time(float(read.get("paused_until_monotonic", 0.0))), now + pause_s)
         except FileNotFoundError:
             spent, pause_s, paused_until, paused_until_monotonic = {}, 0.0, 0.0, 0.0
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             spent = {"unreadable": [self._limit, now + self._window_s]}
             pause_s, paused_until, paused_until_monotonic = 0.0, 0.0, 0.0
-        # Later than can be: of before the machine was started anew, when the clock began at 0 again.
+        # A later time is from before a restart of the machine, when the clock began at 0 again.
         latest = now + self._in_flight_s + self._window_s
         return {
             "spent": {key: [weight, min(until, latest)] for key, (weight, until) in spent.items() if until > now},
@@ -189,30 +191,30 @@ class SharedLedger:
         }
 
 
-def shared_connects(folder: Path, name: tuple[str, str], limit: int, window_s: float) -> SharedLedger:
-    """Return the connects of one address, in a folder: at most `limit` in any `window_s`. Nothing of it is settled."""
-    return SharedLedger(folder, name, limit, kind="connects", window_s=window_s, in_flight_s=0.0)
+def shared_connects(folder: Path, name: tuple[str, str], limit: int, window_s: float) -> SharedBudget:
+    """Return the shared budget of one address's connects: at most `limit` in any `window_s`. They are never settled."""
+    return SharedBudget(folder, name, limit, kind="connects", window_s=window_s, in_flight_s=0.0)
 
 
 def _entry(weight: int, until: float) -> list[Any]:
     if weight < 0:
-        raise ValueError(f"nobody spends a weight of {weight}")
+        raise ValueError(f"a weight is 0 or more, not {weight}")
     return [weight, _time(until)]
 
 
 def _time(seconds: float) -> float:
     if math.isnan(seconds):
-        raise ValueError("a time is a number")
+        raise ValueError("a time is a number, not NaN")
     return seconds
 
 
 def _earliest(spent: dict[str, list[Any]], room: int, now: float, window_s: float) -> float:
-    """Return when so much has expired that what is left fits into `room`."""
+    """Return when enough has expired that the rest fits into `room`."""
     excess = sum(weight for weight, _until in spent.values()) - room
     earliest = now
     for weight, until in sorted(spent.values(), key=lambda entry: entry[1]):
         if excess <= 0:
             break
-        earliest = min(until, now + window_s)  # it may be answered this moment, and then counts for less
+        earliest = min(until, now + window_s)  # an answer may come at any moment, and shorten the time of its entry
         excess -= weight
     return earliest

@@ -1,81 +1,66 @@
-"""What all requesters share that draw on one weight of one address: its budgets, its pauses, and its ledger.
+"""The weight pool: what all clients share that draw on one request weight of one address.
 
-Rule 1: pure, as `ldc.snapshots.queue` is, which says what is asked and when.
+Rule 1: pure, as `ldc.snapshots.queue` is, which decides what is requested and when.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ldc.limits import Backoff, WeightBudget
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 
-__all__ = ["HOST_PAUSE_S_FIRST", "HOST_PAUSE_S_MAX", "PART_OF_SHARE", "PROBE_PART", "SPARE_PART", "Lane", "Ledger"]
+if TYPE_CHECKING:
+    from ldc.snapshots.shared_budget import SharedBudget
 
 PART_OF_SHARE = {Purpose.SYNCHRONIZE: 1.0, Purpose.HORIZON: 0.9}
-"""The part of a share that a purpose may use, in all."""
+"""The part of a client's share that a purpose may use, with all more urgent ones."""
 
 SPARE_PART = 0.75
-"""The part of a share that everything else may use."""
+"""The part of a share that every other purpose may use."""
 
 PROBE_PART = 0.1
-"""The part of a share that probes may use, within the above."""
+"""The part of a share that probes may use, within `SPARE_PART`."""
 
 HOST_PAUSE_S_FIRST = 0.5
-"""The pause after the second failure of a host in a row is anything up to this; it doubles with each that follows."""
+"""Seconds: the ceiling of the random pause after a host's second failure in a row. It doubles with each further one."""
 
 HOST_PAUSE_S_MAX = 5.0
-"""The longest such pause. Short, because one market's broken answers may be all that is asked for; each market has a
-longer back-off of its own."""
-
-
-class Ledger(Protocol):
-    """What several processes spend of one budget; see `ldc.snapshots.shared_budget`."""
-
-    @property
-    def folder(self) -> object:
-        """Where it is kept."""
-
-    def take(self, weight: int, allowed: int, now: float) -> tuple[float, str]:
-        """Spend a weight if all together stay within `allowed`: (now, key); or return when to ask again, and ""."""
-
-    def settle(self, key: str, paused_until: float, now: float) -> None:
-        """What was spent under this key has been answered."""
-
-    def give_back(self, key: str, now: float) -> None:
-        """What was spent under this key was not sent."""
+"""Seconds: the highest ceiling of such a pause. Short, because the failures may concern one market only; each market
+has a longer backoff of its own."""
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
-    """What all the requesters share that draw on one weight of one address."""
+class WeightPool:
+    """The budgets, the pauses and the shared budget of one request weight of one address."""
 
     budget: WeightBudget
     probe_budget: WeightBudget
     backoff: Backoff
     last_failure_at: float = -math.inf
     has_failed_once: bool = False
-    ledger: Ledger | None = None
-    """The same budget, as other processes draw on it."""
-    ledger_not_before: float = -math.inf
-    """Until then the ledger has refused whoever may draw on no more of the weight than `ledger_allowed`."""
-    ledger_allowed: int = 0
-    is_asking_ledger: bool = False
-    """Somebody is reading that file, which takes a while: until it is answered nobody else begins anything here."""
+    shared_budget: "SharedBudget | None" = None
+    """The same weight as all processes of the machine spend it; None: this process does not share it."""
+    shared_not_before: float = -math.inf
+    """Until then the shared budget has refused requests that may use no more than `shared_allowed`."""
+    shared_allowed: int = 0
+    is_taking_shared: bool = False
+    """A worker is taking from the shared budget, which is a file. Until it returns, no other request of the pool
+    begins."""
 
     @classmethod
-    def of(cls, weight_per_minute: int, random: Callable[[], float]) -> "Lane":
-        """Return the lane of a budget of which nothing has been spent."""
+    def of(cls, weight_per_minute: int, random: Callable[[], float]) -> "WeightPool":
+        """Return a pool of which nothing has been spent."""
         backoff = Backoff(random, first_s=HOST_PAUSE_S_FIRST, max_s=HOST_PAUSE_S_MAX)
         return cls(WeightBudget(weight_per_minute), WeightBudget(weight_per_minute), backoff)
 
     def can_pay(self, weight: int, purpose: Purpose | None, share: float) -> bool:
-        """Whether the share, or the part of it for this purpose, can ever pay for that."""
+        """Whether the share, or its part for this purpose, can ever pay for that weight."""
         return weight <= self.budget.allowed(share * (PROBE_PART if purpose is None else part_for(purpose)))
 
     def earliest(self, weight: int, purpose: Purpose | None, share: float, now: float) -> float:
-        """Return when that may be sent, as far as is known here; see `WeightBudget.earliest`."""
+        """Return when that weight may be sent, as far as this process knows; see `WeightBudget.earliest`."""
         earliest = self.budget.earliest(weight, now, share * part_for(purpose))
         earliest = max(earliest, self.refused_until(purpose, share))
         if purpose is None:
@@ -83,38 +68,38 @@ class Lane:
         return earliest
 
     def refused_until(self, purpose: Purpose | None, share: float) -> float:
-        """Return until when the ledger has refused this purpose: what it keeps for a more urgent one is not refused."""
-        is_refused = self.budget.allowed(share * part_for(purpose)) <= self.ledger_allowed
-        return self.ledger_not_before if is_refused else -math.inf
+        """Return until when the shared budget refuses this purpose. A refusal does not hold for more urgent ones."""
+        is_refused = self.budget.allowed(share * part_for(purpose)) <= self.shared_allowed
+        return self.shared_not_before if is_refused else -math.inf
 
     def spend(self, weight: int, purpose: Purpose | None, now: float) -> None:
-        """Count what is sent now."""
+        """Count a request that is sent now."""
         self.budget.spend(weight, now)
         if purpose is None:
             self.probe_budget.spend(weight, now)
 
     def settle(self, weight: int, purpose: Purpose | None, now: float) -> None:
-        """Count it as answered."""
+        """Count that request as answered."""
         self.budget.settle(weight, now)
         if purpose is None:
             self.probe_budget.settle(weight, now)
 
     def count_host_failure(self, began: float, now: float) -> None:
-        """A download that began then has met a host that does not answer as it should."""
+        """Count a download, begun at `began`, that the host did not answer as it should."""
         if began < self.last_failure_at:
-            return  # it was under way when the last one was counted: the same trouble
+            return  # it was in flight when the last failure was counted: the same trouble
         self.last_failure_at = now
         if self.has_failed_once:
             self.budget.pause_until(now + self.backoff.next_delay_s())
         self.has_failed_once = True
 
     def count_answer(self) -> None:
-        """The host is well."""
+        """Count an answer that shows that the host works."""
         self.budget.served()
         self.backoff.reset()
         self.has_failed_once = False
 
 
 def part_for(purpose: Purpose | None) -> float:
-    """Return the part of a share that a purpose may use, in all."""
+    """Return the part of a share that a purpose may use (None: a probe)."""
     return SPARE_PART if purpose is None else PART_OF_SHARE.get(purpose, SPARE_PART)

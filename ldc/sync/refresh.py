@@ -1,26 +1,26 @@
-"""The refresh of a synchronized market: a newer or deeper snapshot, taken in without taking the book away.
+"""The refresh of a synchronized market: it takes in a newer or deeper snapshot while the book stays readable.
 
-Rule 1: the live book is touched by `adopt` only, at equal update ids, after a comparison. It stays readable throughout.
-Rule 2: the stream is believed before a snapshot. What a snapshot says against the live book must be said twice.
-Rule 3: no clock, no random source, no socket, no thread, no log: `now` is an argument.
+Rule 1: only `adopt` changes the live book, at equal update ids, after a comparison.
+Rule 2: the stream is believed before a snapshot. Two snapshots must show a difference before the book is corrected.
+Rule 3: no clock, socket, thread, log or random source: `now` and `random` are arguments.
 
-Theory of operation. A refresh asks for a snapshot. From the moment its download begins, every update that the live book
+Theory of operation. A refresh requests a snapshot. From the beginning of its download, every update that the live book
 applies is also *retained*. The snapshot is loaded into a second book, the *candidate*, and the retained updates are
-applied to it; then
+applied to it. Then
 
-    candidate behind the live book   an update between the two is missing: the snapshot is too old, refetch
+    candidate behind the live book   an update between the two is missing: the snapshot is too old; refetch
     candidate ahead of it            the candidate waits; every further update goes to both books
     both at one id                   the audit: compare them inside both horizons
 
-An equal candidate is adopted: its levels, and its horizon, which is the purpose of it all. A different one is not, and
-a second snapshot is taken. Each difference is a price with the two quantities; one that shows again exactly as before
-was not touched in between, and two snapshots witness it: the live book is wrong (AUDIT_CURED). Otherwise a snapshot
-was (SNAPSHOT_INCOHERENT; COIN-M had such snapshots in 2021), and the live book takes only what lies past its horizon.
-The second snapshot is asked for late, because such an error was seen to last; a book that has left its horizon takes
-what lies past it from the first one, so that it can be read meanwhile.
+An equal candidate is adopted: its levels and its horizon, which is what a refresh is for. A different one is not, and a
+second snapshot is requested. A difference is a price with its two quantities. If it shows again exactly as before, no
+update has touched it and two snapshots agree on it: the live book is wrong (AUDIT_CURED). Otherwise one of the
+snapshots was (SNAPSHOT_INCOHERENT; COIN-M had such snapshots in 2021). Then the live book takes only what lies past its
+horizon. The second snapshot is requested late, because such an error was seen to last. A book that has left its horizon
+takes what lies past it from the first snapshot already, so that it can be read meanwhile.
 
-Why the retaining begins with the download and not with the request: requests wait for weight, 200 markets on their
-second step of the ladder for minutes. What a snapshot needs is what follows it, and it is as old as its download.
+Updates are retained from the download on, not from the request on. Requests wait for weight: with 200 markets that
+deepen at once for minutes. A snapshot is as old as its download, so it needs only what follows that.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ldc.errors import MalformedMessage
 from ldc.limits import Backoff
-from ldc.sync.parts import (
-    RETRY_S_FIRST,
-    RETRY_S_MAX,
+from ldc.sync.actions import (
     Action,
     Payload,
     Purpose,
@@ -40,52 +38,38 @@ from ldc.sync.parts import (
     RequestSnapshot,
     SnapshotDrop,
     SnapshotRequests,
-    Update,
-    UpdateBuffer,
-    are_sides_far_apart,
 )
+from ldc.sync.buffer import Update, UpdateBuffer
+from ldc.sync.plausibility import are_sides_far_apart
+from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX
 from ldc.types import Comparison, Verdict
 
 if TYPE_CHECKING:
     from ldc.book import OrderBook
 
-__all__ = [
-    "AHEAD_S_MAX",
-    "AHEAD_UPDATES_MAX",
-    "AHEAD_UPDATES_MAX_UNREADABLE",
-    "AUDIT_CONFIRM_S",
-    "INCOHERENT_SHARE_MAX",
-    "REFRESH_PAUSE_S",
-    "REFUSALS_MAX",
-    "Difference",
-    "Refresher",
-    "differences",
-    "extended",
-]
-
 REFRESH_PAUSE_S = 1.0
-"""Between two refreshes of a market. Where a market leaves every horizon at once, this is what limits the requests."""
+"""Between two refreshes of a market. It limits the requests of a market that leaves every horizon at once."""
 
 AHEAD_S_MAX = 300.0
-"""How long a candidate ahead of the live book waits for the stream; then it is discarded (EXPIRED) and refetched.
-A quiet market says nothing for minutes, and waiting costs only its memory."""
+"""How long a candidate ahead of the live book waits for the stream. Then it is discarded (EXPIRED) and refetched. A
+quiet market may be silent for minutes, and waiting costs only the candidate's memory."""
 
 AHEAD_UPDATES_MAX = 200
-"""How many updates the live book applies before a candidate still ahead of it is discarded (EXPIRED) and refetched."""
+"""Updates that the live book applies before a candidate still ahead of it is discarded (EXPIRED) and refetched."""
 
 AHEAD_UPDATES_MAX_UNREADABLE = 20
-"""The same while the live book has left its horizon: it needs a snapshot more than a wait, and one of another numbering
-would keep it unreadable for `AHEAD_S_MAX`."""
+"""The same while the live book has left its horizon. It needs a snapshot more than a wait: a candidate of another
+numbering would keep it unreadable for `AHEAD_S_MAX`."""
 
 AUDIT_CONFIRM_S = 30.0
-"""After a difference, how long until the second snapshot is asked for, while the live book is readable. An incoherent
-snapshot was seen to stay so for more than 20 s."""
+"""From a difference to the second request, while the live book is readable. An incoherent snapshot was seen to stay
+incoherent for more than 20 s."""
 
 REFUSALS_MAX = 2
-"""So many permanent refusals in a row fail the market: its stream contradicts the first one."""
+"""Permanent refusals in a row that fail the market. The first one is contradicted by the live stream."""
 
 INCOHERENT_SHARE_MAX = 0.1
-"""Of a snapshot that differs at more than this share of the levels that can be compared, nothing is taken at all."""
+"""From a snapshot that differs at more than this share of the comparable levels nothing is taken."""
 
 
 class Difference(NamedTuple):
@@ -98,9 +82,9 @@ class Difference(NamedTuple):
 
 
 class Refresher:
-    """The refreshes of one market, one at a time. Driven by `ldc.Synchronizer`; not for anybody else.
+    """The refreshes of one market, one at a time. Only `ldc.sync.machine.Synchronizer` drives it.
 
-    Thread-safety: none; one thread calls it.
+    Thread-safety: one thread calls it. Other threads may read its counters, whose keys never change.
     """
 
     def __init__(
@@ -128,7 +112,7 @@ class Refresher:
         self.aborted = 0
         """Refreshes that ended because the market lost its synchronization."""
         self.limit = 0
-        """The limit of the snapshot that the live book's levels come from; 0 before the first."""
+        """The limit of the snapshot that the live book's levels come from; 0 before the first one."""
         self.refreshed_at: float | None = None
         """When the levels last came from a snapshot."""
 
@@ -145,7 +129,7 @@ class Refresher:
         self._not_before = 0.0
         self._interval_due: float | None = None
 
-    # -- what the synchronizer looks at
+    # -- what the synchronizer asks
 
     @property
     def is_under_way(self) -> bool:
@@ -159,15 +143,15 @@ class Refresher:
 
     @property
     def next_due(self) -> float | None:
-        """When `tick` has something to do."""
+        """When `tick` is due next; None: never, as things are."""
         if self._candidate is not None:
             return self._candidate_expires_at
         return None if self.is_under_way else self._interval_due
 
-    # -- what the synchronizer tells
+    # -- what the synchronizer reports
 
     def start(self, now: float, limit: int) -> None:
-        """The market has been synchronized by a snapshot of that limit."""
+        """A snapshot of that limit has synchronized the market."""
         self.limit = limit
         self.refreshed_at = now
         self._backoff.reset()
@@ -176,11 +160,11 @@ class Refresher:
         self._deepen(now)
 
     def resume(self, now: float) -> None:
-        """The market has been synchronized again without a snapshot."""
-        self._deepen(now)  # the interval goes on: a market that resumes often is to be refreshed all the same
+        """The market has resumed without a snapshot."""
+        self._deepen(now)  # the interval goes on, or a market that resumes often would never be refreshed
 
     def abort(self) -> None:
-        """The market is synchronized no longer, so there is nothing to refresh."""
+        """The market has left SYNCHRONIZED: there is nothing to refresh."""
         if self._purpose is None:
             return
         self._requests.cancel()
@@ -190,7 +174,7 @@ class Refresher:
         self._forget()
 
     def want(self, purpose: Purpose, now: float) -> None:
-        """Refresh the market. If that is under way, a more urgent purpose takes over a request not yet served."""
+        """Refresh the market. If a refresh is under way, a more urgent purpose replaces a request not yet served."""
         if self._purpose is None:
             self._purpose = purpose
             self.started[purpose] += 1
@@ -201,13 +185,13 @@ class Refresher:
         if waiting is None or self._requests.has_begun or purpose >= self._purpose:
             return
         if self._first_difference is not None and self._book.is_readable:
-            return  # the second snapshot is late on purpose
+            return  # the second snapshot is requested late on purpose
         self._purpose = purpose
         self._requests.cancel()
         self._requests.issue(purpose, self._wanted_limit, max(now, self._not_before))
 
     def begin(self) -> None:
-        """The download of the awaited snapshot begins: retain what is applied from now on."""
+        """The download of the awaited snapshot begins: retain what the live book applies from now on."""
         self._is_retaining = True
 
     def note_applied(self, now: float, payload: Payload, received_time_ns: int | None) -> None:
@@ -217,11 +201,11 @@ class Refresher:
         elif self._is_retaining:
             header = self._book.last_header
             assert header is not None
-            # The oldest may fall out of the full buffer: they were applied, so nothing is lost but this snapshot.
+            # A full buffer discards its oldest. The live book has applied those, so only this snapshot is lost.
             self._retained.add(Update.of(self._book.rule, header, payload, received_time_ns))
 
     def snapshot_received(self, now: float, request: RequestSnapshot, body: Payload, limit: int | None) -> None:
-        """The snapshot of the awaited request is here."""
+        """The awaited snapshot is here."""
         self._refusals = 0
         candidate = self._make_book()
         try:
@@ -236,13 +220,13 @@ class Refresher:
             for update in self._retained:
                 if candidate.apply(update.payload, update.received_time_ns) is Verdict.GAP:
                     break
-        except MalformedMessage:  # the live book could apply it, the candidate cannot: for the snapshot's decimals
+        except MalformedMessage:  # too many decimals beside the snapshot's; the live book could apply it
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
         assert candidate.last_update_id is not None
         assert self._book.last_update_id is not None
         if candidate.last_update_id < self._book.last_update_id:
-            # The retaining goes on: where REST lags behind the stream, the next one finds what it needs.
+            # The retaining goes on: if REST lags behind the stream, the next snapshot finds what it needs.
             self._drop_and_retry(SnapshotDrop.TOO_OLD, now, keep_retaining=True)
             return
         self._stop_retaining()
@@ -250,10 +234,10 @@ class Refresher:
         self._candidate_limit = request.limit
         self._candidate_expires_at = now + AHEAD_S_MAX
         self._updates_while_ahead = 0
-        self._settle_if_level(now)
+        self._compare_if_equal_ids(now)
 
     def snapshot_failed(self, now: float, retry_at: float | None, *, is_permanent: bool) -> bool:
-        """The download has failed; return True if the exchange has refused the market for good."""
+        """The download has failed. Return True if the exchange has refused the market for good."""
         self._refusals = self._refusals + 1 if is_permanent else 0
         if self._refusals >= REFUSALS_MAX:
             return True
@@ -267,15 +251,15 @@ class Refresher:
         if self._interval_due is not None and now >= self._interval_due and not self.is_under_way:
             self.want(Purpose.INTERVAL, now)
 
-    # -- inside
+    # -- internals
 
     def _limit_for(self, purpose: Purpose) -> int:
-        """Return the limit to ask for: deeper where that is the purpose, or where the horizon proved too near."""
+        """Return the limit to request: a deeper one if that is the purpose, or if the horizon proved too near."""
         deeper = [step for step in self._limits if step > self.limit]
         return deeper[0] if deeper and purpose in (Purpose.HORIZON, Purpose.DEEPEN) else self.limit
 
     def _deepen(self, now: float) -> None:
-        """Ask for the next step of the ladder, if there is one and there can be levels that are not held."""
+        """Request the next deeper limit, if there is one and the book is not complete."""
         is_complete = self._book.bid_horizon is None and self._book.ask_horizon is None
         if not is_complete and self._limit_for(Purpose.DEEPEN) > self.limit:
             self.want(Purpose.DEEPEN, now)
@@ -284,7 +268,7 @@ class Refresher:
         self._interval_due = None if self._interval_s is None else now + self._interval_s
 
     def _bring_up_to_date(self, now: float, payload: Payload) -> None:
-        """Give the candidate the update that the live book has just applied."""
+        """Apply to the candidate what the live book has just applied."""
         assert self._candidate is not None
         try:
             self._candidate.apply(payload)
@@ -292,13 +276,13 @@ class Refresher:
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
         self._updates_while_ahead += 1
-        self._settle_if_level(now)
+        self._compare_if_equal_ids(now)
         updates_max = AHEAD_UPDATES_MAX if self._book.is_readable else AHEAD_UPDATES_MAX_UNREADABLE
         if self._candidate is not None and self._updates_while_ahead >= updates_max:
             self._drop_and_retry(SnapshotDrop.EXPIRED, now)
 
-    def _settle_if_level(self, now: float) -> None:
-        """Compare the two books if they stand at one id, and end the refresh or ask for a second snapshot."""
+    def _compare_if_equal_ids(self, now: float) -> None:
+        """If both books stand at one id, compare them; then end the refresh or request a second snapshot."""
         live, candidate = self._book, self._candidate
         assert candidate is not None
         if candidate.last_update_id != live.last_update_id:
@@ -319,7 +303,7 @@ class Refresher:
         can_extend = len(difference) <= INCOHERENT_SHARE_MAX * compared_count
         if self._first_difference is None:
             if can_extend and not live.is_readable:
-                self._extend(candidate)  # so that it can be read until the second snapshot is here
+                self._extend(candidate)  # so that it can be read meanwhile
             self._first_difference = difference
             self._requests.dropped[SnapshotDrop.DIFFERENT] += 1
             self._candidate = None
@@ -334,7 +318,7 @@ class Refresher:
             self._end(now, RefreshResult.SNAPSHOT_INCOHERENT, comparison, is_taken=is_taken)
 
     def _extend(self, candidate: "OrderBook") -> bool:
-        """Take only what lies past the live book's horizon; return whether that was possible."""
+        """Take only what lies past the live book's horizon. Return whether that was possible."""
         deeper = extended(self._book, candidate, self._make_book)
         if deeper is not None:
             self._book.adopt(deeper)
@@ -360,7 +344,7 @@ class Refresher:
         self._deepen(now)
 
     def _forget(self) -> None:
-        """There is no refresh under way any more."""
+        """End the refresh under way."""
         self._purpose = None
         self._candidate = None
         self._first_difference = None
@@ -377,10 +361,10 @@ class Refresher:
         self._retry(now, None, keep_retaining=keep_retaining)
 
     def _retry(self, now: float, retry_at: float | None, *, keep_retaining: bool = False) -> None:
-        """Ask once more, after a back-off.
+        """Request another snapshot, after a backoff.
 
-        A refresh goes on until it succeeds or the market is synchronized no longer: its tries are limited in their
-        rate, not in their number.
+        A refresh goes on until it succeeds or the market leaves SYNCHRONIZED. Its tries are limited in their rate, not
+        in their number.
         """
         assert self._purpose is not None
         if not keep_retaining:
@@ -392,7 +376,7 @@ class Refresher:
 def differences(live: "OrderBook", candidate: "OrderBook") -> tuple[frozenset[Difference], int]:
     """Return where two books differ inside both horizons, and how many prices were compared.
 
-    O(levels), in Python: it is called when `compare` has found a difference, which is rare.
+    O(levels) in Python. It is called only when `compare` has found a difference, which is rare.
     """
     ours: Any = live.view(number=Decimal, beyond_horizon=True)
     theirs: Any = candidate.view(number=Decimal, beyond_horizon=True)
@@ -413,23 +397,23 @@ def differences(live: "OrderBook", candidate: "OrderBook") -> tuple[frozenset[Di
 
 
 def extended(live: "OrderBook", candidate: "OrderBook", make_book: "Callable[[], OrderBook]") -> "OrderBook | None":
-    """Return a book with live's levels inside its horizons and candidate's past them, or None if there is no such book.
+    """Return a book with live's levels inside its horizons and candidate's past them; None if that is impossible.
 
-    A book takes levels only from a snapshot, so one is written, in the exchange's format. O(levels).
+    A book takes levels only from a snapshot, so one is written in the exchange's format. O(levels).
     """
     ours: Any = live.view(number=Decimal, beyond_horizon=True)
     theirs: Any = candidate.view(number=Decimal, beyond_horizon=True)
     bids = _joined(True, ours.bids, ours.bid_horizon, theirs.bids, theirs.bid_horizon)
     asks = _joined(False, ours.asks, ours.ask_horizon, theirs.asks, theirs.ask_horizon)
-    # A side without levels would be read as an empty one, which is more than is known of a side that has a horizon.
+    # A side without levels would be taken for an empty one. Of a side with a horizon that is not known.
     if not (bids.levels or bids.is_complete) or not (asks.levels or asks.is_complete):
         return None
     book = make_book()
     texts = [",".join(f'["{price:f}","{quantity:f}"]' for price, quantity in side.levels) for side in (bids, asks)]
     body = f'{{"lastUpdateId":{live.last_update_id},"bids":[{texts[0]}],"asks":[{texts[1]}]}}'
     try:
-        book.load_snapshot(body, _limit_that_tells(bids, asks))
-    except MalformedMessage:  # the two are so different that the joined book would be crossed
+        book.load_snapshot(body, _limit_for_horizons(bids, asks))
+    except MalformedMessage:  # so different that the joined book would be crossed
         return None
     return book
 
@@ -440,12 +424,12 @@ class _Side(NamedTuple):
 
 
 def _is_within(is_bid: bool, price: Decimal, *horizons: Decimal | None) -> bool:
-    """Whether a price lies inside all these horizons; None is no horizon."""
+    """Return whether a price lies inside all these horizons. None is no horizon."""
     return all(horizon is None or (price >= horizon if is_bid else price <= horizon) for horizon in horizons)
 
 
 def _joined(is_bid: bool, ours: Any, our_horizon: Any, theirs: Any, their_horizon: Any) -> _Side:
-    """Return our levels inside our horizon, then theirs past it inside theirs."""
+    """Return our levels inside our horizon, then theirs past it and inside theirs."""
     levels = [level for level in ours if _is_within(is_bid, level[0], our_horizon)]
     if our_horizon is None:
         return _Side(levels, is_complete=True)
@@ -457,10 +441,10 @@ def _joined(is_bid: bool, ours: Any, our_horizon: Any, theirs: Any, their_horizo
     return _Side(levels, is_complete=their_horizon is None)
 
 
-def _limit_that_tells(bids: _Side, asks: _Side) -> int | None:
-    """Return the limit with which a snapshot of these sides says of each whether it is complete.
+def _limit_for_horizons(bids: _Side, asks: _Side) -> int | None:
+    """Return the limit that makes a snapshot of these sides complete on just those sides that are.
 
-    One number cannot say it of a longer complete side beside a shorter incomplete one. Then neither is called complete,
+    There is no such limit for a longer complete side beside a shorter incomplete one. Then neither is called complete,
     which claims less than is known and is never wrong.
     """
     sides = bids, asks

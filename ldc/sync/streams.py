@@ -1,19 +1,18 @@
-"""What each stream of one market has shown: whether it is live, what it skipped, and whether its ids went backwards.
+"""What each stream of one market has shown: whether it is live, what it skipped, and whether its ids restarted.
 
-Rule 1: a stream is a number that the caller chose for one subscription on one connection. Nothing is known of sockets.
-Rule 2: this is bookkeeping; what follows from it is decided in `ldc.sync.machine`.
+Rule 1: a stream is one subscription on one connection, under the number of that connection. Sockets are unknown here.
+Rule 2: this is bookkeeping. `ldc.sync.machine` decides what follows from it.
 """
 
+from ldc.sync.buffer import is_later
 from ldc.types import Header
 
-__all__ = ["RESYNC_AFTER_STALE", "STALE_S_MAX", "STREAMS_MAX", "Streams"]
-
 RESYNC_AFTER_STALE = 3
-"""So many STALE updates in a row, with event times past the book's, show that the exchange counts anew."""
+"""STALE updates in a row, with event times past the book's, that show that the ids restarted."""
 
 STALE_S_MAX = 10.0
-"""So many STALE updates, and for so long nothing else, show it as well, whatever their event times are. The clock that
-those are of may be set back, and one of them may be of another unit: then what follows is never later."""
+"""How long `RESYNC_AFTER_STALE` STALE updates, and nothing else, must have come to show it whatever their event times
+are. The exchange's clock may be set back, and one event time may be of another unit: then no next one is later."""
 
 STREAMS_MAX = 16
 """Streams of one market at a time; one more is a ``ValueError``. Redundant streams and their successors are a few."""
@@ -36,14 +35,14 @@ class _Stream:
         self.has_spoken = False
         self.has_skipped = False
         self.gaps_filled = 0
-        self.stale_at_id: int | None = None
+        self.stale_at_id: int | None = None  # the id at or below which the STALE updates end
         self.stale_since = 0.0
         self.stale_count = 0
-        self.later_in_a_row = 0  # of them, with an event time past that of what was reached
+        self.later_in_a_row = 0  # of them, with an event time past that of the id
 
     @property
     def is_live(self) -> bool:
-        # An update may come before the acknowledgement, and proves more than it.
+        # An update may come before the acknowledgement, and proves more.
         return self.is_acknowledged or self.has_spoken
 
 
@@ -53,9 +52,10 @@ class Streams:
     Thread-safety: none; one thread calls it.
     """
 
-    __slots__ = ("_streams",)
+    __slots__ = ("_market", "_streams")
 
-    def __init__(self) -> None:
+    def __init__(self, market: str | None) -> None:
+        self._market = market
         self._streams: dict[int, _Stream] = {}
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Streams:
 
     @property
     def is_any_live(self) -> bool:
-        """Whether an open stream was acknowledged, or has brought an update."""
+        """Whether an open stream was acknowledged or has brought an update."""
         return any(stream.is_live for stream in self._streams.values())
 
     @property
@@ -78,7 +78,9 @@ class Streams:
         """A stream that is not open begins. Raise ``ValueError`` if there are too many."""
         assert connection_id not in self._streams
         if len(self._streams) >= STREAMS_MAX:
-            raise ValueError(f"{STREAMS_MAX} streams of one market are open; close one before opening {connection_id}")
+            raise ValueError(
+                f"{STREAMS_MAX} streams of {self._market!r} are open; close one before opening {connection_id}"
+            )
         self._streams[connection_id] = _Stream()
 
     def acknowledge(self, connection_id: int) -> None:
@@ -90,15 +92,15 @@ class Streams:
         del self._streams[connection_id]
 
     def clear(self) -> None:
-        """All feeds have ended."""
+        """All streams have ended."""
         self._streams.clear()
 
     def has_spoken(self, connection_id: int) -> bool:
-        """Whether an open stream has brought an update."""
+        """Return whether this stream is open and has brought an update."""
         return connection_id in self._streams and self._streams[connection_id].has_spoken
 
     def is_live(self, connection_id: int) -> bool:
-        """Whether an open stream was acknowledged, or has brought an update."""
+        """Return whether this stream is open, and was acknowledged or has brought an update."""
         return connection_id in self._streams and self._streams[connection_id].is_live
 
     def note_update(self, connection_id: int) -> None:
@@ -106,20 +108,20 @@ class Streams:
         self._streams[connection_id].has_spoken = True
 
     def note_skip(self, connection_id: int) -> None:
-        """The stream has brought an update past a gap. It keeps the order, so it will not fill that."""
+        """The stream has brought an update past a gap. It keeps the order, so it will not fill the gap."""
         self._streams[connection_id].has_skipped = True
 
     def note_filled(self, connection_id: int) -> None:
-        """The stream has brought what was missing."""
+        """The stream has brought the missing updates."""
         self._streams[connection_id].gaps_filled += 1
 
     def gaps_filled_by(self, connection_id: int) -> int:
-        """Return how many gaps the stream has filled since it opened; 0 for one that is not open."""
+        """Return how many gaps the stream has filled since it opened; 0 if it is not open."""
         found = self._streams.get(connection_id)
         return 0 if found is None else found.gaps_filled
 
     def forget_skips(self) -> None:
-        """There is no gap any more."""
+        """There is no gap any more, or another one."""
         for stream in self._streams.values():
             stream.has_skipped = False
 
@@ -131,23 +133,19 @@ class Streams:
     def note_stale(
         self, connection_id: int, header: Header, reached_id: int, reached_event_time_ms: int | None, now: float
     ) -> bool:
-        """The stream has brought an update that ends at or before `reached_id`; return whether the ids went backwards.
+        """Note an update that ends at or below `reached_id`; return whether the ids restarted.
 
         They did when each live stream has brought `RESYNC_AFTER_STALE` such updates in a row, each with an event time
-        past that of what was reached. In a row: nothing else was reached in between. A repeated or late update has an
-        old event time; the window of a second connection may end later with nothing new in it, but not three times.
-        They also did when each live stream has brought so many, the first of them `STALE_S_MAX` ago.
+        past that of `reached_id`; in a row means that nothing else was reached in between. Repeated and late updates
+        have old event times. The window of a second connection may end later with nothing new in it, but not three
+        times. The ids also restarted when each live stream has brought as many, the first of them `STALE_S_MAX` ago.
         """
         shown = self._streams[connection_id]
         if shown.stale_at_id != reached_id:
             shown.stale_at_id, shown.stale_since = reached_id, now
             shown.stale_count = shown.later_in_a_row = 0
         shown.stale_count += 1
-        event_time_ms = header.event_time_ms
-        is_later = (
-            event_time_ms is not None and reached_event_time_ms is not None and event_time_ms > reached_event_time_ms
-        )
-        shown.later_in_a_row = shown.later_in_a_row + 1 if is_later else 0
+        shown.later_in_a_row = shown.later_in_a_row + 1 if is_later(header.event_time_ms, reached_event_time_ms) else 0
         live = [other for other in self._streams.values() if other.is_live]
         if any(other.stale_at_id != reached_id or other.stale_count < RESYNC_AFTER_STALE for other in live):
             return False

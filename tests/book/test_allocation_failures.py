@@ -1,6 +1,6 @@
 """What happens when memory runs out: MemoryError and an unchanged book, or a book that says where it now ends.
 
-Only a build that checks can be told to run out of memory, so `make check` runs these.
+Only a build that checks can let allocations fail, so `make check` runs these.
 """
 
 from collections.abc import Callable, Iterator

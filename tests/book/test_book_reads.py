@@ -183,7 +183,7 @@ def test_a_cause_comes_back_as_it_was_given(books: ModuleType) -> None:
     assert raised.value.cause == "Wartung läuft"
 
 
-def test_numbers_come_as_asked_for(books: ModuleType) -> None:
+def test_numbers_have_the_requested_type(books: ModuleType) -> None:
     book = loaded_book(books, bids=[("61837.63000000", "1.50000000")], asks=[("61837.64", "2")], limit=1)
     assert repr(book.bids()) == "[[61837.63, 1.5]]"
     assert repr(book.bids(number=Decimal)) == "[[Decimal('61837.63000000'), Decimal('1.50000000')]]"

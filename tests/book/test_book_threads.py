@@ -146,7 +146,7 @@ def test_a_second_writer_is_told_and_the_first_goes_on(compiled_books: ModuleTyp
     second: list[str] = []
 
     class Payload:
-        """Its bytes are asked for in the midst of an apply()."""
+        """Its bytes are requested in the midst of an apply()."""
 
         def __buffer__(self, _: int) -> memoryview:
             for write in (lambda: book.apply(make_update(2)), lambda: book.load_snapshot(b"{}"), book.clear):

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from implementations import order_book_module
-from loopback_exchange import BINARY, CLOSE, PING, PONG, TEXT, frame
 from messages import loaded_book, make_update
+from wire_frames import BINARY, CLOSE, PING, PONG, TEXT, frame
 
 from ldc import frames
-from ldc.book.pure import book as pybook
+from ldc.book.pure import frames as pure_frames
 from ldc.frames import DUPLICATES_S_MAX, FrameError, FrameEvent
 from ldc.types import Verdict
 
@@ -23,12 +23,21 @@ CONTINUATION = 0
 @pytest.fixture(scope="session", params=["python", "cython"])
 def readers(request: pytest.FixtureRequest) -> ModuleType:
     """Each frame reader in turn, as the module that has FrameReader and StreamBinding."""
-    books = order_book_module(request.param)
-    return frames if request.param == "python" else books
+    return readers_of(order_book_module(request.param))
+
+
+def readers_of(books: ModuleType) -> ModuleType:
+    """Return the module with the frame reader that goes with an order book."""
+    return pure_frames if books.__name__ == "ldc.book.pure.book" else books
+
+
+def books_of(readers: ModuleType) -> ModuleType:
+    """Return the module with the order book that goes with a frame reader."""
+    return order_book_module("python" if readers is pure_frames else "cython")
 
 
 def events(reader: Any, data: bytes, now: float = 1.0, received_time_ns: int = 7) -> list[FrameEvent]:
-    """Hand bytes in, as much at a time as there is room for, and take all events out."""
+    """Deliver bytes, as much at a time as there is room for, and take all events out."""
     found = []
     while data:
         with reader.writable() as room:
@@ -42,7 +51,7 @@ def events(reader: Any, data: bytes, now: float = 1.0, received_time_ns: int = 7
 
 
 def feed(reader: Any, data: bytes) -> list[tuple[int, bytes]]:
-    """Hand bytes in, and take all messages out."""
+    """Deliver bytes, and take all messages out."""
     found = events(reader, data)
     assert {event[2:] for event in found} <= {(None, None, None)}
     return [event[:2] for event in found]
@@ -76,14 +85,14 @@ def test_fragments_are_joined_and_control_frames_between_them_come_out_first(rea
     assert feed(readers.FrameReader(), data) == expected
 
 
-def test_a_text_that_is_no_utf_8_is_left_to_whoever_reads_it(readers):
+def test_a_text_that_is_no_utf_8_is_left_to_its_reader(readers):
     assert feed(readers.FrameReader(), frame(b"\xff\xfe")) == [(TEXT, b"\xff\xfe")]
 
 
 @pytest.mark.parametrize("rest", [b"?", b'x","data":{}}', b"x" * 300 + b'","data":{}}'])
 def test_a_name_that_is_cut_off_or_too_long_belongs_to_no_binding(readers, rest):
     """To the market it would prove that its stream is alive."""
-    book = (pybook if readers is frames else readers).OrderBook("spot")
+    book = books_of(readers).OrderBook("spot")
     binding = readers.StreamBinding(book, None)
     reader = readers.FrameReader()
     reader.bind("btcusdt@depth", binding)
@@ -226,7 +235,7 @@ STREAM = "btcusdt@depth@100ms"
 def bound(readers: ModuleType, stream: str = STREAM) -> tuple[Any, Any]:
     """Return a reader, and a direct binding of a book that stands at 100."""
     reader = readers.FrameReader()
-    books = order_book_module("python" if readers is frames else "cython")
+    books = books_of(readers)
     binding = readers.StreamBinding(loaded_book(books), "the owner")
     binding.is_direct = True
     reader.bind(stream, binding)
@@ -247,7 +256,7 @@ def test_an_update_of_a_direct_binding_goes_to_its_book(readers):
 
 
 @pytest.mark.parametrize(("first", "last", "verdict"), [(90, 100, Verdict.STALE), (103, 104, Verdict.GAP)])
-def test_another_verdict_is_handed_out_and_what_follows_is_not_applied(readers, first, last, verdict):
+def test_another_verdict_is_returned_and_what_follows_is_not_applied(readers, first, last, verdict):
     reader, binding = bound(readers)
     payloads = [update(first, last), update(101), update(102)]
     found = events(reader, b"".join(map(frame, payloads)))
@@ -270,7 +279,7 @@ def test_a_binding_that_is_not_direct_hands_everything_out(readers):
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)  # nobody has judged it yet
 
 
-def test_what_the_book_refuses_is_handed_out_with_its_error(readers):
+def test_what_the_book_refuses_is_returned_with_its_error(readers):
     reader, binding = bound(readers)
     bad = update(101, bids=[("1e5", "1")])
     found = events(reader, frame(bad) + frame(update(101)), now=9.0)
@@ -291,7 +300,7 @@ def test_a_thread_that_waits_is_told_of_what_was_applied(readers):
     assert (binding.book.last_update_id, binding.is_direct) == (101, False)
 
 
-def test_a_book_that_needs_attention_is_handed_out(readers):
+def test_a_book_that_needs_attention_is_returned(readers):
     reader, binding = bound(readers)
     crossing = update(101, bids=[("100.30", "1")])
     assert events(reader, frame(crossing)) == [(TEXT, crossing, binding, Verdict.APPLIED, None)]
@@ -300,7 +309,7 @@ def test_a_book_that_needs_attention_is_handed_out(readers):
 
 def test_every_stream_finds_its_own_book_and_others_none(readers):
     reader = readers.FrameReader()
-    books = order_book_module("python" if readers is frames else "cython")
+    books = books_of(readers)
     names = [f"m{number}usdt@depth@100ms" for number in range(700)] + ["这是测试币456@depth@100ms", "a", "x" * 200]
     bindings = {}
     for name in names:
@@ -334,13 +343,13 @@ def test_every_stream_finds_its_own_book_and_others_none(readers):
         b"\xff" * 400,
     ],
 )
-def test_a_message_that_does_not_begin_with_a_bound_name_is_handed_out_without_a_binding(readers, payload):
+def test_a_message_that_does_not_begin_with_a_bound_name_is_returned_without_a_binding(readers, payload):
     reader, binding = bound(readers)
     assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)
 
 
-def test_a_message_in_fragments_is_handed_out_without_a_binding(readers):
+def test_a_message_in_fragments_is_returned_without_a_binding(readers):
     reader, binding = bound(readers)
     whole = update(101)
     data = frame(whole[:50], fin=False) + frame(whole[50:], CONTINUATION)
@@ -348,7 +357,7 @@ def test_a_message_in_fragments_is_handed_out_without_a_binding(readers):
     assert binding.book.last_update_id == 100
 
 
-def test_a_stream_that_is_bound_anew_goes_to_the_new_book(readers):
+def test_a_stream_that_is_bound_again_goes_to_the_new_book(readers):
     reader, first = bound(readers)
     second = readers.StreamBinding(first.book, "another owner")
     reader.bind(STREAM, second)
@@ -377,7 +386,7 @@ def twice_bound(readers: ModuleType) -> tuple[Any, Any, Any]:
     return first, second, binding
 
 
-def test_a_duplicate_of_a_redundant_market_is_counted_and_not_handed_out(readers):
+def test_a_duplicate_of_a_redundant_market_is_counted_and_not_returned(readers):
     first, second, binding = twice_bound(readers)
     data = frame(update(101, E=1_000)) + frame(update(90, 100, E=900)) + frame(update(101, E=1_000))
     assert events(second, data, now=8.0, received_time_ns=7_000) == []
@@ -390,7 +399,7 @@ def test_a_duplicate_of_a_redundant_market_is_counted_and_not_handed_out(readers
     assert (second.tally(STREAM).firsts, second.lags_ns()) == (1, [2_000, 2_000, 0])
 
 
-def test_without_redundancy_a_stale_update_is_handed_out(readers):
+def test_without_redundancy_a_stale_update_is_returned(readers):
     _, second, binding = twice_bound(readers)
     binding.is_redundant = False
     assert events(second, frame(update(101, E=1_000)))[0].verdict is Verdict.STALE
@@ -409,8 +418,8 @@ def test_of_newer_duplicates_only_the_first_at_an_id_is_ignored(readers):
     assert events(second, frame(update(102, E=1_100)) + frame(update(102, E=1_101))) == []
 
 
-def test_nothing_but_duplicates_for_long_is_handed_out_whatever_their_event_times(readers):
-    """The exchange may count anew while its clock is set back: nothing is newer then."""
+def test_nothing_but_duplicates_for_long_is_returned_whatever_their_event_times(readers):
+    """The exchange may restart its ids while its clock is set back: nothing is newer then."""
     _, second, binding = twice_bound(readers)
     old = frame(update(50, 60, E=900))
     assert events(second, old, now=1.0) == []
@@ -422,13 +431,13 @@ def test_nothing_but_duplicates_for_long_is_handed_out_whatever_their_event_time
     assert binding.duplicates == 4
 
 
-def test_right_after_a_snapshot_duplicates_are_handed_out(readers):
+def test_right_after_a_snapshot_duplicates_are_returned(readers):
     reader, binding = bound(readers)
     binding.is_redundant = True
     assert events(reader, frame(update(90, 100)))[0].verdict is Verdict.STALE
 
 
-def test_a_stream_that_is_bound_anew_is_counted_anew(readers):
+def test_a_stream_that_is_bound_again_is_counted_again(readers):
     _, second, binding = twice_bound(readers)
     events(second, frame(update(101)))
     second.bind(STREAM, binding)
@@ -461,7 +470,7 @@ def test_both_readers_do_the_same(both_books, sent, cuts):
         data += frame(b'{"result":null,"id":1}') if kind == "other" else b""
 
     def run(books: ModuleType) -> tuple[list, list, list, list]:
-        module = frames if books.__name__.endswith("pure.book") else books
+        module = readers_of(books)
         reader, seen = module.FrameReader(), []
         bindings = [module.StreamBinding(loaded_book(books), number) for number in range(3)]
         for number, binding in enumerate(bindings):

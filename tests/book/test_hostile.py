@@ -49,7 +49,7 @@ FRAMES = {
 
 
 class Victim:
-    """A book that is made anew whenever something was applied to it, and the opinion of the second reader."""
+    """A book that is replaced whenever something was applied to it, and the opinion of the second reader."""
 
     def __init__(self, module: ModuleType, rule: str, frame: bytes) -> None:
         self.book = module.OrderBook(rule, market="X")

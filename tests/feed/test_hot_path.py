@@ -1,8 +1,7 @@
-"""What the feed's thread does for an update of a synchronized market: which lines run, and what stands in them."""
+"""What the feed's thread does in Python for an update of a synchronized market: how many calls, and which."""
 
-import ast
 import sys
-import threading
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,62 +13,75 @@ import ldc
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
 
+UPDATES = 150
 PACKAGE = Path(ldc.__file__).parent
-LOCKS = {"acquire", "notify", "notify_all", "wait", "wait_for"}
-TEXT = {"format", "dumps", "loads", "log", "debug", "info", "warning", "error", "exception", "str", "repr"}
-# `recv_into` gets a view of the reader's buffer, which must be given back; the mailbox looks whether it is empty.
-CONTEXTS = {"self.reader.writable()"}
+
+CALLS_MAX = 18
+"""Calls that ldc's Python code makes for one update: of Python functions, and of functions in C other than the book's.
+The selector's own calls are not counted, for they differ between interpreters; there are six on CPython 3.11."""
+
+WITHOUT_LOCK = {"Event.is_set"}
+"""What may be called of `threading`."""
 
 
-def what_stands_in(line: int, tree: ast.Module) -> set[str]:
-    """Return what of a line formats text, reads JSON or takes a lock."""
-    found = set()
-    for node in ast.walk(tree):
-        if not hasattr(node, "lineno") or not node.lineno <= line <= node.lineno:
-            continue
-        if isinstance(node, ast.JoinedStr):
-            found.add("an f-string")
-        elif isinstance(node, ast.With):
-            found.update(ast.unparse(item.context_expr) for item in node.items)
-        elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            found.update({name} & (LOCKS | TEXT))
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
-            found.add("%")
-    return found - CONTEXTS
+class Profile:
+    """Counts calls by (file of the callee or "C", its name), and those that ldc's own code makes."""
+
+    def __init__(self) -> None:
+        self.all: Counter[tuple[str, str]] = Counter()
+        self.by_ldc: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        caller: FrameType | None
+        if event == "call":
+            callee, caller = (frame.f_code.co_filename, frame.f_code.co_qualname), frame.f_back
+        elif event == "c_call" and type(getattr(argument, "__self__", None)).__module__ != "ldc._book":
+            callee, caller = ("C", argument.__qualname__), frame
+        else:
+            return
+        self.all[callee] += 1
+        if caller is not None and PACKAGE in Path(caller.f_code.co_filename).parents:
+            self.by_ldc[callee] += 1
+
+    @staticmethod
+    def each_time(calls: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Return the calls of an update: what happens now and then, such as a ping, does not count."""
+        return {callee: times for callee, count in calls.items() if (times := round(count / UPDATES))}
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces")
+def takes_lock(file: str, name: str) -> bool:
+    """Whether a function is one of a lock, or of what `threading` builds on locks."""
+    if file == "C":
+        return name.partition(".")[0].lower() in ("lock", "rlock") or name.endswith(("acquire", "release"))
+    return Path(file).name == "threading.py" and name not in WITHOUT_LOCK
+
+
+def test_what_takes_a_lock_is_recognized():
+    assert takes_lock("C", "lock.acquire")
+    assert takes_lock("C", "RLock.__enter__")
+    assert takes_lock("/python/threading.py", "Condition.notify")
+    assert not takes_lock("/python/threading.py", "Event.is_set")
+    assert not takes_lock("C", "list.append")
+
+
+@pytest.mark.skipif(sys.getprofile() is not None, reason="another profiler runs")
 @pytest.mark.skipif(ldc.IMPLEMENTATION != "cython", reason="the order book in plain Python reads JSON, under a lock")
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
-def test_an_update_costs_no_formatting_no_json_in_python_and_no_lock(kind):
-    lines: dict[tuple[str, int], int] = {}
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            place = (frame.f_code.co_filename, frame.f_lineno)
-            lines[place] = lines.get(place, 0) + 1
-        return trace
-
+def test_an_update_costs_few_calls_and_none_of_logging_json_or_a_lock(kind):
+    profile = Profile()
     with live(kind) as (exchange, manager):
         synchronize(exchange, manager)
         reach(exchange, manager)
-        group = manager.get_depth_cache("BTCUSDT").group
-        reader = manager.get_depth_cache("BTCUSDT").reader
-        assert group.post(lambda now: sys.settrace(trace))
-        for _ in range(150):
+        cache = manager.get_depth_cache("BTCUSDT")
+        assert cache.group.post(lambda now: sys.setprofile(profile))
+        for _ in range(UPDATES):
             last = exchange.update("BTCUSDT", bids=[("99.99", "7.25")])
-            while reader.last_update_id < last:
+            while cache.reader.last_update_id < last:
                 pass  # a waiting thread would have to be woken, which takes a lock
-        assert group.post(lambda now: sys.settrace(None))
+        assert cache.group.post(lambda now: sys.setprofile(None))
         reach(exchange, manager)
-    # `Event.is_set`, which every turn calls, is Python that takes no lock: its lines are looked at as ours are.
-    looked_at = (PACKAGE, Path(threading.__file__))
-    ours = {place: count for place, count in lines.items() if any(map(Path(place[0]).is_relative_to, looked_at))}
-    elsewhere = {name for (name, line), count in lines.items() if count >= 100 and (name, line) not in ours}
-    assert {Path(name).stem for name in elsewhere} <= {"selectors", "<string>"}  # the latter makes the named tuples
-    trees = {name: ast.parse(Path(name).read_text(encoding="utf-8")) for name, _ in ours}
-    often = {place: count for place, count in ours.items() if count >= 100}
-    assert any(name.endswith("feed/connection.py") for name, _ in often)  # the path was seen
-    found = {place: what for place in often if (what := what_stands_in(place[1], trees[place[0]]))}
-    assert found == {}
+    made, made_by_ldc = profile.each_time(profile.all), profile.each_time(profile.by_ldc)
+    assert any(name == "FeedConnection.receive" for _, name in made_by_ldc)  # the path was seen
+    assert sum(made_by_ldc.values()) <= CALLS_MAX, made_by_ldc
+    assert [callee for callee in made if Path(callee[0]).parent.name in ("logging", "json")] == []
+    assert [callee for callee in made if takes_lock(*callee)] == []

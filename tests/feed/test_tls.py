@@ -46,6 +46,8 @@ import ldc.feed.tls
 from ldc.book import TlsContext, TlsSocket, tls_problem
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, FeedConnection
 from ldc.frames import FrameEvent
+from ldc.network.certificates import CertificatesNotLoaded, Trusted
+from ldc.network.proxy import ProxyRules
 
 HOST = "exchange.test"
 BYTES = bytes(range(256)) * 20_480  # 5 MB
@@ -70,7 +72,12 @@ class Client:
     def __init__(self, name: str, folder: Path) -> None:
         self.is_native = name == "native"
         self.folder = folder
-        self.make_context = ldc.feed.tls.native_context if self.is_native else ldc.feed.tls.python_context
+        self._make = ldc.feed.tls.native_context if self.is_native else ldc.feed.tls.python_context
+
+    def make_context(self, file: str | None) -> Any:
+        """Return a context that trusts that file or folder; None: the default."""
+        is_folder = file is not None and Path(file).is_dir()
+        return self._make(Trusted(folder=file) if is_folder else Trusted(file))
 
     def file(self, *certificates: str, name: str = "trusted.pem") -> str:
         path = self.folder / name
@@ -254,7 +261,7 @@ def test_a_bundle_that_is_none_is_an_error(client, content, tmp_path):
     bundle = tmp_path / "bundle.pem"
     if content is not None:
         bundle.write_text(content)
-    with pytest.raises(FileNotFoundError if content is None else ssl.SSLError) as refused:
+    with pytest.raises(CertificatesNotLoaded) as refused:
         client.make_context(str(bundle))
     if client.is_native:
         assert str(bundle) in str(refused.value)
@@ -819,7 +826,7 @@ def test_a_failure_is_not_left_to_pythons_ssl(native, tmp_path):
                 sock.do_handshake()
             with pytest.raises(ssl.SSLWantReadError):
                 python.recv(1)
-        with pytest.raises(ssl.SSLError):
+        with pytest.raises(CertificatesNotLoaded):
             native.make_context(native.file("no certificate", name="none.pem"))
         with pytest.raises(ssl.SSLWantReadError):
             python.recv(1)
@@ -1052,7 +1059,12 @@ def connection_to(exchange: Exchange, client: Client, monkeypatch: pytest.Monkey
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", client.file(AUTHORITY))
     posted: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
     options = ConnectionOptions(
-        ping_interval_s=5, ping_timeout_s=3, close_timeout_s=2, messages_per_second=3, user_agent="test", proxy={}
+        ping_interval_s=5,
+        ping_timeout_s=3,
+        close_timeout_s=2,
+        messages_per_second=3,
+        user_agent="test",
+        proxies=ProxyRules(),
     )
     with serving(exchange) as port:
         connection = FeedConnection(
@@ -1104,7 +1116,7 @@ def test_an_end_is_a_lost_connection(client, monkeypatch, tmp_path):
         connection._websocket.sock.shutdown(socket.SHUT_RDWR) if client.is_native else socket.socket.shutdown(
             connection._websocket.sock, socket.SHUT_RDWR
         )
-        with pytest.raises(ConnectionLost, match="without a word"):
+        with pytest.raises(ConnectionLost, match="without a close frame"):
             connection.receive(events, 0.0)
 
 

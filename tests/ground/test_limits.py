@@ -1,4 +1,4 @@
-"""The limits, held to what they promise: never too much in any window, and never a wait that was not needed.
+"""The limits keep their promise: never too much in any window, and never an unnecessary wait.
 
 Times are multiples of 1/1024 s, so that sums of them are exact and a window's edge is where it seems to be.
 """
@@ -96,7 +96,7 @@ def test_a_limit_of_nothing_is_refused():
 
 @dataclass
 class Exchange:
-    """Counts weight as Binance does: per minute of its own clock, at some moment between sending and answer."""
+    """Counts weight as Binance does: in minutes of its own clock, at some time between sending and answer."""
 
     clock_offset_s: float
     counted: list[tuple[float, int]] = field(default_factory=list)  # (time, weight), ours
@@ -123,7 +123,7 @@ class Request:
 
 @dataclass
 class Client:
-    """Sends as early as the budget allows, at most `parallel` requests at a time, and lets the exchange count them."""
+    """Sends requests as early as the budget allows, at most `parallel` at a time."""
 
     budget: WeightBudget
     share: float
@@ -134,7 +134,7 @@ class Client:
     now: float = 5000.0
     sent: list[Request] = field(default_factory=list)
     open: list[Request] = field(default_factory=list)
-    heard: list[tuple[float, float, int]] = field(default_factory=list)  # (received, server's time, used weight)
+    reports: list[tuple[float, float, int]] = field(default_factory=list)  # (received, server's time, used weight)
     before_sending: Callable[[float, int], None] = lambda _now, _weight: None
 
     def advance(self, until_s: float) -> None:
@@ -150,7 +150,7 @@ class Client:
             # The header is written when the request is counted, and rounded down to seconds.
             server_time_s = request.counted_s + self.exchange.clock_offset_s
             used_weight = self.exchange.used(request.counted_s)
-            self.heard.append((self.now, server_time_s, used_weight))
+            self.reports.append((self.now, server_time_s, used_weight))
             self.budget.observe(used_weight, self.now, server_time_s // 1 if self.knows_the_date else None)
 
     def send(self, weight: int, to_server_s: float, back_s: float) -> None:
@@ -161,7 +161,7 @@ class Client:
             assert earliest_s >= self.now
             if earliest_s == self.now:
                 break
-            # A lower bound while something is in flight: look again whenever an answer comes.
+            # While requests are in flight it is a lower bound: check again at each answer.
             answers_s = [request.answered_s for request in self.open]
             self.advance(min([earliest_s, *answers_s]))
         self.before_sending(self.now, weight)
@@ -209,21 +209,23 @@ def test_the_weight_that_the_exchange_counts_is_within_the_share_in_every_minute
     knows_the_date=st.booleans(),
     foreign=st.lists(st.tuples(seconds(1000), st.integers(1, 60)), max_size=20),
 )
-def test_nothing_is_sent_against_what_the_exchange_said_in_the_same_minute(requests, offset_s, knows_the_date, foreign):
+def test_nothing_is_sent_beyond_the_weight_that_the_exchange_reported_in_the_same_minute(
+    requests, offset_s, knows_the_date, foreign
+):
     client = client_of(0.8, offset_s, knows_the_date=knows_the_date)
     client.exchange.foreign = [(5000.0 + time_s, weight) for time_s, weight in foreign]
 
     def check(now: float, weight: int) -> None:
-        newest_s = max((server_time_s for _, server_time_s, _ in client.heard), default=0.0)
-        for heard_s, server_time_s, used_weight in client.heard:
+        newest_s = max((server_time_s for _, server_time_s, _ in client.reports), default=0.0)
+        for received_s, server_time_s, used_weight in client.reports:
             if server_time_s // 60 == client.exchange.minute(now) and (knows_the_date or server_time_s == newest_s):
-                since = sum(request.weight for request in client.sent if request.sent_s > heard_s)
+                since = sum(request.weight for request in client.sent if request.sent_s > received_s)
                 assert used_weight + since + weight <= 96
 
     client.before_sending = check
     for pause_s, weight, to_server_s, back_s in requests:
         client.advance(client.now + pause_s)
-        # One at a time without the Date, because then the last answer is believed, whichever it is.
+        # One at a time without the Date, because then the latest answer counts.
         client.send(weight, to_server_s, back_s)
         if not knows_the_date:
             client.advance(client.now + 16)
@@ -245,13 +247,13 @@ def test_a_request_waits_exactly_until_the_own_weight_leaves_room(requests, shar
         assert (earliest_s == client.now) == is_allowed(client.now, weight)
         if earliest_s > client.now:
             assert not is_allowed(earliest_s - TICK_S, weight)
-            # With nothing in flight the answer is not a bound but the time itself.
+            # With nothing in flight the result is exact.
             assert client.open or is_allowed(earliest_s, weight)
         client.send(weight, to_server_s, back_s)
 
 
 @given(requests=st.lists(st.tuples(seconds(30), st.sampled_from([1, 5, 20, 50])), max_size=40), offset_s=seconds(60))
-def test_hearing_only_of_our_own_weight_never_delays_anything(requests, offset_s):
+def test_a_report_of_only_our_own_weight_never_delays_anything(requests, offset_s):
     clients = [client_of(0.8, offset_s, hears=hears) for hears in (True, False)]
     for client in clients:
         for pause_s, weight in requests:
@@ -281,7 +283,7 @@ def test_shares_differ_and_the_count_is_common():
     assert budget.earliest(200, 1.0, 0.9) > 1.0
 
 
-def test_what_is_in_flight_counts_however_long_it_takes():
+def test_a_request_in_flight_counts_however_long_it_takes():
     budget = WeightBudget(100)
     budget.spend(100, 0.0)
     assert budget.earliest(1, 500.0) == 560.0
@@ -315,7 +317,7 @@ def test_memory_is_bounded_by_the_limit():
     assert len(budget._settled) <= 50
 
 
-# -- request weight: what the exchange says
+# -- request weight: the exchange's reports
 
 
 def test_weight_of_other_programs_is_respected_until_the_servers_minute_ends():
@@ -336,7 +338,7 @@ def test_without_the_servers_time_its_minute_is_taken_to_have_just_begun():
     assert budget.earliest(5, 1000.0) == 1060.0
 
 
-def test_what_is_sent_after_an_answer_is_added_to_what_it_said():
+def test_weight_sent_after_an_answer_is_added_to_its_report():
     budget = WeightBudget(100)
     budget.observe(60, 0.0, server_time_s=0.0)
     budget.spend(30, 1.0)
@@ -347,7 +349,7 @@ def test_what_is_sent_after_an_answer_is_added_to_what_it_said():
     assert budget.used(2.0) == 90
 
 
-def test_what_is_in_flight_at_an_answer_is_added_to_what_it_said():
+def test_weight_in_flight_at_an_answer_is_added_to_its_report():
     budget = WeightBudget(100)
     budget.spend(30, 0.0)
     budget.spend(20, 0.0)
@@ -356,7 +358,7 @@ def test_what_is_in_flight_at_an_answer_is_added_to_what_it_said():
     assert budget.used(1.0) == 70
 
 
-def test_an_answer_that_says_the_same_again_had_counted_what_was_in_flight():
+def test_an_answer_with_the_same_report_had_counted_the_weight_in_flight():
     budget = WeightBudget(100)
     budget.spend(30, 0.0)
     budget.spend(20, 0.0)
@@ -383,7 +385,7 @@ def test_the_smallest_budget_allows_one_weight_a_minute():
     assert budget.earliest(1, 0.0) == 60.0
 
 
-def test_an_answer_without_a_time_is_no_measure_of_which_one_is_older():
+def test_an_answer_without_a_time_does_not_decide_which_one_is_older():
     budget = WeightBudget(100)
     budget.observe(90, 10.0, server_time_s=9.0)
     budget.observe(70, 10.5)
@@ -439,17 +441,17 @@ def test_bans_without_a_retry_after_are_waited_out_doubling_up_to_three_days():
     assert budget.banned(None, now) == now + BAN_PAUSE_S
 
 
-def test_of_one_ban_several_answers_may_tell():
+def test_several_answers_may_report_one_ban():
     budget = WeightBudget(100)
     assert budget.banned(None, 0.0) == 120.0
-    assert budget.banned(None, 0.5) == 120.5  # it was on its way when the first came
+    assert budget.banned(None, 0.5) == 120.5  # it was sent before the first arrived
     budget.served()  # and so was this
     assert budget.banned(None, 1.0) == 121.0
     assert budget.banned(None, 121.0) == 121.0 + 120.0
     assert budget.banned(None, 241.0) == 241.0 + 240.0
 
 
-def test_a_ban_with_a_retry_after_ends_when_it_says():
+def test_a_ban_with_a_retry_after_ends_at_that():
     budget = WeightBudget(100)
     assert budget.banned(3600.0, 0.0) == 3600.0
 
@@ -462,7 +464,7 @@ def test_a_pause_is_never_shortened():
     assert budget.earliest(1, 20.0) == 3600.0
 
 
-def test_a_budget_is_idle_when_a_new_one_would_say_the_same():
+def test_a_budget_is_idle_when_it_equals_a_new_one():
     budget = WeightBudget(100)
     assert budget.is_idle(0.0)
     budget.spend(5, 0.0)
@@ -489,7 +491,7 @@ def test_the_smallest_share_pays_for_every_snapshot_of_every_venue(venue: Venue)
     assert budget.earliest(venue.snapshot_weight(venue.snapshot_limit_max), 0.0, share) == 0.0
 
 
-# -- back-off
+# -- backoff
 
 
 def test_the_first_wait_is_anything_up_to_two_seconds_and_the_ceiling_doubles_up_to_the_cap():
@@ -512,7 +514,7 @@ def test_a_wait_may_begin_at_its_longest():
     assert [backoff.next_delay_s() for _ in range(3)] == [2.0, 2.0, 2.0]
 
 
-def test_what_fits_into_this_minute_waits_only_for_a_pause_to_end():
+def test_weight_that_fits_into_this_minute_waits_only_for_a_pause_to_end():
     budget = WeightBudget(100)
     assert budget.wait_s(50, 1_000.0) == 0.0
     budget.pause_until(1_010.0)
@@ -530,8 +532,8 @@ def test_a_success_makes_the_next_failure_a_first_one():
 
 
 @pytest.mark.parametrize(("first_s", "max_s"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
-def test_waits_that_make_no_sense_are_refused(first_s, max_s):
-    with pytest.raises(ValueError, match="the first wait"):
+def test_ceilings_that_make_no_sense_are_refused(first_s, max_s):
+    with pytest.raises(ValueError, match="the first ceiling"):
         Backoff(lambda: 0.5, first_s=first_s, max_s=max_s)
 
 
@@ -547,7 +549,7 @@ def test_how_long_a_weight_takes_is_estimated_by_the_minute():
     assert budget.wait_s(2700, 130.0, 0.8) == 100.0
 
 
-def test_what_others_have_used_past_our_share_is_not_waited_for_twice():
+def test_weight_of_others_past_our_share_is_not_waited_for_twice():
     budget = WeightBudget(6000)
     budget.spend(4800, 100.0)
     budget.settle(4800, 110.0)
@@ -568,7 +570,7 @@ def test_limits_in_a_row_pause_longer_than_the_exchange_says_up_to_a_minute():
     now, pauses_s = 100.0, []
     for _ in range(8):
         pauses_s.append(budget.limit_exceeded(1.0, now) - now)
-        budget.limit_exceeded(1.0, now)  # it was under way meanwhile
+        budget.limit_exceeded(1.0, now)  # it was in flight meanwhile
         now = budget.paused_until_s
     assert pauses_s == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert budget.limit_exceeded(100.0, now) == now + 100.0

@@ -1,4 +1,4 @@
-"""The rules of the update ids, comparison by comparison, and both order books held to them."""
+"""The sequence rules, comparison by comparison, and both order books against them."""
 
 import itertools
 from types import ModuleType
@@ -11,7 +11,7 @@ from ldc.types import Verdict
 
 APPLIED, STALE, GAP = Verdict
 
-# What a book at 100 does with an update, each line one step to the side of the next: U, u, pu, verdict.
+# The verdict of a book at 100 on an update: U, u, pu, verdict. Consecutive lines differ by one step.
 SPOT_TABLE = [
     (90, 99, None, STALE),
     (90, 100, None, STALE),
@@ -22,7 +22,7 @@ SPOT_TABLE = [
     (101, 200, None, APPLIED),
     (102, 102, None, GAP),
     (102, 200, None, GAP),
-    # pu has no say.
+    # pu does not count.
     (101, 102, 1, APPLIED),
     (101, 102, 101, APPLIED),
     (102, 103, 100, GAP),
@@ -36,7 +36,7 @@ FUTURES_TABLE = [
     (101, 101, 100, APPLIED),
     (105, 110, 100, APPLIED),
     (102, 110, 101, GAP),
-    # U has no say.
+    # U does not count.
     (110, 110, 100, APPLIED),
     (50, 110, 101, GAP),
 ]

@@ -31,7 +31,7 @@ ALL_EXCHANGES = [
 every_venue = pytest.mark.parametrize("venue", VENUES.values(), ids=list(VENUES))
 
 
-def test_the_exchanges_are_those_of_the_contract():
+def test_the_exchanges_are_the_documented_ones():
     assert sorted(ALL_EXCHANGES) == sorted(VENUES)
 
 
@@ -91,13 +91,13 @@ def test_a_given_base_uri_replaces_the_host_and_keeps_the_path():
         "https://host\n",
     ],
 )
-def test_what_is_not_scheme_host_port_is_refused_without_repeating_it(base_uri):
+def test_a_base_uri_that_is_not_scheme_host_port_is_refused_without_repeating_it(base_uri):
     with pytest.raises(ValueError, match=r"https or http://host\[:port\]") as refused:
         checked_base_uri(base_uri, ("https", "http"))
     assert "secret" not in str(refused.value)
 
 
-def test_a_simulator_says_what_to_launch_and_has_no_address_before():
+def test_a_simulator_has_a_launcher_and_no_address():
     for exchange, rule in (("simulator", SPOT), ("simulator-futures", FUTURES)):
         venue = venue_named(exchange)
         assert venue.launcher == "ldc.simulator:launch"
@@ -187,7 +187,7 @@ def test_the_default_speed_is_the_fastest_documented_one(venue: Venue):
 
 def test_only_ascii_letters_change_their_case():
     venue = venue_named("binance.com-testnet")
-    # The Turkish and the German letters are those that str.upper() and str.lower() change in length.
+    # str.upper() and str.lower() change the length of the Turkish and the German letters.
     for market in ("这是测试币456", "币usdt", "ßtry", "İtry"):
         symbol = venue.normalized_market(market)
         assert symbol == "".join(letter.upper() if letter.isascii() else letter for letter in market)
@@ -203,7 +203,7 @@ def test_an_underscore_is_dropped_where_the_depth_endpoints_have_none_and_kept_e
 @pytest.mark.parametrize(
     "market", ["", " ", "BTC/USDT", "BTCUSDT ", "BTC&limit=1", "BTC?", "A" * 51, "BTC\n", "a@depth", "é\u0301"]
 )
-def test_what_cannot_be_a_market_is_refused(market):
+def test_a_text_that_cannot_be_a_market_is_refused(market):
     with pytest.raises(ValueError, match="cannot be a market of binance.com"):
         venue_named("binance.com").normalized_market(market)
 
@@ -247,7 +247,7 @@ def test_weights_are_those_of_the_documentation(exchange, weights):
         ("trbinance.com", {5000: 1000, 250: 100}),
     ],
 )
-def test_the_honoured_limit_is_the_largest_served_that_is_not_above_the_wish(exchange, honoured):
+def test_the_honoured_limit_is_the_largest_served_one_up_to_the_requested(exchange, honoured):
     venue = venue_named(exchange)
     assert {limit: venue.honoured_limit(limit) for limit in honoured} == honoured
 
@@ -300,7 +300,7 @@ def test_weights_grow_with_the_limit_and_every_listed_limit_has_one(venue: Venue
         assert venue.snapshot_limits[-1] == venue.snapshot_limit_max
 
 
-# -- who counts together
+# -- shared budgets
 
 
 def test_usd_m_and_coin_m_share_a_budget_and_spot_has_its_own():
@@ -315,13 +315,13 @@ def test_usd_m_and_coin_m_share_a_budget_and_spot_has_its_own():
 
 
 @every_venue
-def test_whoever_shares_a_budget_agrees_on_its_size(venue: Venue):
+def test_rows_that_share_a_budget_agree_on_its_size(venue: Venue):
     for other in VENUES.values():
         if other.weight_family == venue.weight_family:
             assert other.weight_per_minute == venue.weight_per_minute
 
 
-def test_a_documented_base_counts_in_the_family_and_another_for_itself():
+def test_a_documented_base_shares_the_budget_of_the_family_and_another_has_its_own():
     venue = venue_named("binance.com")
     assert venue.weight_budget_name() == "api.binance.com"
     assert venue.weight_budget_name("https://api3.binance.com/") == "api.binance.com"

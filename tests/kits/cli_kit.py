@@ -1,4 +1,4 @@
-"""Shots made by hand, and the command run as a program: for the tests of the command line."""
+"""For the tests of the command line: samples made by hand, and the command run as a program."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Self
 
-from ldc.cli.shots import Shot
+from ldc.cli.samples import Sample
 from ldc.cli.text import Line, width_of
 from ldc.types import BookCounters, DepthCacheStatus, SyncState
 
 GIVE_UP_S = 60
-"""What is waited for comes in a second. This only keeps a broken test from hanging."""
+"""Seconds; the awaited output comes in one. This only ends a broken test."""
 
 
 def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
@@ -36,14 +36,14 @@ def status(market: str = "BTCUSDT", **changes: object) -> DepthCacheStatus:
         "audits": {},
         "restart_count": 0,
         "reconnects": 0,
-        "feeds": (),
+        "connections": (),
         "proof_age_s": 0.0,
         "progress": None,
     }
     return DepthCacheStatus(**(values | changes))
 
 
-def shot(
+def sample(
     market: str = "BTCUSDT",
     *,
     levels: int = 40,
@@ -51,7 +51,7 @@ def shot(
     step: str = "0.01",
     size: str = "0.00500",
     **rest: object,
-) -> Shot:
+) -> Sample:
     """A market in sync: best bid and ask one step from the middle, each size larger than the one before."""
     middle, gap, quantity = Decimal(mid), Decimal(step), Decimal(size)
     bids = tuple((middle - number * gap, number * quantity) for number in range(1, levels + 1))
@@ -73,13 +73,13 @@ def shot(
         "state_age_s": 31.0,
         "mids": tuple(61840 + number % 7 for number in range(100)),
     }
-    return Shot(**(values | rest))
+    return Sample(**(values | rest))
 
 
-def lost_shot(market: str = "BTCUSDT", cause: str = "GAP", state: SyncState = SyncState.BUFFERING) -> Shot:
+def lost_sample(market: str = "BTCUSDT", cause: str = "GAP", state: SyncState = SyncState.BUFFERING) -> Sample:
     """A market that cannot be read, and was in sync before."""
     changes = {"state": state, "is_synchronized": False, "cause": cause, "resyncs": {cause: 2}}
-    return shot(market)._replace(
+    return sample(market)._replace(
         status=status(market, **changes), state=state, cause=cause, bids=None, asks=None, bid_depth=None, ask_depth=None
     )
 
@@ -100,12 +100,12 @@ COMMAND = [sys.executable, "-P", "-m", "ldc"]
 
 RUN = "import sys; from ldc.cli.main import main; sys.exit(main())"
 
-# So that Ctrl-C typed into it is a signal.
+# Makes Ctrl-C in the terminal a signal.
 TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 class Program:
-    """`ldc` as a process; what it writes is read until something is in it, however long that takes."""
+    """`ldc` as a process; its output is read until it contains something."""
 
     def __init__(self, *arguments: str, terminal: tuple[int, int] | None = None, code: str | None = None) -> None:
         command = COMMAND if code is None else [sys.executable, "-P", "-c", code]
@@ -161,7 +161,7 @@ class Program:
     def _read(self) -> bytes:
         try:
             return os.read(self.output, 65536)
-        except OSError:  # how a terminal says that nobody writes to it any more
+        except OSError:  # how a terminal reports that it has no writer any more
             return b""
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
@@ -182,12 +182,12 @@ class Program:
 
     @property
     def lines(self) -> list[dict[str, str]]:
-        """The plain lines that are whole, as what their fields are."""
+        """The complete plain lines, as dicts of their fields."""
         whole = self.written.decode().rpartition("\n")[0]
         return [dict(field.split("=", 1) for field in line.split(" ")) for line in whole.splitlines()]
 
 
 def frames(written: bytes) -> list[list[str]]:
-    """The whole screens that were drawn, each as its lines without colours."""
+    """The drawn screens, each as its lines without colours."""
     parts = written.decode(errors="replace").split("\x1b[H")[1:-1]
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part).replace("\r", "").split("\n") for part in parts]

@@ -1,11 +1,11 @@
-"""One simulated history: an address with its markets, the exchange, the network between them, and time. A seed is one.
+"""One simulated history: one IP address with its markets, the exchange, the network between them, and virtual time.
 
-Rule 1: the library's own synchronizer, books, snapshot queue and limits, driven as their documents say. No socket, no
-        thread, no clock: time is a number that this file moves.
-Rule 2: everything is drawn from one source, so that a seed and a commit are a history; on both books the same one.
-Rule 3: faults happen for some seconds, then never again. From then on the market must come back, in bounded time.
+Rule 1: the library's own synchronizer, books, snapshot queue and limits are driven as their documents say. There is no
+        socket, thread or clock: time is a number that this file moves.
+Rule 2: all randomness comes from one seeded source. So a seed and a commit are one history, the same on both books.
+Rule 3: faults happen for some seconds, then never again. From then on every market must come back in bounded time.
 
-What may happen to a history is in `FAULTS`, by lot. `History.run` returns an `Outcome`, or raises what an oracle said.
+`FAULTS` is what may happen, at random. `History.run` returns an `Outcome`, or raises the objection of an oracle.
 """
 
 import heapq
@@ -17,41 +17,44 @@ from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
 
-from history_engine import EngineMarket, Line, Style
-from history_faults import MALFORMED, spoilt
+from history_bounds import (
+    BACKOFF_S_FIRST,
+    BACKOFF_S_MAX,
+    REFRESH_AHEAD_S_MAX,
+    REFUSED_IN_A_ROW_MAX,
+    RESTART_AFTER_SNAPSHOT_S,
+)
+from history_engine import EngineMarket, Style, Subscription
+from history_faults import MALFORMED, malformed
 from history_market import SimulatedMarket
-from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Lie, RestServer
+from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Falsehood, RestServer
 
 from ldc.limits import Backoff, ConnectBudget, MessagePacer
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
-from ldc.sync.handlers import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.parts import RETRY_S_FIRST, RETRY_S_MAX, Purpose, RefreshResult, RequestSnapshot, UpdateDrop
-from ldc.sync.refresh import AHEAD_S_MAX
+from ldc.sync.actions import Purpose, RefreshResult, RequestSnapshot, UpdateDrop
 from ldc.types import Cause, SyncState
 from ldc.venues import VENUES, WeightStep
 
-__all__ = ["History", "Outcome", "live_through"]
-
-BEAT_S = 0.1
+STEP_S = 0.1
 """Between two depth updates of a market."""
 
-CALM_BEAT_S = 0.5
-"""The same when nothing happens any more but waiting."""
+IDLE_STEP_S = 0.5
+"""The same after the faults, once the markets only wait."""
 
-CALM_WITHIN_S = 2_000.0
-"""So long after the last fault the connections must be back, whatever bans and back-offs came together."""
+CONNECTED_WITHIN_S = 2_000.0
+"""From the last fault until all connections must be back, whatever bans and backoffs came together."""
 
-SETTLES_WITHIN_S = AHEAD_S_MAX + 30.0
-"""How long a refresh may take after that: a snapshot of another numbering is waited for in vain for so long."""
+SETTLES_WITHIN_S = REFRESH_AHEAD_S_MAX + 30.0
+"""How long a refresh may take after that: its snapshot may be of another numbering, which the stream never reaches."""
 
 UPDATES_AFTER = 8
-"""So many updates a market must follow after it has come back."""
+"""Updates that a market must follow after it has come back."""
 
 WORKERS = 4
 """Downloads at a time."""
 
-_LADDERS = ((8,), (8, 20), (8, 20, 1000), (20, 1000))
+_LIMITS = ((8,), (8, 20), (8, 20, 1000), (20, 1000))
 _VENUE = replace(
     VENUES["binance.com"],
     snapshot_limits=None,
@@ -59,40 +62,40 @@ _VENUE = replace(
 )
 
 FAULTS = (
-    *("frames",) * 8, *("server",) * 3, "disconnect", "disconnect", "handover", "resubscribe", "stall", "restart",
-    "jump", "resync", "refresh", "refresh", "sleep", "connect fails", "foreign weight", "lie", "quiet",
+    *("updates",) * 8, *("server",) * 3, "disconnect", "disconnect", "handover", "resubscribe", "stall", "restart",
+    "jump", "resync", "refresh", "refresh", "sleep", "connect fails", "foreign weight", "falsehood", "quiet",
 )  # fmt: skip
-FRAME_FAULTS = (
+UPDATE_FAULTS = (
     "drop", "drop", "drop", "drop more", "twice", "twice", "late", "late", "malformed", "malformed", "with last",
     "crossing", "later twice",
 )  # fmt: skip
 
 
 class Outcome(NamedTuple):
-    """What came of a history."""
+    """How a history ended."""
 
     seed: int
     updates: int
     faults: int
     resyncs: int
     cured: int
-    """Audits that found and cured a book that a snapshot had falsified."""
+    """Audits that found and corrected what a false snapshot had put into a book."""
     recovery_s: float
-    """From when the last fault was over until the last market had come back; 0 if none was away."""
+    """From the end of the last fault until the last market had come back; 0 if none was out of sync."""
     held_up_s: float
-    """What of that the library answers for: without the waits for weight, and for a stream that said nothing yet."""
+    """The part of it that the library causes: without waits for weight or for a stream's first update."""
     hash: int
-    """Of every action, and of how it ended; equal on both books, on every machine and Python, for one commit."""
+    """Of every action and of the end. For one commit it is equal on both books, on every machine and Python."""
 
 
 class Connection:
-    """One connection: a number, the lines of its markets, and what is on its way."""
+    """One connection: its number, the subscriptions of its markets, and the updates on their way."""
 
     def __init__(self, connection_id: int, slot: int) -> None:
         self.connection_id = connection_id
         self.slot = slot
         self.is_open = False
-        self.lines: dict[str, Line] = {}
+        self.subscriptions: dict[str, Subscription] = {}
         self.delay_s = 0.0
         self.held_until = 0.0
         self.faults: list[str] = []
@@ -109,51 +112,52 @@ class History:
 
     def __init__(self, seed: int, books: ModuleType, *, log: list[object] | None = None) -> None:
         self.seed = seed
-        self.dice = dice = random.Random(seed)
-        self.lot = lot = dice.random
+        self.rng = rng = random.Random(seed)
+        self.draw = draw = rng.random
         self.now = 0.0
         self.log = log
         self._timeline: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
-        style = Style(dice.choice((".2f", ".8f", "g")), lot() < 0.5, lot() < 0.7, lot() < 0.2)
-        self.market_count = dice.choice((1, 1, 1, 1, 2, 2, 3))
-        self.fault_count = 0 if lot() < 0.15 else 1 + int(lot() * 8)
+        style = Style(rng.choice((".2f", ".8f", "g")), draw() < 0.5, draw() < 0.7, draw() < 0.2)
+        self.market_count = rng.choice((1, 1, 1, 1, 2, 2, 3))
+        self.fault_count = 0 if draw() < 0.15 else 1 + int(draw() * 8)
         self.is_clean = self.fault_count == 0
-        fate = 1.0 if self.is_clean else lot()
-        self.is_poisonous = fate < 0.05
-        self.is_slandered = 0.05 <= fate < 0.15
-        """Until the faults are over, what a market needs to come back has another market's prices: as often as that
-        is to be noticed, each time anew."""
-        self.has_tight_budget = lot() < 0.1 and not self.is_poisonous
-        self.faults_until = 3.0 + lot() * (7.0 if self.market_count == 1 else 3.0)
-        self.activity = dice.choice((0.3, 0.8, 0.95))
+        kind = 1.0 if self.is_clean else draw()
+        self.is_falsified = kind < 0.05
+        """The first snapshot is false where nothing can notice it. An audit must."""
+        self.has_wrong_prices = 0.05 <= kind < 0.15
+        """Until the faults are over, snapshots that are to synchronize have another market's prices: in each outage
+        as many as must be refused."""
+        self.has_tight_budget = draw() < 0.1 and not self.is_falsified
+        self.faults_until = 3.0 + draw() * (7.0 if self.market_count == 1 else 3.0)
+        self.activity = rng.choice((0.3, 0.8, 0.95))
         self.quiet_until = 0.0
-        self.redundancy = 2 if lot() < 0.3 else 1
+        self.redundancy = 2 if draw() < 0.3 else 1
         venue = replace(_VENUE, weight_per_minute=60 if self.has_tight_budget else 6000)
         share = 0.8
-        self.server = RestServer(dice, venue.weight_per_minute, share)
-        self.queue = SnapshotQueue(lot)
+        self.server = RestServer(rng, venue.weight_per_minute, share)
+        self.queue = SnapshotQueue(draw)
         self.requester = self.queue.join(venue, 0.0, weight_share=share)
         self.under_way = 0
         self.pump_at = 0.0
         self.connect_budget = ConnectBudget()
         self.connected_at: deque[float] = deque()
-        self.backoffs = [Backoff(lot) for _ in range(self.redundancy)]
+        self.backoffs = [Backoff(draw) for _ in range(self.redundancy)]
         self.connections: list[Connection] = []
         self.connects_due = 0
-        self.next_feed = 1
+        self.next_connection_id = 1
         self.fault_total = 0
         self.slept_s = 0.0
         self.connect_failures = 0
-        self.has_lied = False
-        self.lies_wanted = 0
-        interval_s = None if self.is_poisonous else dice.choice((None, None, 3.0, 8.0))
-        limits = dice.choice(_LADDERS)
+        self.has_falsified = False
+        self.falsehoods_due = 0
+        interval_s = None if self.is_falsified else rng.choice((None, None, 3.0, 8.0))
+        limits = rng.choice(_LIMITS)
         self.markets = [
             SimulatedMarket(
                 books,
-                EngineMarket(dice, f"COIN{n}USDT", style),
-                dice,
+                EngineMarket(rng, f"COIN{n}USDT", style),
+                rng,
                 limits=limits,
                 refresh_interval_s=interval_s,
                 request=self.put_request,
@@ -163,28 +167,28 @@ class History:
         ]
         for market in self.markets:
             market.log = log
-        self.calm_at: float | None = None
+        self.faults_over_at: float | None = None
         self.deadlines: dict[str, float] = {}
         self.back_at: dict[str, float] = {}
         self.held_up_s = dict.fromkeys((market.engine.symbol for market in self.markets), 0.0)
         self.held_up_s_max: dict[str, float] = {}
         self.updates_when_back: dict[str, int] = {}
         self.is_over = False
-        self.asked_for_audit = False
+        self.has_requested_audit = False
 
     def run(self) -> Outcome:
-        """Live through the history; an oracle that objects raises ``AssertionError``."""
+        """Run the history. An oracle that objects raises ``AssertionError``."""
         for slot in range(self.redundancy):
-            self.at(self.lot() * 0.2, lambda slot=slot: self.connect(slot))
-        self.at(0.0, self.beat)
+            self.at(self.draw() * 0.2, lambda slot=slot: self.connect(slot))
+        self.at(0.0, self.step)
         for _ in range(self.fault_count):
-            self.at(0.2 + self.lot() * (self.faults_until - 0.2), self.fault)
-        if self.is_poisonous:
-            self.at(1.5, lambda: self.fault_lie(self.markets[0]))
+            self.at(0.2 + self.draw() * (self.faults_until - 0.2), self.fault)
+        if self.is_falsified:
+            self.at(1.5, lambda: self.fault_falsehood(self.markets[0]))
         timeline, markets = self._timeline, self.markets
         while not self.is_over:
             before = self.now
-            held_up = [] if self.calm_at is None else [market for market in markets if self.is_held_up(market)]
+            held_up = [] if self.faults_over_at is None else [market for market in markets if self.is_held_up(market)]
             coming = timeline[0][0]
             due, who = coming, None
             for market in markets:
@@ -203,12 +207,12 @@ class History:
                 happen()
             for market in held_up:
                 self.held_up_s[market.engine.symbol] += self.now - before
-        return self.judge_the_end()
+        return self.judge_end()
 
     def is_held_up(self, market: SimulatedMarket) -> bool:
-        """Whether a market that is away waits for what the library does or has decided: a download, or a back-off.
+        """Return whether a market that is out of sync waits for what the library does: a download, or a backoff.
 
-        It does not while its stream has said nothing since it was opened, nor while there is no weight for a request.
+        It does not while its stream has brought nothing since it opened, nor while there is no weight for its request.
         """
         synchronizer, request = market.synchronizer, market.request
         if synchronizer.state is not SyncState.BUFFERING or request is None:
@@ -216,95 +220,99 @@ class History:
         return synchronizer.requests.has_begun or request.due > self.now
 
     def at(self, time: float, happen: Callable[[], None]) -> None:
-        """Let something happen then."""
+        """Call `happen` at that time."""
         self._order += 1
         heapq.heappush(self._timeline, (time, self._order, happen))
 
     # -- the stream side of the exchange, and the network
 
-    def beat(self) -> None:
-        """The exchange speaks, and what is due arrives."""
-        if self.now >= self.faults_until and self.calm_at is None:
-            self.see_whether_it_is_calm()
+    def step(self) -> None:
+        """The exchange sends updates, and those that are due arrive."""
+        if self.now >= self.faults_until and self.faults_over_at is None:
+            self.check_whether_faults_are_over()
         for connection in list(self.connections):
             self.arrive(connection)
         for market in self.markets:
             engine = market.engine
-            if self.lot() < self.activity and self.now >= self.quiet_until:
-                for _ in range((1, 1, 2, 3)[int(self.lot() * 4)]):
+            if self.draw() < self.activity and self.now >= self.quiet_until:
+                for _ in range((1, 1, 2, 3)[int(self.draw() * 4)]):
                     engine.event()
         for connection in list(self.connections):
             for market in self.markets:
-                line = connection.lines.get(market.engine.symbol)
+                subscription = connection.subscriptions.get(market.engine.symbol)
                 # The windows of two connections differ.
-                if line is not None and not line.is_empty and (self.redundancy == 1 or self.lot() < 0.7):
-                    self.send(connection, market, line)
+                if (
+                    subscription is not None
+                    and not subscription.is_empty
+                    and (self.redundancy == 1 or self.draw() < 0.7)
+                ):
+                    self.send(connection, market, subscription)
         for connection in list(self.connections):
             if connection.successor is not None:
                 self.hand_over(connection)
-        if self.calm_at is not None:
-            self.see_whether_it_is_over()
-        is_waiting = self.now > (self.calm_at or self.faults_until) + 3.0
-        self.at(self.now + (CALM_BEAT_S if is_waiting else BEAT_S), self.beat)
+        if self.faults_over_at is not None:
+            self.check_whether_it_is_over()
+        is_waiting = self.now > (self.faults_over_at or self.faults_until) + 3.0
+        self.at(self.now + (IDLE_STEP_S if is_waiting else STEP_S), self.step)
 
-    def send(self, connection: Connection, market: SimulatedMarket, line: Line) -> None:
-        """Put a line's update on the wire, or do to it what a fault wants."""
+    def send(self, connection: Connection, market: SimulatedMarket, subscription: Subscription) -> None:
+        """Send a subscription's update, or do to it what a fault demands."""
         what = connection.faults.pop(0) if connection.faults else None
-        frame = line.update(1_000_000 + int(self.now * 1000), with_last=what == "with last")
-        if frame is None:
+        payload = subscription.update(1_000_000 + int(self.now * 1000), with_last=what == "with last")
+        if payload is None:
             return
         if what is None or what == "with last":
-            self.post(connection, market, frame)
+            self.post(connection, market, payload)
         else:
-            self.send_with_fault(connection, market, frame, what)
+            self.send_with_fault(connection, market, payload, what)
         for entry in [entry for entry in connection.late if entry[0] <= market.engine.updates]:
             connection.late.remove(entry)
             self.post(connection, entry[1], entry[2])
 
-    def send_with_fault(self, connection: Connection, market: SimulatedMarket, frame: bytes, what: str) -> None:
-        """Do what a fault wants."""
+    def send_with_fault(self, connection: Connection, market: SimulatedMarket, payload: bytes, what: str) -> None:
+        """Do what a fault demands."""
         self.fault_total += 1
         if what == "twice":
-            self.post(connection, market, frame)
-            self.post(connection, market, frame)
+            self.post(connection, market, payload)
+            self.post(connection, market, payload)
             return
         if what == "later twice":
-            self.post(connection, market, frame)
-            connection.late.append((market.engine.updates + 1 + int(self.lot() * 3), market, frame))
+            self.post(connection, market, payload)
+            connection.late.append((market.engine.updates + 1 + int(self.draw() * 3), market, payload))
             return
         market.resyncs_allowed += 1
         if what == "late":
-            connection.late.append((market.engine.updates + 1 + int(self.lot() * 2), market, frame))
+            connection.late.append((market.engine.updates + 1 + int(self.draw() * 2), market, payload))
         elif what == "malformed":
-            self.post(connection, market, spoilt(frame, self.dice.choice(MALFORMED), self.lot))
+            self.post(connection, market, malformed(payload, self.rng.choice(MALFORMED), self.draw))
         elif what == "crossing":
-            market.resyncs_allowed += 2  # what crosses may also cross the next snapshot
-            self.post(connection, market, frame.replace(b'"b":[', b'"b":[["900","1"],').replace(b"],]", b"]]"))
+            market.resyncs_allowed += 2  # the same update may cross the next snapshot too
+            self.post(connection, market, payload.replace(b'"b":[', b'"b":[["900","1"],').replace(b"],]", b"]]"))
 
-    def post(self, connection: Connection, market: SimulatedMarket, frame: bytes) -> None:
-        """Put bytes on the wire."""
+    def post(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
+        """Send bytes."""
         arrives_at = max(self.now + connection.delay_s, connection.held_until)
         if connection.queue or arrives_at > self.now:
-            connection.queue.append((arrives_at, market, frame))
+            connection.queue.append((arrives_at, market, payload))
         else:
-            self.deliver(connection, market, frame)
+            self.deliver(connection, market, payload)
 
     def arrive(self, connection: Connection) -> None:
-        """Hand over what has come by now."""
+        """Deliver what has arrived by now."""
         queue = connection.queue
         while queue and queue[0][0] <= self.now:
-            _, market, frame = queue.popleft()
-            self.deliver(connection, market, frame)
+            _, market, payload = queue.popleft()
+            self.deliver(connection, market, payload)
 
-    def deliver(self, connection: Connection, market: SimulatedMarket, frame: bytes) -> None:
-        """One frame reaches the library."""
-        market.receive(connection.connection_id, frame, self.now)
+    def deliver(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
+        """One update reaches the library."""
+        market.receive(connection.connection_id, payload, self.now)
         self.pump()
 
-    # -- the connections, as a feed group keeps them
+    # -- the connections, as `ldc.feed` keeps them
 
     def connect(self, slot: int, predecessor: Connection | None = None) -> None:
-        """Try to connect, as soon as the budget allows."""
+        """Connect as soon as the budget allows."""
         allowed_at = self.connect_budget.earliest(self.now)
         if allowed_at > self.now:
             self.at(allowed_at, lambda: self.connect(slot, predecessor))
@@ -314,22 +322,22 @@ class History:
         while self.connected_at[0] <= self.now - 300.0:
             self.connected_at.popleft()
         assert len(self.connected_at) <= 300, "too many connects"
-        if self.connect_failures > 0 and self.calm_at is None:
+        if self.connect_failures > 0 and self.faults_over_at is None:
             self.connect_failures -= 1
             if predecessor is None:
                 self.at(self.now + self.backoffs[slot].next_delay_s(), lambda: self.connect(slot))
             return
-        connection = Connection(self.next_feed, slot)
-        self.next_feed += 1
+        connection = Connection(self.next_connection_id, slot)
+        self.next_connection_id += 1
         if predecessor is not None:
             predecessor.successor = connection
             predecessor.successor_until = self.now + 10.0
         self.connections.append(connection)
-        connection.delay_s = self.dice.choice((0.0, 0.0, 0.05, 0.15))
-        self.at(self.now + 0.02 + self.lot() * 0.2, lambda: self.open(connection))
+        connection.delay_s = self.rng.choice((0.0, 0.0, 0.05, 0.15))
+        self.at(self.now + 0.02 + self.draw() * 0.2, lambda: self.open(connection))
 
     def open(self, connection: Connection) -> None:
-        """The handshake is done: subscribe."""
+        """The handshake is complete: subscribe."""
         if connection not in self.connections:
             return
         connection.is_open = True
@@ -338,7 +346,7 @@ class History:
             self.subscribe(connection, market)
 
     def subscribe(self, connection: Connection, market: SimulatedMarket) -> None:
-        """Send a subscription as soon as the pacing allows."""
+        """Subscribe as soon as the pacing allows."""
         if connection not in self.connections:
             return
         allowed_at = connection.pacer.earliest(self.now)
@@ -351,30 +359,30 @@ class History:
         market.synchronizer.stream_opened(connection.connection_id, self.now)
         market.after_input(self.now)
         self.pump()
-        serving_at = self.now + self.lot() * 0.1
+        serving_at = self.now + self.draw() * 0.1
         self.at(serving_at, lambda: self.serve(connection, market))
-        self.at(serving_at + self.lot() * 0.3, lambda: self.acknowledge(connection, market))
+        self.at(serving_at + self.draw() * 0.3, lambda: self.acknowledge(connection, market))
 
     def serve(self, connection: Connection, market: SimulatedMarket) -> None:
-        """The exchange begins to send this market."""
+        """The exchange begins to send this market's updates."""
         symbol = market.engine.symbol
-        if connection in self.connections and symbol not in connection.lines:
-            connection.lines[symbol] = Line(market.engine, connection.connection_id)
+        if connection in self.connections and symbol not in connection.subscriptions:
+            connection.subscriptions[symbol] = Subscription(market.engine, connection.connection_id)
 
     def acknowledge(self, connection: Connection, market: SimulatedMarket) -> None:
         """The exchange's acknowledgement arrives."""
-        if connection in self.connections and market.engine.symbol in connection.lines:
+        if connection in self.connections and market.engine.symbol in connection.subscriptions:
             market.synchronizer.stream_acknowledged(connection.connection_id, self.now)
             market.after_input(self.now)
             self.pump()
 
     def disconnect(self, connection: Connection, *, is_lost: bool) -> None:
-        """A connection ends. One that was lost is connected anew, and costs every market at most one resync."""
+        """A connection ends. A lost one is replaced, and costs every market at most one resync."""
         self.connections.remove(connection)
         for market in self.markets:
-            line = connection.lines.pop(market.engine.symbol, None)
-            if line is not None:
-                market.engine.lines.remove(line)
+            subscription = connection.subscriptions.pop(market.engine.symbol, None)
+            if subscription is not None:
+                market.engine.subscriptions.remove(subscription)
             if is_lost:
                 market.resyncs_allowed += 1
             market.synchronizer.stream_closed(connection.connection_id, self.now)
@@ -387,8 +395,8 @@ class History:
     def hand_over(self, connection: Connection) -> None:
         """Close a connection when every market has moved to its successor, or after a while.
 
-        As in `ldc.feed.handover`: a synchronized one has heard from it; of another one it is enough that it will. What
-        that one lacks in between, where the older connection lags, it makes good by the snapshot that it needs anyway.
+        As in `ldc.feed.handover`: a synchronized market must have an update of the successor, another one only its
+        acknowledgement. What that one misses of an older connection that lags, its snapshot brings.
         """
         successor = connection.successor
         assert successor is not None
@@ -412,7 +420,7 @@ class History:
     # -- the snapshots, as the downloader serves them
 
     def put_request(self, market: SimulatedMarket, request: RequestSnapshot) -> None:
-        """A market wants a snapshot."""
+        """A market requests a snapshot."""
         self.queue.put(
             self.requester,
             SnapshotRequest(market.engine.symbol, request.epoch, request.purpose, request.limit, request.due),
@@ -420,18 +428,18 @@ class History:
         self.pump_at = min(self.pump_at, self.now)
 
     def cancel_request(self, market: SimulatedMarket, epoch: int) -> None:
-        """A market does not want it any more."""
+        """A market cancels its request."""
         self.queue.cancel(self.requester, market.engine.symbol, epoch)
 
     def pump(self) -> None:
-        """Begin the downloads that may begin."""
+        """Begin all downloads that are allowed."""
         if self.pump_at > self.now:
             return
         while self.under_way < WORKERS:
             ticket = self.queue.take(self.now)
             if ticket is None:
                 self.pump_at = self.queue.next_time(self.now)
-                assert self.pump_at > self.now, "the queue has something, and does not give it"
+                assert self.pump_at > self.now, "the queue holds back a request that may be sent"
                 return
             self.begin(ticket)
         self.pump_at = float("inf")
@@ -444,43 +452,51 @@ class History:
         assert request.purpose is not None
         market.synchronizer.snapshot_begins(request.epoch, self.now)
         market.after_input(self.now)
-        lie = self.lie_for(market, request.purpose)
-        answer = self.server.ask(market.engine, request.limit, ticket.weight, self.now, lie=lie)
+        falsehood = self.falsehood_for(market, request.purpose)
+        answer = self.server.answer(market.engine, request.limit, ticket.weight, self.now, falsehood=falsehood)
         self.at(self.now + answer.latency_s, lambda: self.settle(ticket, market, answer))
 
     def settle(self, ticket: Ticket, market: SimulatedMarket, answer: Answer) -> None:
-        """An answer has come."""
+        """An answer has arrived."""
         self.under_way -= 1
-        self.server.note_told(answer, self.now)
-        told = self.queue.settle(ticket, answer.result, answer.headers, self.now)
-        if told is not None:
+        self.server.note_received(answer, self.now)
+        report = self.queue.settle(ticket, answer.result, answer.headers, self.now)
+        if report is not None:
             epoch = ticket.request.epoch
             if market.request is not None and market.request.epoch == epoch:
                 market.request = None
-            if isinstance(told, SnapshotBody):
-                market.synchronizer.snapshot_received(epoch, told.body, ticket.request.limit, self.now)
+            if isinstance(report, SnapshotBody):
+                market.synchronizer.snapshot_received(epoch, report.body, ticket.request.limit, self.now)
             else:
-                market.synchronizer.snapshot_failed(epoch, self.now, permanent=told.permanent, retry_at=told.retry_at)
+                market.synchronizer.snapshot_failed(
+                    epoch, self.now, permanent=report.permanent, retry_at=report.retry_at
+                )
             market.after_input(self.now)
         self.pump_at = self.now
         self.pump()
 
-    def lie_for(self, market: SimulatedMarket, purpose: Purpose) -> Lie | None:
-        """Return the falsehood that this snapshot is to tell, if it is to tell one."""
-        # Where a falsehood cannot be noticed, none is told; but the prices of another market can.
+    def falsehood_for(self, market: SimulatedMarket, purpose: Purpose) -> Falsehood | None:
+        """Return how this snapshot is to be false, or None."""
+        # A falsehood must be noticeable. The prices of another market are, if there are prices to compare them with.
         are_prices_noticed = (
-            market.synchronizer._published_price is not None and market.doubted < IMPLAUSIBLE_IN_A_ROW_MAX
+            market.synchronizer._numbering.readable_price is not None
+            and market.implausible_count < REFUSED_IN_A_ROW_MAX
         )
-        if self.is_slandered and purpose is Purpose.SYNCHRONIZE and are_prices_noticed and self.now < self.faults_until:
-            return Lie("prices", 0.0)
-        if not self.lies_wanted:
+        if (
+            self.has_wrong_prices
+            and purpose is Purpose.SYNCHRONIZE
+            and are_prices_noticed
+            and self.now < self.faults_until
+        ):
+            return Falsehood("prices", 0.0)
+        if not self.falsehoods_due:
             return None
         horizon, kinds = 0.0, ("quantity", "missing")
-        if self.is_poisonous:
+        if self.is_falsified:
             if purpose is not Purpose.SYNCHRONIZE:
                 return None
-            market.is_poisoned = True
-        elif self.has_lied or purpose is Purpose.CONFIRM:
+            market.is_falsified = True
+        elif self.has_falsified or purpose is Purpose.CONFIRM:
             return None
         elif purpose is Purpose.SYNCHRONIZE:
             if not are_prices_noticed:
@@ -491,28 +507,28 @@ class History:
                 return None
             kinds = ("quantity", "missing", "prices")
             horizon = float(market.book.bid_horizon or 0.0)
-        self.lies_wanted -= 1
-        self.has_lied = True
-        return Lie(self.dice.choice(kinds), horizon)
+        self.falsehoods_due -= 1
+        self.has_falsified = True
+        return Falsehood(self.rng.choice(kinds), horizon)
 
     # -- faults
 
     def fault(self) -> None:
-        """Let one thing go wrong."""
-        dice = self.dice
+        """Inject one random fault."""
+        rng = self.rng
         self.fault_total += 1
-        kind = dice.choice(FAULTS)
-        connection = dice.choice(self.connections) if self.connections else None
-        market = dice.choice(self.markets)
-        if kind in ("frames", "disconnect", "handover", "resubscribe", "stall"):
+        kind = rng.choice(FAULTS)
+        connection = rng.choice(self.connections) if self.connections else None
+        market = rng.choice(self.markets)
+        if kind in ("updates", "disconnect", "handover", "resubscribe", "stall"):
             if connection is not None:
                 getattr(self, f"fault_{kind}")(connection, market)
         else:
             getattr(self, f"fault_{kind.replace(' ', '_')}")(market)
 
-    def fault_frames(self, connection: Connection, _market: SimulatedMarket) -> None:
-        what = self.dice.choice(FRAME_FAULTS)
-        connection.faults += ["drop"] * self.dice.randint(2, 5) if what == "drop more" else [what]
+    def fault_updates(self, connection: Connection, _market: SimulatedMarket) -> None:
+        what = self.rng.choice(UPDATE_FAULTS)
+        connection.faults += ["drop"] * self.rng.randint(2, 5) if what == "drop more" else [what]
 
     def fault_disconnect(self, connection: Connection, _market: SimulatedMarket) -> None:
         self.disconnect(connection, is_lost=True)
@@ -522,43 +538,43 @@ class History:
             self.connect(connection.slot, connection)
 
     def fault_resubscribe(self, connection: Connection, market: SimulatedMarket) -> None:
-        """One market's subscription is renewed, under the number that it had."""
-        line = connection.lines.pop(market.engine.symbol, None)
-        if line is None:
+        """One market is unsubscribed and subscribed again, on the same connection."""
+        subscription = connection.subscriptions.pop(market.engine.symbol, None)
+        if subscription is None:
             return
-        market.engine.lines.remove(line)
-        # What is still on its way comes under the same number, and seems to be the beginning of the new one.
+        market.engine.subscriptions.remove(subscription)
+        # What is still on its way has the same connection id, and looks like the beginning of the new stream.
         market.resyncs_allowed += 2 if connection.queue or connection.late else 1
         market.synchronizer.stream_closed(connection.connection_id, self.now)
         market.after_input(self.now)
         self.subscribe(connection, market)
 
     def fault_stall(self, connection: Connection, _market: SimulatedMarket) -> None:
-        """Nothing arrives for a while, then all of it at once."""
-        connection.held_until = self.now + 0.3 + self.lot() * 2.0
-        for market in self.markets:  # another connection may be so far ahead that the gap is not waited for
+        """Nothing arrives for a while, then everything at once."""
+        connection.held_until = self.now + 0.3 + self.draw() * 2.0
+        for market in self.markets:  # another connection may be so far ahead that no gap waits
             market.resyncs_allowed += 1
 
     def fault_server(self, _market: SimulatedMarket) -> None:
-        names = BODY_FAULTS if self.lot() < 0.5 else HTTP_FAULTS
-        faults = [self.dice.choice(names) for _ in range(self.dice.randint(1, 3))]
+        names = BODY_FAULTS if self.draw() < 0.5 else HTTP_FAULTS
+        faults = [self.rng.choice(names) for _ in range(self.rng.randint(1, 3))]
         self.server.faults += faults
         for market in self.markets:
             market.resyncs_allowed += faults.count("lagging")
-            if self.lot() < 0.7:
+            if self.draw() < 0.7:
                 self.request_refresh(market)
 
-    def fault_lie(self, market: SimulatedMarket) -> None:
-        if self.is_poisonous or not self.has_lied:
-            self.lies_wanted += 1
-            if self.is_poisonous:
+    def fault_falsehood(self, market: SimulatedMarket) -> None:
+        if self.is_falsified or not self.has_falsified:
+            self.falsehoods_due += 1
+            if self.is_falsified:
                 self.fault_resync(market)
             else:
                 self.request_refresh(market)
 
     def fault_restart(self, market: SimulatedMarket) -> None:
         if market.engine.restarts < 2:
-            market.resyncs_allowed += 3  # an update and a snapshot of the old numbering may follow
+            market.resyncs_allowed += 3  # an update and a snapshot of the previous numbering may follow
             market.engine.restart_ids()
 
     def fault_jump(self, market: SimulatedMarket) -> None:
@@ -567,23 +583,23 @@ class History:
 
     def fault_resync(self, market: SimulatedMarket) -> None:
         market.resyncs_allowed += 1
-        market.synchronizer.request_resync(self.now, self.dice.choice((Cause.REQUESTED, Cause.SILENT)))
+        market.synchronizer.request_resync(self.now, self.rng.choice((Cause.REQUESTED, Cause.SILENT)))
         market.after_input(self.now)
 
     def fault_refresh(self, market: SimulatedMarket) -> None:
         self.request_refresh(market)
 
     def request_refresh(self, market: SimulatedMarket) -> None:
-        """The user asks for a refresh."""
+        """The user requests a refresh."""
         market.synchronizer.request_refresh(self.now)
         market.after_input(self.now)
 
     def fault_sleep(self, _market: SimulatedMarket) -> None:
-        """The machine sleeps; the exchange does not, and when it wakes up the connections are dead."""
+        """The machine sleeps while the exchange goes on. When it wakes up, its connections are dead."""
         for market in self.markets:
             for _ in range(3):
                 market.engine.event()
-        slept_s = self.dice.choice((5.0, 60.0, 3600.0))
+        slept_s = self.rng.choice((5.0, 60.0, 3600.0))
         self.slept_s += slept_s
         self.now += slept_s
         self.faults_until = max(self.faults_until, self.now + 1.0)
@@ -591,45 +607,45 @@ class History:
             self.disconnect(connection, is_lost=True)
 
     def fault_connect_fails(self, _market: SimulatedMarket) -> None:
-        self.connect_failures += self.dice.randint(1, 3)
-        if self.connections and self.lot() < 0.5:
-            self.disconnect(self.dice.choice(self.connections), is_lost=True)
+        self.connect_failures += self.rng.randint(1, 3)
+        if self.connections and self.draw() < 0.5:
+            self.disconnect(self.rng.choice(self.connections), is_lost=True)
 
     def fault_foreign_weight(self, _market: SimulatedMarket) -> None:
-        if not self.is_poisonous:  # whose audits must be able to come
-            self.server.use_weight_elsewhere(self.dice.choice((10, 40, 6000)), self.now)
+        if not self.is_falsified:  # or its audits might never come
+            self.server.use_weight_elsewhere(self.rng.choice((10, 40, 6000)), self.now)
 
     def fault_quiet(self, _market: SimulatedMarket) -> None:
-        """The markets say nothing for a while."""
-        self.quiet_until = self.now + 0.5 + self.lot() * 3.0
+        """Nothing happens on the markets for a while."""
+        self.quiet_until = self.now + 0.5 + self.draw() * 3.0
 
     # -- after the faults
 
-    def see_whether_it_is_calm(self) -> None:
-        """The last fault is over when all connections are back, and nobody forbids us to ask."""
-        assert self.now < self.faults_until + CALM_WITHIN_S, "the connections never come back"
+    def check_whether_faults_are_over(self) -> None:
+        """End the faults. They are over when all connections are back and no pause forbids requests."""
+        assert self.now < self.faults_until + CONNECTED_WITHIN_S, "the connections never come back"
         self.server.faults.clear()
-        self.lies_wanted = 0
+        self.falsehoods_due = 0
         self.connect_failures = 0
         for connection in self.connections:
             connection.faults.clear()
         if len({connection.slot for connection in self.connections}) < self.redundancy:
             return
         if any(
-            len(connection.lines) < self.market_count or connection.late or connection.held_until > self.now
+            len(connection.subscriptions) < self.market_count or connection.late or connection.held_until > self.now
             for connection in self.connections
         ):
             if any(connection.late for connection in self.connections):
                 for connection in self.connections:
-                    for _, market, frame in connection.late:
-                        self.post(connection, market, frame)
+                    for _, market, payload in connection.late:
+                        self.post(connection, market, payload)
                     connection.late.clear()
             return
         if self.now < self.quiet_until or self.under_way or self.queue_paused_until > self.now:
             return
-        self.calm_at = self.now
-        if self.is_poisonous:
-            self.activity = 0.1  # or the stream would heal the book before an audit can
+        self.faults_over_at = self.now
+        if self.is_falsified:
+            self.activity = 0.1  # or the stream would correct the book before an audit can
         for market in self.markets:
             self.deadlines[market.engine.symbol] = self.now + self.recovery_s_max(market)
             self.held_up_s_max[market.engine.symbol] = self.three_rounds_s(market)
@@ -637,7 +653,7 @@ class History:
     @property
     def queue_paused_until(self) -> float:
         """When the library asks again."""
-        return max(lane.budget.paused_until_s for lane in self.queue._lanes.values())
+        return max(pool.budget.paused_until_s for pool in self.queue._weight_pools.values())
 
     @property
     def is_starved(self) -> bool:
@@ -645,30 +661,31 @@ class History:
         return self.has_tight_budget or bool(self.server.foreign)
 
     def recovery_s_max(self, market: SimulatedMarket) -> float:
-        """Return how long a market may take to come back: what it waits for already, and three rounds of back-off."""
+        """Return how long a market may take to come back: the wait that has begun, and some rounds of backoff."""
         synchronizer = market.synchronizer
-        waiting_s = max(0.0, synchronizer._not_before - self.now)
+        waiting_s = max(0.0, synchronizer._retry._not_before - self.now)
         if market.request is not None:
             waiting_s = max(waiting_s, market.request.due - self.now)
-        first = synchronizer._backoff.failures
-        rounds = IMPLAUSIBLE_IN_A_ROW_MAX + 2
-        backoff_s = sum(min(RETRY_S_MAX, 2.0 ** (first + n)) for n in range(rounds))
-        resyncs_s = min(RETRY_S_MAX, 2.0**synchronizer._resync_backoff.failures)
+        first = synchronizer._retry._backoff.failures
+        rounds = REFUSED_IN_A_ROW_MAX + 2
+        backoff_s = sum(min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (first + n)) for n in range(rounds))
+        resyncs_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._resync_backoff.failures)
         bound_s = waiting_s + backoff_s + resyncs_s + rounds * LATENCY_S_MAX + 5.0
         if market.engine.restarts:
-            bound_s += 2 * STALE_AFTER_SNAPSHOT_S
+            bound_s += 2 * RESTART_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
 
     def three_rounds_s(self, market: SimulatedMarket) -> float:
-        """Return what the library may use of that: three times a snapshot's round trip and the step of its back-off."""
+        """Return how much of that the library may cause: three times a round trip and the present backoff."""
         synchronizer = market.synchronizer
         step_s = max(
-            min(RETRY_S_MAX, RETRY_S_FIRST * 2.0**synchronizer._backoff.failures), synchronizer._not_before - self.now
+            min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._backoff.failures),
+            synchronizer._retry._not_before - self.now,
         )
         return 3 * (LATENCY_S_MAX + step_s)
 
-    def see_whether_it_is_over(self) -> None:
-        """Every market has to come back before its deadline, and to follow the exchange for some updates."""
+    def check_whether_it_is_over(self) -> None:
+        """Every market must come back before its deadline, and then follow the exchange for `UPDATES_AFTER` updates."""
         is_over = True
         for market in self.markets:
             symbol, synchronizer = market.engine.symbol, market.synchronizer
@@ -686,22 +703,22 @@ class History:
                 market.engine.updates >= self.updates_when_back[symbol] + UPDATES_AFTER
                 and market.book.last_update_id in market.engine.ids[-20:]
             )
-            is_refreshing = synchronizer.refresher.is_under_way and (self.is_poisonous or not self.is_starved)
+            is_refreshing = synchronizer.refresher.is_under_way and (self.is_falsified or not self.is_starved)
             if not is_followed or not market.book.is_readable or is_refreshing:
                 assert self.now < self.deadlines[symbol] + SETTLES_WITHIN_S, f"{symbol} never settles"
                 is_over = False
-        if is_over and self.is_poisonous and not self.asked_for_audit:
-            self.asked_for_audit = True
+        if is_over and self.is_falsified and not self.has_requested_audit:
+            self.has_requested_audit = True
             for market in self.markets:
                 self.request_refresh(market)
             self.pump()
             is_over = False
         self.is_over = is_over
 
-    def judge_the_end(self) -> Outcome:
-        """The last look: everything, and the accounts."""
+    def judge_end(self) -> Outcome:
+        """Check everything once more, and the accounts."""
         recovery_s, summary = 0.0, []
-        assert self.calm_at is not None
+        assert self.faults_over_at is not None
         for market in self.markets:
             synchronizer, symbol = market.synchronizer, market.engine.symbol
             market.judge_accounts()
@@ -712,12 +729,12 @@ class History:
                 truth = market.engine.truth(market.book.last_update_id)
                 assert truth is not None
                 market.judge_levels(truth, is_thorough=True)
-                recovery_s = max(recovery_s, self.back_at[symbol] - self.calm_at)
+                recovery_s = max(recovery_s, self.back_at[symbol] - self.faults_over_at)
             if self.is_clean:
                 assert self.redundancy > 1 or synchronizer.updates_dropped[UpdateDrop.HOLE] == 0
                 market.judge_clean(self.now, is_starved=self.is_starved)
             counters = tuple(market.book.counters)
-            summary.append((market.book.last_update_id, market.frames, counters, synchronizer.epoch, market.digest))
+            summary.append((market.book.last_update_id, market.delivered, counters, synchronizer.epoch, market.digest))
         return Outcome(
             self.seed,
             sum(market.engine.updates for market in self.markets),
@@ -730,8 +747,8 @@ class History:
         )
 
 
-def live_through(seed: int, books: ModuleType, twin: ModuleType | None = None) -> Outcome:
-    """Run a history; where a twin is given, on both books, step by step alike. A failure says how to see it again."""
+def run_seed(seed: int, books: ModuleType, twin: ModuleType | None = None) -> Outcome:
+    """Run a history; with a twin on both books, which must agree at every step. A failure says how to repeat it."""
     history = None
     try:
         log: list[object] | None = None if twin is None else []
@@ -740,7 +757,7 @@ def live_through(seed: int, books: ModuleType, twin: ModuleType | None = None) -
         if twin is not None:
             twin_log: list[object] = []
             assert History(seed, twin, log=twin_log).run() == outcome, "the books differ in the outcome"
-            assert repr(twin_log) == repr(log), "the books differ on the way"
+            assert repr(twin_log) == repr(log), "the books differ at some step"
     except Exception as error:
         at = "" if history is None else f" at {history.now:.3f} s"
         error.add_note(f"seed {seed}{at}; again with: make simulate SEEDS={seed}..{seed}")

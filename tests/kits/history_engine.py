@@ -1,15 +1,13 @@
 """The exchange of the simulated histories: a book around a moving price, its streams, and its snapshots, as bytes.
 
-Rule 1: it knows nothing of the library. A book is two dictionaries, and an update is what was touched since the last.
+Rule 1: it knows nothing of the library. A book is two dictionaries; an update has what changed since the last one.
 Rule 2: prices and quantities are multiples of a quarter, so that they are exact as floats and comparing is cheap.
-Rule 3: whatever is drawn by lot comes from the history's one source, so that a seed is a history.
+Rule 3: all randomness comes from the history's one source, so that a seed is a history.
 """
 
 import random
 from collections.abc import Iterable
 from typing import NamedTuple
-
-__all__ = ["EngineMarket", "Level", "Line", "Side", "Style", "Truth"]
 
 Side = dict[float, float]
 Level = tuple[float, float]
@@ -27,7 +25,7 @@ class Truth(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How an exchange writes. What none of these may change is the book."""
+    """How an exchange writes. None of it may change the book."""
 
     number: str
     """The format of a price or a quantity; "g" drops zeros at the end, so that the decimals differ by message."""
@@ -51,18 +49,18 @@ def texts(number: str) -> dict[float, str]:
 class EngineMarket:
     """One market of the exchange."""
 
-    def __init__(self, dice: random.Random, symbol: str, style: Style) -> None:
-        self.random = dice.random
+    def __init__(self, rng: random.Random, symbol: str, style: Style) -> None:
+        self.draw = rng.random
         self.symbol = symbol
         self.style = style
         self.texts = texts(style.number)
         self.middle = 400.0
-        self.update_id = 1_000_000_000 + int(self.random() * 1000)
-        """The counter; on futures all markets draw on it."""
+        self.update_id = 1_000_000_000 + int(self.draw() * 1000)
+        """The counter. On futures other markets use up ids of it."""
         self.event_id = self.update_id
         """Of this market's last change."""
         self.restarts = 0
-        self.lines: list[Line] = []
+        self.subscriptions: list[Subscription] = []
         self.updates = 0
         self.bids: Side = {self.middle - (1 + n) / 4: self._quantity() for n in range(DEPTH)}
         self.asks: Side = {self.middle + (1 + n) / 4: self._quantity() for n in range(DEPTH)}
@@ -72,37 +70,37 @@ class EngineMarket:
         self._remember()
 
     def _quantity(self) -> float:
-        return (1 + int(self.random() * 99)) / 4
+        return (1 + int(self.draw() * 99)) / 4
 
     # -- what happens
 
     def event(self) -> None:
         """One change of the book, with an id of its own. On futures other markets use up ids in between."""
-        lot = self.random
-        self.update_id += 1 + int(lot() * 5) if self.style.is_futures else 1
+        draw = self.draw
+        self.update_id += 1 + int(draw() * 5) if self.style.is_futures else 1
         self.event_id = self.update_id
-        kind = lot()
+        kind = draw()
         if kind < 0.15:
-            steps = (1, 1, 1, 2, 6, 20)[int(lot() * 6)]
-            self._move(steps / 4 if lot() < 0.5 else -steps / 4)
+            steps = (1, 1, 1, 2, 6, 20)[int(draw() * 6)]
+            self._move(steps / 4 if draw() < 0.5 else -steps / 4)
         elif kind < 0.35:
-            side, levels = (0, self.bids) if lot() < 0.5 else (1, self.asks)
-            if levels and (len(levels) > 3 or lot() < 0.05):  # a side may empty altogether
+            side, levels = (0, self.bids) if draw() < 0.5 else (1, self.asks)
+            if levels and (len(levels) > 3 or draw() < 0.05):  # a side may empty altogether
                 best = max(levels) if side == 0 else min(levels)
-                self._set(side, best if lot() < 0.3 else list(levels)[int(lot() * len(levels))], 0.0)
+                self._set(side, best if draw() < 0.3 else list(levels)[int(draw() * len(levels))], 0.0)
         elif kind < 0.38:
-            self._set(0 if lot() < 0.5 else 1, self._far_price(), 0.0)  # deleting what is not there is normal
+            self._set(0 if draw() < 0.5 else 1, self._far_price(), 0.0)  # deleting what is not there is normal
         else:
-            for _ in range(1 + int(lot() * 3)):
-                away = (1 + int(lot() * lot() * DEPTH)) / 4
-                if lot() < 0.5:
+            for _ in range(1 + int(draw() * 3)):
+                away = (1 + int(draw() * draw() * DEPTH)) / 4
+                if draw() < 0.5:
                     self._set(0, self.middle - away, self._quantity())
                 else:
                     self._set(1, self.middle + away, self._quantity())
         self._remember()
 
     def _far_price(self) -> float:
-        return self.middle + (200 if self.random() < 0.5 else -200) / 4
+        return self.middle + (200 if self.draw() < 0.5 else -200) / 4
 
     def _move(self, by: float) -> None:
         if not 200 < self.middle + by < 600:
@@ -113,7 +111,7 @@ class EngineMarket:
         for price in [price for price in self.bids if price >= self.middle]:
             self._set(0, price, 0.0)
         for _ in range(6):
-            away = (1 + int(self.random() * DEPTH)) / 4
+            away = (1 + int(self.draw() * DEPTH)) / 4
             self._set(0, self.middle - away, self._quantity())
             self._set(1, self.middle + away, self._quantity())
 
@@ -125,23 +123,23 @@ class EngineMarket:
             levels[price] = quantity
         else:
             levels.pop(price, None)
-        for line in self.lines:
-            line.touch(side, price)
+        for subscription in self.subscriptions:
+            subscription.touch(side, price)
 
     def restart_ids(self) -> None:
-        """Maintenance: the ids begin low again, each time lower; the book stays."""
+        """Maintenance: the ids restart low, each time lower; the book stays."""
         self.restarts += 1
         self.update_id = self.event_id = 1_000_000_000 // 1000**self.restarts
-        for line in self.lines:
-            line.begin_anew()
+        for subscription in self.subscriptions:
+            subscription.restart()
         self._remember()
 
     def jump_ids(self) -> None:
-        """The ids jump far ahead; no stream says so."""
+        """The ids jump far ahead, and no stream shows it."""
         self.update_id += 100_000
         self.event_id = self.update_id
-        for line in self.lines:
-            line.begin_anew()
+        for subscription in self.subscriptions:
+            subscription.restart()
         self._remember()
 
     def _remember(self) -> None:
@@ -151,7 +149,7 @@ class EngineMarket:
     # -- what was
 
     def truth(self, update_id: int) -> Truth | None:
-        """Return the book at that id, or None: the exchange never had that id."""
+        """Return the book at that id; None if the exchange never had that id."""
         truth = self._truths.get(update_id)
         if truth is None and update_id in self._books:
             bids, asks = self._books[update_id]
@@ -161,7 +159,7 @@ class EngineMarket:
 
     def snapshot_at(self, lag: int) -> int:
         """Return the id of a snapshot taken now, at a node that is `lag` events behind."""
-        if lag == 0 and self.style.is_futures and self.random() < 0.2:
+        if lag == 0 and self.style.is_futures and self.draw() < 0.2:
             self.update_id += 1  # an id that another market used up
             self._remember()
         return self.ids[max(0, len(self.ids) - 1 - lag)]
@@ -172,19 +170,19 @@ class EngineMarket:
         return ",".join([f'["{text[price]}","{text[quantity]}"]' for price, quantity in levels])
 
 
-class Line:
-    """One subscription of one market on one connection: what it has not sent yet."""
+class Subscription:
+    """One market on one connection: the changes that were not sent yet."""
 
     __slots__ = ("_first_id", "_last_id", "_last_window", "_touched", "connection_id", "market")
 
     def __init__(self, market: EngineMarket, connection_id: int) -> None:
         self.market = market
         self.connection_id = connection_id
-        self.begin_anew()
-        market.lines.append(self)
+        self.restart()
+        market.subscriptions.append(self)
 
-    def begin_anew(self) -> None:
-        """What was touched so far is in nobody's update."""
+    def restart(self) -> None:
+        """Forget the changes so far: no update will have them."""
         self._last_id = self.market.event_id
         self._first_id = 0
         self._touched: tuple[set[float], set[float]] = (set(), set())
@@ -202,7 +200,7 @@ class Line:
         return not self._first_id
 
     def update(self, time_ms: int, *, with_last: bool = False) -> bytes | None:
-        """Return the update since the last one, or None if nothing happened. It may cover the last one once more."""
+        """Return the update since the last one; None if nothing happened. `with_last`: it covers the last one again."""
         if not self._first_id:
             return None
         market, style = self.market, self.market.style

@@ -1,8 +1,6 @@
-"""How a frame can be spoilt so that nothing may be taken from it. Each returns bytes that no book may apply."""
+"""How an update can be damaged so that no book may apply any of it."""
 
 from collections.abc import Callable
-
-__all__ = ["MALFORMED", "spoilt"]
 
 _REPLACED: dict[str, tuple[bytes, bytes]] = {
     "repeated key": (b'"u":', b'"u":1,"u":'),
@@ -20,19 +18,19 @@ _REPLACED: dict[str, tuple[bytes, bytes]] = {
 MALFORMED = ("cut", "two objects", "BOM", "trailing byte", "bad number", *_REPLACED)
 
 
-def spoilt(frame: bytes, how: str, lot: Callable[[], float]) -> bytes:
-    """Return the frame with that damage."""
+def malformed(payload: bytes, how: str, draw: Callable[[], float]) -> bytes:
+    """Return the payload with this damage; `how` is one of `MALFORMED`."""
     match how:
         case "cut":
-            return frame[: int(lot() * len(frame))]
+            return payload[: int(draw() * len(payload))]
         case "two objects":
-            return frame + frame
+            return payload + payload
         case "BOM":
-            return b"\xef\xbb\xbf" + frame
+            return b"\xef\xbb\xbf" + payload
         case "trailing byte":
-            return frame + b"x"
+            return payload + b"x"
         case "bad number":
-            return frame.replace(b'","', b'","x') if b'","' in frame.partition(b'"b"')[2] else frame + b"{"
+            return payload.replace(b'","', b'","x') if b'","' in payload.partition(b'"b"')[2] else payload + b"{"
     old, new = _REPLACED[how]
-    assert old in frame
-    return frame.replace(old, new, 1)
+    assert old in payload
+    return payload.replace(old, new, 1)

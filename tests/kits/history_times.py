@@ -1,7 +1,7 @@
-"""Simulated histories in which the exchange's clock, or one message's idea of it, is not to be trusted.
+"""Simulated histories in which the exchange's clock, or single event times, are wrong.
 
-Rule 1: event times are shown to users, and are a hint. With any of them, every oracle of `history` holds; only how long
-        a market may take to come back is longer, where ids begin anew meanwhile and nothing that follows looks newer.
+Rule 1: event times are shown to users, and are a hint. Whatever they are, every oracle of `history` holds. Only the
+        time to come back is longer if ids restart meanwhile, because no event time shows the restart.
 """
 
 import random
@@ -9,19 +9,15 @@ import re
 from types import ModuleType
 
 from history import Connection, History
+from history_bounds import BACKOFF_S_MAX, RESTART_WITHOUT_TIMES_S
 from history_market import SimulatedMarket
-
-from ldc.sync.parts import RETRY_S_MAX
-from ldc.sync.streams import STALE_S_MAX
-
-__all__ = ["HistoryOfOddTimes"]
 
 _EVENT_TIME = re.compile(rb'"E":-?\d+')
 _STEPS_MS = (-3_600_000, -5_000, -1_500, -500, 500, 1_500, 5_000, 3_600_000)
 
 
 class HistoryOfOddTimes(History):
-    """A history with event times that lie: of some updates, of all from a moment on, or nobody tells any."""
+    """A history with wrong event times: of some updates, or of all from a moment on; or without any."""
 
     def __init__(self, seed: int, books: ModuleType) -> None:
         super().__init__(seed, books)
@@ -34,7 +30,7 @@ class HistoryOfOddTimes(History):
                 self.at(0.3 + self.times.random() * (self.faults_until - 0.4), self.fault_of_time)
 
     def fault_of_time(self) -> None:
-        """The clock leaps, or some updates come with times of their own; the ids may begin anew as well."""
+        """The clock jumps, or some updates get times of their own. The ids may restart as well."""
         if self.times.random() < 0.5:
             self.step_ms += self.times.choice(_STEPS_MS)
         else:
@@ -42,21 +38,21 @@ class HistoryOfOddTimes(History):
         if self.times.random() < 0.5:
             self.fault_restart(self.times.choice(self.markets))
 
-    def post(self, connection: Connection, market: SimulatedMarket, frame: bytes) -> None:
-        """Put bytes on the wire, with that time in them."""
+    def post(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
+        """Send bytes, with that time in them."""
         time_ms: int | None = 1_000_000 + int(self.now * 1000) + self.step_ms
         assert time_ms is not None
-        if self.odd_updates and self.calm_at is None and self.times.random() < 0.6:
+        if self.odd_updates and self.faults_over_at is None and self.times.random() < 0.6:
             self.odd_updates -= 1
             odd = (0, -5, time_ms * 1000, time_ms // 1000, 2**62, time_ms - 30_000, time_ms + 30_000, None)
             time_ms = self.times.choice(odd)
-        told = b'"E":null' if time_ms is None or self.are_missing else b'"E":%d' % time_ms
-        super().post(connection, market, _EVENT_TIME.sub(told, frame))
+        text = b'"E":null' if time_ms is None or self.are_missing else b'"E":%d' % time_ms
+        super().post(connection, market, _EVENT_TIME.sub(text, payload))
 
     def recovery_s_max(self, market: SimulatedMarket) -> float:
         """Return how long a market may take to come back."""
-        return super().recovery_s_max(market) + 2 * STALE_S_MAX + RETRY_S_MAX
+        return super().recovery_s_max(market) + 2 * RESTART_WITHOUT_TIMES_S + BACKOFF_S_MAX
 
     def three_rounds_s(self, market: SimulatedMarket) -> float:
-        """Return what the library may use of that: it waits, and its back-off has grown meanwhile."""
-        return super().three_rounds_s(market) + 2 * STALE_S_MAX + 3 * RETRY_S_MAX
+        """Return how much of that the library may cause: it waits, and its backoff has grown meanwhile."""
+        return super().three_rounds_s(market) + 2 * RESTART_WITHOUT_TIMES_S + 3 * BACKOFF_S_MAX

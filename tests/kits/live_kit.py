@@ -5,20 +5,17 @@ import math
 import os
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from loopback_exchange import CLOSE, PATIENCE_S, LoopbackExchange
+from loopback_exchange import EXCHANGES, PATIENCE_S, LoopbackExchange
+from wire_frames import CLOSE
 
-import ldc.manager.manager
 from ldc.errors import DepthCacheOutOfSync
 from ldc.feed.connection import FeedConnection
 from ldc.manager.manager import BinanceLocalDepthCacheManager
-
-EXCHANGES = {"spot": "binance.com", "usdm": "binance.com-futures", "coinm": "binance.com-coin_futures"}
 
 MARKETS_PER_CONNECTION = int(os.environ.get("LDC_MARKETS_PER_CONNECTION", "100"))
 """What managers are made with here unless a test says otherwise."""
@@ -40,10 +37,16 @@ TRIES = 3
 """What must be quick is tried so often, where any one try may meet a machine that is busy: the quickest counts."""
 
 
+MANAGER_PARAMETERS: dict[str, Any] = {}
+"""What this kit makes managers with, unless a test says otherwise. Fixtures fill it."""
+
+
 @pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every die shows 0: reconnects and retries come at once, so that tests need not wait for luck."""
-    monkeypatch.setattr(ldc.manager.manager, "random", types.SimpleNamespace(random=lambda: 0.0))
+def no_jitter() -> Iterator[None]:
+    """Every random number is 0: reconnects and retries come at once, so that tests need not wait for luck."""
+    MANAGER_PARAMETERS["_random"] = lambda: 0.0
+    yield
+    MANAGER_PARAMETERS.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +92,7 @@ def live(
     kind: str = "spot", markets: tuple[str, ...] = ("BTCUSDT",), **parameters: Any
 ) -> Iterator[tuple[LoopbackExchange, BinanceLocalDepthCacheManager]]:
     """An exchange that lists these markets, and a manager that knows where it is."""
-    parameters = {"markets_per_connection": MARKETS_PER_CONNECTION} | parameters
+    parameters = {"markets_per_connection": MARKETS_PER_CONNECTION} | MANAGER_PARAMETERS | parameters
     with LoopbackExchange(kind) as exchange:
         for market in markets:
             exchange.add_market(market)

@@ -125,7 +125,15 @@ def once(answer: bytes, then: Callable[[Talk], None] | None = None) -> Script:
 class ScriptedServer:
     """Serves each connection in a thread of its own, by its script."""
 
-    def __init__(self, script: Script, scheme: str = "http", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        scheme: str = "http",
+        folder: Path | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.heads: list[str] = []
         self.connections = 0
         self.is_held = threading.Event()
@@ -133,12 +141,12 @@ class ScriptedServer:
         self.is_closing = threading.Event()
         self._script = script
         self._tls = tls_context(folder) if folder is not None else None
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, port))
         self._listener.settimeout(0.01)
         self._talks: list[Talk] = []
         self._threads: list[threading.Thread] = []
         self.port = self._listener.getsockname()[1]
-        self.base_uri = f"{scheme}://127.0.0.1:{self.port}"
+        self.base_uri = f"{scheme}://{host}:{self.port}"
         self._acceptor = threading.Thread(target=self._accept)
         self._acceptor.start()
 

@@ -13,6 +13,7 @@ import websocket
 
 pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
 
+from live_kit import MANAGER_PARAMETERS
 from loopback_exchange import PATIENCE_S
 
 from ldc.manager.manager import BinanceLocalDepthCacheManager
@@ -155,7 +156,7 @@ def managed(exchange: SimulatedExchange, venue: str, **parameters: Any) -> Itera
         venue,
         restful_base_uri=exchange.restful_base_uri,
         websocket_base_uri=exchange.websocket_base_uri,
-        **parameters,
+        **MANAGER_PARAMETERS | parameters,
     ) as manager:
         yield manager
 

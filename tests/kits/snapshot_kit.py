@@ -1,4 +1,4 @@
-"""What the tests of the downloader share: a client that remembers what it was told, and servers that stall."""
+"""For the tests of the downloader: a client that keeps its reports, and servers that stall."""
 
 import contextlib
 import queue
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from network_kit import clear_environment
 from scripted_server import SNAPSHOT, Script, ScriptedServer, Talk, once, reply
 
+from ldc.network.proxy import ProxyRules
 from ldc.snapshots.downloader import (
     SnapshotBegins,
     SnapshotBody,
@@ -18,13 +20,13 @@ from ldc.snapshots.downloader import (
     SnapshotFailure,
     SnapshotRequest,
 )
-from ldc.sync.parts import Purpose
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 SPOT = venue_named("binance.com")
 
 LONG_S = 30.0
-"""How long a test waits for what must happen; never waited for in a test that passes."""
+"""Seconds that a test waits for an event; a passing test never waits that long."""
 
 STALLS = {
     "before the headers": once(b"", Talk.hold),
@@ -52,24 +54,26 @@ class Clock:
 
 
 class Client:
-    """A client of a downloader of its own, and what it was told."""
+    """A client, by default with a downloader of its own, and the reports that it got."""
 
     def __init__(self, base_uri: str, *, downloader: SnapshotDownloader | None = None, **settings: Any) -> None:
         of_downloader = {name: settings.pop(name) for name in ("download_s_max", "clock") if name in settings}
+        if "proxy" in settings:
+            settings["proxies"] = ProxyRules(settings.pop("proxy"))
         self.downloader = downloader or SnapshotDownloader(**of_downloader)
-        self.told: queue.Queue[tuple[SnapshotRequest, Any]] = queue.Queue()
+        self.reports: queue.Queue[tuple[SnapshotRequest, Any]] = queue.Queue()
         self.client: SnapshotClient = self.downloader.open(
-            settings.pop("venue", SPOT), lambda *told: self.told.put(told), restful_base_uri=base_uri, **settings
+            settings.pop("venue", SPOT), lambda *report: self.reports.put(report), restful_base_uri=base_uri, **settings
         )
 
     def ask(self, market: str = "BTCUSDT", limit: int = 100, epoch: int = 1, **rest: Any) -> None:
         self.client.request(market, epoch, rest.pop("purpose", Purpose.SYNCHRONIZE), limit, **rest)
 
     def hear(self) -> tuple[SnapshotRequest, SnapshotBegins | SnapshotBody | SnapshotFailure]:
-        return self.told.get(timeout=LONG_S)
+        return self.reports.get(timeout=LONG_S)
 
     def result(self) -> SnapshotBody | SnapshotFailure:
-        """Return the next news that is not a beginning."""
+        """Return the next news except `SnapshotBegins`."""
         while True:
             _, news = self.hear()
             if not isinstance(news, SnapshotBegins):
@@ -86,7 +90,7 @@ class Client:
 
 
 class Kit:
-    """Makes servers and clients, and ends them all."""
+    """Makes servers and clients, and closes them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -111,10 +115,8 @@ class Kit:
 
 @contextlib.contextmanager
 def made_kit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
-    """Give a kit in an environment without proxies and certificates."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    """Yield a kit in an environment without proxies and certificates."""
+    clear_environment(monkeypatch)
     kit = Kit(folder)
     yield kit
     kit.close()

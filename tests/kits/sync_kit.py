@@ -1,6 +1,6 @@
-"""What the tests of the synchronizer share: messages in the exchange's format, and a market that is driven by hand.
+"""What the tests of the synchronizer share: messages in the exchange's format, and a market that a test drives.
 
-The dice of a driven market always show 0.5, so a back-off is half of its ceiling: 0.5 s, then 1 s, 2 s, and so on.
+The random source of a driven market always returns 0.5. So a backoff is half of its ceiling: 0.5 s, then 1 s, 2 s, ...
 """
 
 import json
@@ -10,8 +10,8 @@ import ldc.book
 import ldc.book.pure.book
 from ldc.errors import MalformedMessage
 from ldc.sequence import RULES, SequenceRule
+from ldc.sync.actions import Action, CancelSnapshot, Purpose, Refreshed, RequestSnapshot, StateChanged
 from ldc.sync.machine import Input, Synchronizer
-from ldc.sync.parts import Action, CancelSnapshot, Purpose, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, SyncState
 
 BOOKS: dict[str, ModuleType] = {"python": ldc.book.pure.book, ldc.book.IMPLEMENTATION: ldc.book}
@@ -58,7 +58,7 @@ def snapshot(update_id: int, *, bids: Levels | None = None, asks: Levels | None 
 
 
 class RecordingSynchronizer(Synchronizer):
-    """Remembers which cells of the table were used, and where they led."""
+    """Records which cells of the table were used, and where they led."""
 
     def _take(self, event: Input, now: float, *arguments: object) -> None:
         state = self.state
@@ -67,7 +67,7 @@ class RecordingSynchronizer(Synchronizer):
 
 
 class Market:
-    """A synchronizer, its book, and what came out of it so far. Time stands still unless `wait` is called."""
+    """A synchronizer, its book, and its actions so far. Only `wait` lets time pass."""
 
     def __init__(
         self,
@@ -99,26 +99,27 @@ class Market:
 
     # -- inputs
 
-    def open(self, feed: int = 0) -> "Market":
-        self.synchronizer.stream_opened(feed, self.now)
+    def open(self, connection_id: int = 0) -> "Market":
+        self.synchronizer.stream_opened(connection_id, self.now)
         return self._drain()
 
-    def acknowledge(self, feed: int = 0) -> "Market":
-        self.synchronizer.stream_acknowledged(feed, self.now)
+    def acknowledge(self, connection_id: int = 0) -> "Market":
+        self.synchronizer.stream_acknowledged(connection_id, self.now)
         return self._drain()
 
-    def close(self, feed: int = 0) -> "Market":
-        self.synchronizer.stream_closed(feed, self.now)
+    def close(self, connection_id: int = 0) -> "Market":
+        self.synchronizer.stream_closed(connection_id, self.now)
         return self._drain()
 
-    def update(self, start: int, last: int, *, feed: int = 0, **what: object) -> "Market":
+    def update(self, start: int, last: int, *, connection_id: int = 0, **what: object) -> "Market":
         """A depth update in the exchange's format."""
-        return self.frame(update(start, last, rule=self.rule, **what), feed=feed)  # type: ignore[arg-type]
+        payload = update(start, last, rule=self.rule, **what)  # type: ignore[arg-type]
+        return self.receive(payload, connection_id=connection_id)
 
-    def frame(self, payload: bytes | bytearray | memoryview | str, *, feed: int = 0) -> "Market":
-        """Any bytes, on the way that the hot path prescribes."""
+    def receive(self, payload: bytes | bytearray | memoryview | str, *, connection_id: int = 0) -> "Market":
+        """Any bytes, received as the hot path prescribes."""
         if self.synchronizer.wants_every_update:
-            self.synchronizer.receive_update(feed, payload, None, self.now)
+            self.synchronizer.receive_update(connection_id, payload, None, self.now)
         else:
             try:
                 verdict = self.book.apply(payload, None)
@@ -126,7 +127,7 @@ class Market:
                 self.synchronizer.update_malformed(self.now)
             else:
                 if verdict or self.book.needs_attention:
-                    self.synchronizer.after_apply(feed, verdict, payload, None, self.now)
+                    self.synchronizer.after_apply(connection_id, verdict, payload, None, self.now)
         return self._drain()
 
     def begin(self) -> "Market":
@@ -179,7 +180,7 @@ class Market:
         return self._drain()
 
     def _drain(self) -> "Market":
-        """Keep the books that a caller keeps, and look whether what must always hold does."""
+        """Run the actions as a caller does, and check what must always hold."""
         self.drained = self.synchronizer.drain()
         self.actions += self.drained
         for action in self.drained:
@@ -195,7 +196,7 @@ class Market:
         assert sum(self.synchronizer.state_changes.values()) == len(self.changes), "every change has a cause"
         return self
 
-    # -- looks
+    # -- what can be seen
 
     @property
     def state(self) -> SyncState:
@@ -236,14 +237,14 @@ def check(synchronizer: Synchronizer, request: RequestSnapshot | None) -> None:
     assert book.suspended_by == (None if synchronizer.cause is None else synchronizer.cause.value)
     assert requests.awaited == request, "the caller and the synchronizer disagree about what is awaited"
     assert sum(synchronizer.state_changes.values()) >= sum(synchronizer.resyncs.values())
-    assert synchronizer.gaps_filled <= synchronizer.gap_waits
-    # Every request has one end: its snapshot was used or dropped, it failed or was cancelled, or it has none yet.
+    assert synchronizer.gap.filled <= synchronizer.gap.waits
+    # A request ends once: its snapshot was used or dropped, it failed, or it was cancelled.
     late = requests.dropped["LATE"]  # type: ignore[index]
     ends = requests.used + sum(requests.dropped.values()) - late + requests.failed + requests.cancelled
     held = int(synchronizer.refresher.wants_every_update and requests.awaited is None)
     assert sum(requests.issued.values()) == ends + held + (requests.awaited is not None)
     if state is SyncState.BUFFERING and synchronizer._streams.is_any_live:
-        assert request is not None or synchronizer.next_due() is not None, "nothing would ever happen"
+        assert request is not None or synchronizer.next_due() is not None, "the market waits for nothing"
     if not synchronizer.wants_every_update:
         assert synchronizer.buffered_count == 0
     if state in (SyncState.STOPPED, SyncState.FAILED, SyncState.IDLE):
@@ -253,7 +254,7 @@ def check(synchronizer: Synchronizer, request: RequestSnapshot | None) -> None:
 
 
 def market_in(state: SyncState, rule: str = "spot", **options: object) -> Market:
-    """Return a market in that state: on feed 0, and at the update id 100 once it has a book."""
+    """Return a market in that state: on connection 0, and at the update id 100 once it has a book."""
     market = Market(rule, **options)  # type: ignore[arg-type]
     if state is SyncState.IDLE:
         return market

@@ -28,6 +28,7 @@ from ldc.errors import (
     UnknownExchange,
     UnknownMarket,
 )
+from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import Cause, SyncState
 
@@ -82,7 +83,7 @@ depth_cache.stop_manager_with_all_depth_caches()
 """
 
 
-def test_reads_give_levels_best_first_cut_as_asked():
+def test_reads_return_levels_best_first_up_to_the_limit():
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         assert manager.get_asks("BTCUSDT", 2) == [[100.01, 3.25], [100.02, 4.25]]
@@ -176,7 +177,7 @@ def lost(exchange, manager):
 
 
 @pytest.mark.parametrize("after", [1003, None])
-def test_who_waits_for_an_update_is_told_at_once_that_the_book_was_lost(after):
+def test_a_wait_for_an_update_raises_at_once_when_the_book_is_lost(after):
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         waiter, results = in_thread(lambda: manager.wait_for_update("BTCUSDT", after))  # without a timeout
@@ -191,7 +192,7 @@ def test_who_waits_for_an_update_is_told_at_once_that_the_book_was_lost(after):
         assert_exact(exchange, manager)
 
 
-def test_who_has_read_a_book_that_is_lost_by_the_time_of_the_call_is_told_and_who_has_not_waits():
+def test_a_wait_with_an_id_raises_for_a_book_lost_before_the_call_and_one_without_waits():
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         with lost(exchange, manager) as hold:
@@ -206,11 +207,11 @@ def test_who_has_read_a_book_that_is_lost_by_the_time_of_the_call_is_told_and_wh
             waiter.join(PATIENCE_S)
         assert results == [1009]
         assert manager.get_status("BTCUSDT").resyncs == {"GAP": 1}
-        assert manager.wait_for_update("BTCUSDT", 1003) == 1009  # it is past the loss, and nobody needs to know of it
+        assert manager.wait_for_update("BTCUSDT", 1003) == 1009  # it is past the loss, which the caller need not know
         assert_exact(exchange, manager)
 
 
-def test_an_id_of_before_the_ids_began_anew_strands_nobody():
+def test_a_wait_with_an_id_from_before_a_restart_of_the_ids_returns():
     with live() as (exchange, manager):
         exchange.add_market("ETHUSDT", last_update_id=5_000_000)
         synchronize(exchange, manager, "ETHUSDT")
@@ -218,17 +219,17 @@ def test_an_id_of_before_the_ids_began_anew_strands_nobody():
         waiter, results = in_thread(lambda: manager.wait_for_update("ETHUSDT", seen))
         binding = manager.get_depth_cache("ETHUSDT").live.binding
         eventually(lambda: binding.waiting, "the waiting thread")
-        exchange.add_market("ETHUSDT", last_update_id=2_000)  # the same market, counted anew
+        exchange.add_market("ETHUSDT", last_update_id=2_000)  # the same market, with restarted ids
 
         def is_noticed():
             exchange.update("ETHUSDT")
             return manager.get_status("ETHUSDT").resyncs
 
-        eventually(is_noticed, "that the ids began anew")
+        eventually(is_noticed, "the restart of the ids to be noticed")
         waiter.join(PATIENCE_S)
         assert not waiter.is_alive()
         assert results[0] < seen if isinstance(results[0], int) else results[0][0] == "IDS_WENT_BACK"
-        # And who comes later with what he saw before.
+        # A later call with an id from before the restart returns too.
         reached = reach(exchange, manager, "ETHUSDT")
         assert 2_000 < reached < seen
         assert manager.wait_for_update("ETHUSDT", seen, PATIENCE_S) == reached
@@ -236,7 +237,7 @@ def test_an_id_of_before_the_ids_began_anew_strands_nobody():
         last = exchange.update("ETHUSDT")
         waiter.join(PATIENCE_S)
         assert results == [last]
-        assert manager.wait_for_update("ETHUSDT", seen + 1, timeout=0.01) is None  # which nobody can have read
+        assert manager.wait_for_update("ETHUSDT", seen + 1, timeout=0.01) is None  # which no caller can have read
 
 
 def test_wait_until_synchronized_is_false_at_the_timeout_and_waits_for_all():
@@ -272,7 +273,7 @@ def test_a_timeout_is_a_number_and_may_be_beyond_what_a_lock_can_wait():
 
 
 @pytest.mark.parametrize("wait", ["wait_until_synchronized", "wait_for_update"])
-def test_who_waits_is_woken_by_a_refresh_that_makes_a_book_readable_again(wait):
+def test_a_refresh_that_makes_a_book_readable_again_ends_a_wait(wait):
     with live(snapshot_limit=5) as (exchange, manager):
         synchronize(exchange, manager)
         hold = threading.Event()
@@ -312,7 +313,7 @@ def test_waiting_for_what_does_not_exist_raises():
 
 @pytest.mark.parametrize("wait", ["wait_until_synchronized", "wait_for_update"])
 @pytest.mark.parametrize("end", ["stop_depth_cache", "stop_manager"])
-def test_who_waits_is_woken_by_the_end(wait, end):
+def test_the_end_of_a_market_ends_a_wait(wait, end):
     with live() as (exchange, manager):
         exchange.on_handshake = lambda connection, answer: None
         manager.create_depth_cache("BTCUSDT")
@@ -332,7 +333,7 @@ def test_who_waits_is_woken_by_the_end(wait, end):
         assert raised == ["BTCUSDT"]
 
 
-def test_who_waits_for_a_market_that_was_created_the_moment_the_manager_stopped_is_woken():
+def test_a_wait_for_a_market_created_while_the_manager_stops_ends():
     for _ in range(50):
         with live() as (_, manager):
             manager.create_depth_cache("BTCUSDT")
@@ -427,7 +428,7 @@ def test_a_manager_that_was_stopped_stays_stopped():
 def test_an_empty_group_ends_and_takes_its_connection_along():
     with live(markets=("AUSDT", "BUSDT"), markets_per_connection=1) as (exchange, manager):
         synchronize(exchange, manager)
-        thread = manager.get_depth_cache("AUSDT").group._thread
+        thread = manager.get_depth_cache("AUSDT").group._loop._thread
         manager.stop_depth_cache("AUSDT")
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
@@ -457,7 +458,7 @@ def test_the_constructor_opens_nothing():
         manager = BinanceLocalDepthCacheManager(**exchange.uris)
         assert set(threading.enumerate()) <= threads
         assert manager.stop_manager()
-        assert exchange.accepted_count == 0
+        assert exchange.connections == exchange.rest_requests == []
 
 
 # ------------------------------------------------------------------------------------------------ requests and state
@@ -476,7 +477,7 @@ def test_a_refresh_on_request_takes_a_snapshot_and_never_the_book():
 
 
 @pytest.mark.parametrize("unsubscribe", [True, False])
-def test_a_resync_on_request_synchronizes_anew(unsubscribe):
+def test_a_resync_on_request_synchronizes_again(unsubscribe):
     with live(markets=("BTCUSDT", "ETHUSDT")) as (exchange, manager):
         synchronize(exchange, manager)
         connection = exchange.connection_of("BTCUSDT")
@@ -556,7 +557,7 @@ def test_a_planned_renewal_leaves_every_book_readable():
             for market in markets:
                 exchange.update(market)
             assert all(cache.is_synchronized for cache in caches)
-            return all(former.ended.is_set() for former in exchange.connections[: connection_count(markets)])
+            return all(previous.ended.is_set() for previous in exchange.connections[: connection_count(markets)])
 
         eventually(is_taken_over, "the end of the handover")
         for market in markets:
@@ -622,7 +623,7 @@ def test_a_market_whose_thread_could_not_be_started_starts_when_it_is_created_ag
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
-def test_a_callback_that_raises_hurts_nobody(caplog, kind):
+def test_a_callback_that_raises_disturbs_no_market(caplog, kind):
     def on_restart(market, unix_time):
         raise kind(f"the callback of {market}")
 
@@ -658,7 +659,7 @@ def seconds_to_stop_while_a_callback_blocks():
     return seconds
 
 
-def test_a_callback_that_blocks_hurts_nobody_and_delays_no_stop():
+def test_a_callback_that_blocks_disturbs_no_market_and_delays_no_stop():
     assert any(seconds_to_stop_while_a_callback_blocks() < 1.0 for _ in range(TRIES))
 
 
@@ -722,7 +723,7 @@ def test_an_unknown_exchange_is_refused_with_the_choices():
 
 
 @pytest.mark.parametrize("name", ["warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams"])
-def test_former_parameters_are_accepted_with_a_warning(name):
+def test_ignored_compat_parameters_are_accepted_with_a_warning(name):
     with pytest.warns(DeprecationWarning, match=name):
         BinanceLocalDepthCacheManager(**{name: True})
     with pytest.raises(TypeError, match="no_such_parameter"):
@@ -779,7 +780,7 @@ def test_the_update_interval_chooses_the_stream(kind, interval, stream):
 
 
 @pytest.mark.parametrize(("snapshot_limit", "limits"), [(50, [50]), (100, [100]), (700, [100, 700])])
-def test_the_snapshot_limit_caps_what_is_asked_for(snapshot_limit, limits):
+def test_the_snapshot_limit_caps_the_requested_levels(snapshot_limit, limits):
     with live(snapshot_limit=snapshot_limit) as (exchange, manager):
         exchange.add_market("DEEPUSDT", levels=900)
         synchronize(exchange, manager, "DEEPUSDT")
@@ -796,7 +797,7 @@ def test_the_snapshot_limit_caps_what_is_asked_for(snapshot_limit, limits):
 @pytest.mark.parametrize(
     ("parameters", "share"), [({"weight_share": 0.5}, 0.5), ({}, 0.8), ({"high_performance": True}, 1)]
 )
-def test_the_weight_share_bounds_what_is_asked_for_in_a_minute(parameters, share):
+def test_the_weight_share_bounds_the_weight_of_a_minute(parameters, share):
     markets = tuple(f"M{number}USDT" for number in range(20))
     with live(markets=markets, **parameters) as (exchange, manager):
         # Others at this address have used all but 50 of what the share allows, which is 10 first snapshots.
@@ -816,7 +817,7 @@ def test_the_weight_share_bounds_what_is_asked_for_in_a_minute(parameters, share
         def synchronized():
             return sum(manager.is_depth_cache_synchronized(market) for market in markets)
 
-        # While some are in flight, it is not known which of them the exchange has counted: all are, to be safe.
+        # While requests are in flight, the exchange may have counted any of them; all are counted, to be safe.
         eventually(lambda: synchronized() >= 6, "most of the ten")
         assert not manager.wait_until_synchronized(timeout=0.3)
         assert 30 <= used() <= 50
@@ -859,10 +860,9 @@ def test_a_link_without_pongs_is_given_up_after_the_ping_timeout():
         assert "no pong within 0.5 s" in manager.get_status("BTCUSDT").last_error
 
 
-def test_the_close_timeout_bounds_the_wait_for_the_answer(monkeypatch):
-    for most in ("feed.connection.CLOSE_S_MAX", "manager.manager.STOP_S_MAX"):  # what is waited otherwise
-        monkeypatch.setattr(f"ldc.{most}", PATIENCE_S)
-    with live(websocket_close_timeout=0.01) as (exchange, manager):
+def test_the_close_timeout_bounds_the_wait_for_the_answer():
+    patient = Timing(close_s_max=PATIENCE_S, stop_s_max=PATIENCE_S)  # what is waited otherwise
+    with live(websocket_close_timeout=0.01, timing=patient) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.connections[0].is_deaf = True
         began = time.monotonic()
@@ -870,7 +870,7 @@ def test_the_close_timeout_bounds_the_wait_for_the_answer(monkeypatch):
         assert time.monotonic() - began < 4.0  # until its pings find the link dead, otherwise
 
 
-def test_the_proxy_is_asked_for_both():
+def test_the_proxy_is_used_for_both():
     with LoopbackExchange() as proxy:
         uris = {"restful_base_uri": "http://exchange.invalid", "websocket_base_uri": "ws://exchange.invalid"}
         asked = []

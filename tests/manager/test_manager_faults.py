@@ -1,15 +1,15 @@
 """Faults of frames, sockets, acknowledgements and HTTP, over real sockets: each ends as it should.
 
-In every test a second market shares the connection, or the manager. What it went through is looked at in the end.
-`make check` runs them once more with a connection for each market: LDC_MARKETS_PER_CONNECTION=1.
+In every test a second market shares the connection or the manager. Its counters are checked in the end.
+`make check` runs them again with a connection for each market: LDC_MARKETS_PER_CONNECTION=1.
 """
 
 import contextlib
 import json
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -29,25 +29,12 @@ from live_kit import (  # noqa: F401
     sent_at,
     synchronize,
 )
-from loopback_exchange import (
-    BINARY,
-    CLOSE,
-    PATIENCE_S,
-    PING,
-    PONG,
-    Connection,
-    LoopbackExchange,
-    RestReply,
-    error_reply,
-    frame,
-)
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange, RestReply, error_reply
+from wire_frames import BINARY, CLOSE, PING, PONG, frame
 
-import ldc.feed.group
-import ldc.feed.market
-import ldc.feed.pool
-import ldc.feed.subscriptions
-import ldc.manager.manager
 from ldc.errors import DepthCacheOutOfSync, UnknownMarket
+from ldc.feed.group import FeedGroup
+from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import SyncState
 
@@ -302,11 +289,10 @@ def test_a_connection_that_ends_is_replaced_and_what_was_missed_is_fetched(end):
 def test_what_came_before_the_end_is_used():
     with both() as (exchange, manager):
         connection = exchange.connection_of("BTCUSDT")
-        last = exchange.update("BTCUSDT", bids=[("99.96", "3")])
+        exchange.update("BTCUSDT", bids=[("99.96", "3")])
         connection.close()
         exchange.resubscribed(connection)
         assert_all_well(exchange, manager)
-        assert last
         assert len(exchange.requests_of("BTCUSDT")) == 1
 
 
@@ -439,10 +425,9 @@ def test_a_handshake_that_fails_or_stalls_is_tried_again(how):
         assert len(error) < 500
 
 
-def test_an_exchange_that_cannot_be_reached_is_tried_again_at_a_bounded_rate(monkeypatch):
-    monkeypatch.setattr(ldc.manager.manager, "random", types.SimpleNamespace(random=lambda: 0.1))
+def test_an_exchange_that_cannot_be_reached_is_tried_again_at_a_bounded_rate():
     began = time.monotonic()
-    with live() as (exchange, manager):
+    with live(_random=lambda: 0.1) as (exchange, manager):
         exchange.refuse_connections()
         manager.create_depth_cache("BTCUSDT")
         cache = manager.get_depth_cache("BTCUSDT")
@@ -456,9 +441,8 @@ def test_an_exchange_that_cannot_be_reached_is_tried_again_at_a_bounded_rate(mon
 # ------------------------------------------------------------------------------------------------ acknowledgements
 
 
-def test_a_request_that_is_not_acknowledged_is_sent_again_and_then_the_connection_given_up(monkeypatch):
-    monkeypatch.setattr(ldc.feed.subscriptions, "ACKNOWLEDGE_S", 0.5)
-    with live(markets=BOTH) as (exchange, manager):
+def test_a_request_that_is_not_acknowledged_is_sent_again_and_then_the_connection_given_up():
+    with live(markets=BOTH, timing=Timing(acknowledge_s=0.5)) as (exchange, manager):
         exchange.on_request = lambda connection, request: (
             () if connection.number <= CONNECTIONS else exchange.answer(connection, request)
         )
@@ -477,9 +461,8 @@ def test_a_request_that_is_not_acknowledged_is_sent_again_and_then_the_connectio
         assert "not acknowledged" in manager.get_status("BTCUSDT").last_error
 
 
-def test_a_late_acknowledgement_is_as_good(monkeypatch):
-    monkeypatch.setattr(ldc.feed.subscriptions, "ACKNOWLEDGE_S", 0.3)
-    with live(markets=BOTH) as (exchange, manager):
+def test_a_late_acknowledgement_is_as_good():
+    with live(markets=BOTH, timing=Timing(acknowledge_s=0.3)) as (exchange, manager):
 
         def second_time_only(connection: Connection, request: dict) -> list[str]:
             return exchange.answer(connection, request) if request["id"] > 1 else []
@@ -493,9 +476,8 @@ def test_a_late_acknowledgement_is_as_good(monkeypatch):
 
 
 @needs_shared_connection
-def test_the_end_of_a_subscription_that_is_sent_again_does_not_end_a_new_one(monkeypatch):
-    monkeypatch.setattr(ldc.feed.subscriptions, "ACKNOWLEDGE_S", 0.3)
-    with both() as (exchange, manager):
+def test_the_end_of_a_subscription_that_is_sent_again_does_not_end_a_new_one():
+    with both(timing=Timing(acknowledge_s=0.3)) as (exchange, manager):
 
         def lose_ends(connection: Connection, request: dict) -> list[str]:
             return [] if request["method"] == "UNSUBSCRIBE" else exchange.answer(connection, request)
@@ -514,9 +496,8 @@ def test_the_end_of_a_subscription_that_is_sent_again_does_not_end_a_new_one(mon
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested, monkeypatch):
-    monkeypatch.setattr(ldc.feed.subscriptions, "ACKNOWLEDGE_S", 0.3)
-    with live(markets=(*BOTH, "BADUSDT", "XRPUSDT")) as (exchange, manager):
+def test_a_stream_that_is_refused_does_not_cost_the_others_theirs(nested):
+    with live(markets=(*BOTH, "BADUSDT", "XRPUSDT"), timing=Timing(acknowledge_s=0.3)) as (exchange, manager):
 
         def refuse(connection: Connection, request: dict) -> list[str]:
             if "badusdt@depth@100ms" not in request["params"]:
@@ -571,17 +552,12 @@ def assert_resyncs(manager: BinanceLocalDepthCacheManager, resyncs: dict[str, in
         assert manager.get_status(market).resyncs == resyncs
 
 
-@pytest.fixture
-def brisk_handover(monkeypatch):
-    """Quiet markets are looked up after a tenth of a second, not after five."""
-    monkeypatch.setattr("ldc.feed.handover.HANDOVER_QUIET_S", 0.1)
-    monkeypatch.setattr("ldc.feed.handover.HANDOVER_CHECK_S", 0.05)
-    monkeypatch.setattr("ldc.feed.handover.PROBE_AGAIN_S", 0.2)
-    monkeypatch.setattr("ldc.feed.handover.MOVED_ON_S", 0.3)
+BRISK = Timing(handover_quiet_s=0.1, handover_check_s=0.05, probe_again_s=0.2, moved_on_s=0.3)
+"""A handover probes quiet markets after a tenth of a second, not after five."""
 
 
-def test_a_market_too_quiet_to_have_spoken_is_handed_over_by_a_look_up(brisk_handover):
-    with both() as (exchange, manager):
+def test_a_market_too_quiet_for_an_update_is_handed_over_by_a_probe():
+    with both(timing=BRISK) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         refused = [error_reply(500, -1000, "later"), error_reply(500, -1000, "later")]
         exchange.on_rest = lambda request: refused.pop() if refused and request.limit == 5 else None
@@ -596,29 +572,28 @@ def first_symbols(connection: Connection) -> list[str]:
     return [stream.partition("@")[0].upper() for stream in connection.streams]
 
 
-def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it(brisk_handover):
-    with both() as (exchange, manager):
+def test_a_successor_that_lacks_a_market_is_not_left_alone_with_it():
+    with both(timing=BRISK) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         exchange.on_rest = lambda request: error_reply(500, -1000, "no") if request.limit == 5 else None
         manager.renew_connections()
         second = exchange.connection_of("BTCUSDT", after=CONNECTIONS)
         second.streams.discard(exchange.stream("BTCUSDT"))  # acknowledged, and forgotten
 
-        def is_subscribed_anew() -> bool:
+        def is_subscribed_again() -> bool:
             for market in BOTH:
                 exchange.update(market)
             return exchange.stream("BTCUSDT") in second.streams
 
-        eventually(is_subscribed_anew, "the new subscription")
+        eventually(is_subscribed_again, "the new subscription")
         eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
 
 
-def test_a_successor_that_never_brings_a_market_is_given_up(brisk_handover, monkeypatch):
-    monkeypatch.setattr("ldc.feed.handover.HANDOVER_S_MAX", 3.0)
-    monkeypatch.setattr("ldc.feed.slot.Backoff.next_delay_s", lambda _self: 3600.0)
-    with both() as (exchange, manager):
+def test_a_successor_that_never_brings_a_market_is_given_up():
+    no_second_try = replace(BRISK, handover_s_max=3.0, reconnect_s_first=3600.0, reconnect_s_max=3600.0)
+    with both(timing=no_second_try, _random=lambda: 0.99) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         exchange.on_frame = lambda connection, symbol, payload: (
             () if is_successor(connection) and symbol == "BTCUSDT" else (payload,)
@@ -628,16 +603,16 @@ def test_a_successor_that_never_brings_a_market_is_given_up(brisk_handover, monk
         eventually(
             lambda: exchange.update("BTCUSDT") and len(second.requests("SUBSCRIBE")) >= 2, "another subscription"
         )
-        # Quiet from here on: a look-up finds nothing new, which proves nothing of a market that did not come before.
+        # Quiet from here on: a probe finds nothing new, which proves nothing of a market that has never arrived.
         eventually(lambda: exchange.update("ETHUSDT") and second.ended.is_set(), "the end of it")
         assert not first.ended.is_set()
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
 
 
-def test_a_late_pong_brings_a_successor_before_the_link_is_dead(monkeypatch):
-    monkeypatch.setattr("ldc.feed.connection.PONG_LATE_S", 0.2)
-    with both(websocket_ping_interval=0.2, websocket_ping_timeout=60) as (exchange, manager):
+def test_a_late_pong_brings_a_successor_before_the_link_is_dead():
+    pings = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 60}
+    with both(timing=Timing(pong_late_s=0.2), **pings) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         first.is_ponging = False
         eventually(lambda: [exchange.update(market) for market in BOTH] and first.ended.is_set(), "the handover")
@@ -646,7 +621,7 @@ def test_a_late_pong_brings_a_successor_before_the_link_is_dead(monkeypatch):
         assert manager.get_restart_count("BTCUSDT") == 0
 
 
-def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_one(monkeypatch):
+def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_one():
     with both() as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         manager.renew_connections()
@@ -664,11 +639,11 @@ def test_an_old_connection_that_dies_in_a_handover_leaves_no_trace_in_the_next_o
 
 
 def is_successor(connection: Connection) -> bool:
-    """Whether it is the first one that a handover begins."""
+    """Whether it is the successor of the first handover."""
     return CONNECTIONS < connection.number <= 2 * CONNECTIONS
 
 
-def test_a_successor_that_cannot_connect_leaves_the_old_connection_alone(monkeypatch):
+def test_a_successor_that_cannot_connect_leaves_the_old_connection_alone():
     with both(**SHORT_PING) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
         exchange.on_handshake = lambda connection, answer: b"" if is_successor(connection) else answer
@@ -695,9 +670,8 @@ def test_an_old_connection_that_dies_before_its_successor_is_open_is_an_interrup
             assert (manager.get_status(market).resyncs, manager.get_restart_count(market)) == ({"STREAM_CLOSED": 1}, 1)
 
 
-def test_a_connection_is_renewed_before_the_exchange_would_cut_it(monkeypatch):
-    monkeypatch.setattr("ldc.feed.slot.CONNECTION_S_MAX", 1.0)
-    with both() as (exchange, manager):
+def test_a_connection_is_renewed_before_the_exchange_would_cut_it():
+    with both(timing=Timing(connection_s_max=1.0)) as (exchange, manager):
         first = exchange.connection_of("BTCUSDT")
 
         def is_renewed() -> bool:
@@ -713,12 +687,9 @@ def test_a_connection_is_renewed_before_the_exchange_would_cut_it(monkeypatch):
 # ------------------------------------------------------------------------------------------------ silence
 
 
-def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew(monkeypatch):
-    monkeypatch.setattr(ldc.feed.group, "SILENCE_CHECK_S", 0.1)
-    monkeypatch.setattr(ldc.feed.market, "QUIET_S_FIRST", 0.3)
-    monkeypatch.setattr(ldc.feed.market, "MOVED_ON_S", 0.3)
-    monkeypatch.setattr("ldc.feed.group_markets.MOVED_ON_S", 0.3)
-    with both(websocket_ping_interval=0.2) as (exchange, manager):
+def test_a_market_that_is_silent_although_it_moves_is_subscribed_again():
+    brisk = Timing(silence_check_s=0.1, quiet_s_first=0.3, moved_on_s=0.3)
+    with both(timing=brisk, websocket_ping_interval=0.2) as (exchange, manager):
         connection = exchange.connection_of("BTCUSDT")
         connection.streams.discard("btcusdt@depth@100ms")  # the exchange has forgotten it
         exchange.update("BTCUSDT", bids=[("99.98", "8")])
@@ -732,11 +703,10 @@ def test_a_market_that_is_silent_although_it_moves_is_subscribed_anew(monkeypatc
         assert_undisturbed(manager)
 
 
-def test_a_market_that_is_silent_because_nothing_happens_is_left_alone(monkeypatch):
-    monkeypatch.setattr(ldc.feed.group, "SILENCE_CHECK_S", 0.05)
-    monkeypatch.setattr(ldc.feed.market, "QUIET_S_FIRST", 0.1)
-    with both(websocket_ping_interval=0.2) as (exchange, manager):
-        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four look-ups")
+def test_a_market_that_is_silent_because_nothing_happens_is_left_alone():
+    brisk = Timing(silence_check_s=0.05, quiet_s_first=0.1)
+    with both(timing=brisk, websocket_ping_interval=0.2) as (exchange, manager):
+        exchange.wait_for(lambda: sum(request.limit == 5 for request in exchange.rest_requests) >= 4, "four probes")
         assert_all_well(exchange, manager)
         assert_resyncs(manager, {})
         times = [request.time for request in exchange.requests_of("BTCUSDT") if request.limit == 5]
@@ -765,7 +735,7 @@ REFUSALS: dict[str, Callable[[LoopbackExchange, str], RestReply]] = {
 
 
 @pytest.mark.parametrize("how", REFUSALS)
-def test_a_snapshot_that_fails_or_is_none_is_asked_for_again(how):
+def test_a_snapshot_that_fails_or_is_none_is_requested_again(how):
     with live(markets=BOTH) as (exchange, manager):
         failures: list[float] = []
 
@@ -813,7 +783,7 @@ def test_a_ban_stops_all_requests_and_leaves_live_books_live():
         def errors() -> list[str]:
             return [error for market in added if (error := manager.get_status(market).last_error)]
 
-        eventually(errors, "the ban")  # which the first one to ask is told, and the other one may never ask
+        eventually(errors, "the ban")  # which the first request gets; the other one may never be sent
         banned_at = len(exchange.rest_requests)
         for market in added:
             exchange.update(market)
@@ -857,7 +827,7 @@ def test_a_snapshot_of_another_market_is_not_taken_for_this_one():
 
 
 @pytest.mark.parametrize(("code", "text"), [(-1121, "Invalid symbol."), (-1220, "The symbol's status does not match")])
-def test_an_unknown_market_fails_for_good_and_disturbs_nobody(code, text):
+def test_an_unknown_market_fails_permanently_and_disturbs_no_other(code, text):
     with both() as (exchange, manager):
         exchange.on_rest = lambda request: error_reply(400, code, text) if request.symbol == "BTCUSTD" else None
         manager.create_depth_cache("BTCUSTD")
@@ -889,9 +859,8 @@ def test_a_snapshot_that_never_comes_delays_no_other_market():
 # ------------------------------------------------------------------------------------------------ faults of our own
 
 
-def test_a_fault_of_ours_suspends_every_book_and_is_survived(monkeypatch, caplog):
-    monkeypatch.setattr(ldc.feed.group, "FAULT_PAUSE_S", 0.05)
-    with both() as (exchange, manager):
+def test_a_fault_of_ours_suspends_every_book_and_is_survived(caplog):
+    with both(timing=Timing(fault_pause_s=0.05)) as (exchange, manager):
         group = manager.get_depth_cache("BTCUSDT").group
         first = exchange.connection_of("BTCUSDT")
 
@@ -905,13 +874,15 @@ def test_a_fault_of_ours_suspends_every_book_and_is_survived(monkeypatch, caplog
     assert "nobody foresaw this" in caplog.text
 
 
-def test_after_the_machine_slept_no_old_connection_is_trusted(monkeypatch):
+def test_after_the_machine_slept_no_old_connection_is_trusted():
     with both() as (exchange, manager):
         first = tuple(exchange.connections)
-        clock = ldc.feed.pool.clock_of_sleep
-        monkeypatch.setattr(ldc.feed.pool, "clock_of_sleep", lambda: clock() + 3600)
-        for market in BOTH:
-            exchange.update(market)  # wakes the threads; they would notice by themselves at the next ping
+
+        def oversleep(group: FeedGroup) -> None:
+            group._loop._slept_s_before -= 3600  # as if the clock that counts sleep had gone on by so much
+
+        for group in {manager.get_depth_cache(market).group for market in BOTH}:
+            group.post(lambda now, group=group: oversleep(group))
         for connection in first:
             exchange.resubscribed(connection)
         assert_all_well(exchange, manager)

@@ -4,8 +4,17 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from live_kit import assert_exact, eventually, no_jitter, no_thread_is_left, reach, synchronize  # noqa: F401
+from live_kit import (  # noqa: F401
+    MANAGER_PARAMETERS,
+    assert_exact,
+    eventually,
+    no_jitter,
+    no_thread_is_left,
+    reach,
+    synchronize,
+)
 from loopback_exchange import LoopbackExchange
+from network_kit import clear_environment
 from relays import Relay, http_tunnel, say_nothing, socks5
 from scripted_server import LOOPBACK_PEM, tls_context
 
@@ -17,20 +26,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy can lead there
+EXCHANGE = "exchange.invalid"  # a name that no resolver knows: only a proxy reaches it
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxies and no certificates but those of the test."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    clear_environment(monkeypatch)
 
 
 @contextlib.contextmanager
 def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
-    """An exchange with one market, and the port where it speaks TLS."""
+    """An exchange with one market, and its TLS port."""
     with LoopbackExchange() as exchange:
         exchange.add_market()
         with Relay(exchange.restful_base_uri, tls=tls_context(tmp_path)) as relay:
@@ -38,7 +45,10 @@ def exchange_behind_tls(tmp_path) -> Iterator[tuple[LoopbackExchange, int]]:
 
 
 def uris(host: str, port: int) -> dict[str, str]:
-    return {"restful_base_uri": f"https://{host}:{port}", "websocket_base_uri": f"wss://{host}:{port}"}
+    return MANAGER_PARAMETERS | {
+        "restful_base_uri": f"https://{host}:{port}",
+        "websocket_base_uri": f"wss://{host}:{port}",
+    }
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -57,7 +67,7 @@ def test_an_exchange_is_trusted_whose_certificate_the_environment_trusts(variabl
         assert manager.get_status("BTCUSDT").reconnects == 0
 
 
-def test_a_certificate_that_nobody_trusts_is_refused_by_both(tmp_path):
+def test_an_untrusted_certificate_is_refused_by_both(tmp_path):
     with exchange_behind_tls(tmp_path) as (exchange, port):
         with BinanceLocalDepthCacheManager(**uris("127.0.0.1", port)) as manager:
             manager.create_depth_cache("BTCUSDT")
@@ -109,7 +119,7 @@ def test_a_proxy_leads_to_the_exchange(scheme, tls, monkeypatch, tmp_path):
                 monkeypatch.setenv("http_proxy", proxy)
                 monkeypatch.setenv("no_proxy", "127.0.0.1")
                 proxy = None
-            manager = stack.enter_context(BinanceLocalDepthCacheManager(**addresses, proxy=proxy))
+            manager = stack.enter_context(BinanceLocalDepthCacheManager(**MANAGER_PARAMETERS, **addresses, proxy=proxy))
             synchronize(exchange, manager)
             reach(exchange, manager)
             assert_exact(exchange, manager)

@@ -1,16 +1,17 @@
 """Recorded markets, replayed over real sockets against a book of the exchange's own: no view is ever wrong.
 
-The truth is the exchange's: the recorded snapshot and every update since, in dicts of Decimals. Readers in threads of
-their own note what they saw while the market moves on as fast as it can; afterwards each view is compared with the true
-book at the id that the view says.
+The truth is the exchange's: the recorded snapshot and every update since, in dicts of Decimals. Reader threads keep
+their views while the market moves as fast as it can. Afterwards each view is compared with the true book at the id
+of the view.
 """
 
 import contextlib
+import functools
 import heapq
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def eager_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def recordings(captures: Path) -> dict[str, Recording]:
-    return {kind: Recording.read(*(captures / name for name in names)) for kind, names in RECORDINGS.items()}
+def recording_of(captures: Path) -> Callable[[str], Recording]:
+    """Reads a kind's recording, once in a process."""
+    return functools.cache(lambda kind: Recording.read(*(captures / name for name in RECORDINGS[kind])))
 
 
 class Truth:
@@ -171,8 +173,8 @@ def assert_true(recording: Recording, views: dict[int, BookView]) -> int:
 @pytest.mark.parametrize("kind", RECORDINGS)
 @pytest.mark.parametrize("markets_per_connection", [100, 1])
 @pytest.mark.parametrize("updates_max", [UPDATES_MAX, pytest.param(None, marks=pytest.mark.check, id="whole")])
-def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection, updates_max, recordings):
-    recording = recordings[kind]
+def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection, updates_max, recording_of):
+    recording = recording_of(kind)
     with live(kind, (), markets_per_connection=markets_per_connection, snapshot_limit=1000) as (exchange, manager):
         views = play(exchange, manager, recording, updates_max)
         status = manager.get_status(recording.symbol)
@@ -184,8 +186,8 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
         assert issued.pop("SYNCHRONIZE") == 1
         assert issued.pop("DEEPEN", 0) <= 1
         assert set(issued) <= {"HORIZON"}
-        # The last update may have asked for one that has not arrived yet. One that a more urgent one has replaced may
-        # never have been sent: on a slow machine the deeper one still waits when the horizon comes to its end.
+        # The last update may have requested one that has not arrived yet. A request that a more urgent one replaced may
+        # never be sent: on a slow machine the deeper one still waits when the horizon is reached.
         asked = synchronizer.requests
         eventually(
             lambda: len(exchange.rest_requests) >= sum(asked.issued.values()) - asked.cancelled, "what was asked for"
@@ -197,8 +199,8 @@ def test_no_view_is_wrong_and_no_snapshot_needless(kind, markets_per_connection,
     assert assert_true(recording, views) >= STOPS_MAX
 
 
-def test_a_market_that_walks_out_of_its_snapshots_is_never_wrong(recordings):
-    recording = recordings["spot"]
+def test_a_market_that_walks_out_of_its_snapshots_is_never_wrong(recording_of):
+    recording = recording_of("spot")
     # 100 levels a side are left within seconds: the horizon is renewed again and again, the book stays.
     with live("spot", (), snapshot_limit=100, high_performance=True) as (exchange, manager):
         views = play(exchange, manager, recording, UPDATES_MAX)
@@ -212,8 +214,8 @@ def test_a_market_that_walks_out_of_its_snapshots_is_never_wrong(recordings):
 
 
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
-def test_losses_and_reconnects_in_the_midst_leave_no_view_wrong(kind, recordings):
-    recording = recordings[kind]
+def test_losses_and_reconnects_in_the_midst_leave_no_view_wrong(kind, recording_of):
+    recording = recording_of(kind)
     with live(kind, (), snapshot_limit=1000) as (exchange, manager):
         frames = {"count": 0}
 

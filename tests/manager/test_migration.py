@@ -1,7 +1,7 @@
-"""Programs written for UBLDC 2.14 and earlier: their whole surface is called as its users call it, old names and new.
+"""Programs written for UBLDC 2.14 and earlier: every name of its API is called as its users call it, old and new.
 
-The names and signatures are those of the released package, read by introspection. docs/migration.md says what becomes
-of each; here it is seen to be so.
+The names and signatures were read from the released package by introspection. docs/migration.md lists the meaning of
+each, and these tests verify it.
 """
 
 import re
@@ -14,7 +14,7 @@ from loopback_exchange import PATIENCE_S
 from simulator_kit import managed, simulated
 
 import binance_local_depth_cache as ubldc
-from ldc.manager import compat, lifecycle
+from ldc.manager import compat
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 NAMES_ON_PAGE = set(re.findall(r"`(\w+)`", PAGE))
@@ -90,9 +90,9 @@ def test_the_page_names_the_whole_surface():
     assert surface | OLDER_METHODS | OLDER_PARAMETERS <= NAMES_ON_PAGE
 
 
-def test_every_former_name_that_the_code_knows_is_on_the_page():
+def test_every_compat_name_of_the_code_is_on_the_page():
     known = {*compat.RENAMED, *compat.WITHOUT_EFFECT, *compat.GONE}
-    assert known | {*lifecycle._IGNORED, *lifecycle._REFUSED} <= NAMES_ON_PAGE
+    assert known | {*compat.IGNORED_PARAMETERS, *compat.REFUSED_PARAMETERS} <= NAMES_ON_PAGE
 
 
 def test_the_page_is_right_about_what_warns_and_what_is_missing():
@@ -124,8 +124,9 @@ def test_every_parameter_is_taken(parameter):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ubldc.BinanceLocalDepthCacheManager("binance.com", **{parameter: PARAMETERS[parameter]})
-    is_former = parameter in lifecycle._IGNORED or parameter in lifecycle._REFUSED
-    assert [parameter in str(warning.message) for warning in caught] == [True] * is_former
+    is_compat = parameter in compat.IGNORED_PARAMETERS or parameter in compat.REFUSED_PARAMETERS
+    assert [parameter in str(warning.message) for warning in caught] == [True] * is_compat
+    assert {warning.filename for warning in caught} <= {__file__}  # the line of the user, not of ldc
 
 
 @pytest.mark.parametrize("parameter", sorted(OLDER_PARAMETERS | {"ubdcc_address", "ubdcc_port", "ubra_manager"}))
@@ -138,11 +139,11 @@ def test_a_parameter_that_would_change_something_is_taken_without_effect_or_refu
             ubldc.BinanceLocalDepthCacheManager(**{parameter: 100})
 
 
-def test_a_present_name_that_is_told_exists():
-    for former, why in lifecycle._REFUSED.items():
+def test_the_present_name_of_a_refused_parameter_exists():
+    for removed, why in compat.REFUSED_PARAMETERS.items():
         if why.startswith("it is called "):
             ubldc.BinanceLocalDepthCacheManager(**{why.removeprefix("it is called "): 100})
-            assert former.endswith(why.removeprefix("it is called ").removeprefix("depth_cache_"))
+            assert removed.endswith(why.removeprefix("it is called ").removeprefix("depth_cache_"))
 
 
 # ------------------------------------------------------------------------------------------------------ methods
@@ -160,7 +161,7 @@ def test_reading(manager):
     assert manager.get_asks("BTCUSDT", limit_count=0) == []
 
 
-def test_looking(manager, capsys):
+def test_reads_of_the_migration_page(manager, capsys):
     assert sorted(manager.get_list_of_depthcaches()) == sorted(manager.get_list_of_depth_caches())
     assert sorted(manager.get_list_of_depth_caches()) == ["BTCUSDT", "ethusdt"]
     assert isinstance(manager.get_last_update_time(market="BTCUSDT"), int)
@@ -201,15 +202,16 @@ def test_stopping(manager):
     assert raised.value.message == str(raised.value)
 
 
-def test_a_book_that_is_out_of_sync_says_so(manager):
+def test_a_read_of_a_book_out_of_sync_raises(manager):
     manager.create_depthcache("NOSUCHMARKETUSDT")
     with pytest.raises((ubldc.DepthCacheOutOfSync, ubldc.DepthCacheNotFound), match="NOSUCHMARKETUSDT"):
         manager.get_asks(market="NOSUCHMARKETUSDT")
 
 
 def test_the_oldest_names_run_and_say_what_they_are_called_now(manager):
-    with pytest.warns(DeprecationWarning, match="create_depth_caches is now called create_depth_cache"):
+    with pytest.warns(DeprecationWarning, match="create_depth_caches is now called create_depth_cache") as warned:
         assert manager.create_depth_caches(markets=["BNBUSDT"]) is True
+    assert warned[0].filename == __file__
     with pytest.warns(DeprecationWarning, match="stop_depth_caches is now called stop_depth_cache"):
         assert manager.stop_depth_caches(markets=["BNBUSDT"]) is True
     with pytest.warns(DeprecationWarning, match="set_credentials has no effect"):
@@ -220,7 +222,7 @@ def test_the_oldest_names_run_and_say_what_they_are_called_now(manager):
 
 
 @pytest.mark.parametrize("name", sorted((METHODS | ATTRIBUTES | OLDER_METHODS) & set(compat.GONE)))
-def test_what_cannot_be_had_says_what_to_use(name):
+def test_a_removed_name_raises_and_names_the_replacement(name):
     manager = ubldc.BinanceLocalDepthCacheManager()
     assert not hasattr(manager, name)
     with pytest.raises(AttributeError, match=re.escape(compat.GONE[name])):

@@ -21,6 +21,9 @@ import pytest
 import ldc
 from ldc._build import BUILD
 
+# What several of them look into is built once.
+pytestmark = pytest.mark.xdist_group("packaging")
+
 PROJECT = Path(__file__).parents[2]
 NAME = "binance_local_depth_cache"
 SOURCE_SUFFIXES = {".c", ".pxi", ".pyx"}
@@ -179,7 +182,7 @@ def test_the_sources_say_that_they_are_not_built() -> None:
     assert 'BUILD = "source"\n' in (PROJECT / "ldc" / "_build.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("variable", ["LDC_BUILD", "LDC_PURE_PYTHON", "LDC_WERROR", "LDC_ANNOTATE"])
+@pytest.mark.parametrize("variable", ["LDC_BUILD", "LDC_PORTABLE", "LDC_PURE_PYTHON", "LDC_WERROR", "LDC_ANNOTATE"])
 def test_a_build_switch_with_an_unknown_value_is_refused(variable: str) -> None:
     refused = run(PROJECT, "setup.py", "--version", **{variable: "fast"})
     assert refused.returncode != 0

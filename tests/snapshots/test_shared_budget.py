@@ -1,4 +1,4 @@
-"""Processes of one machine that share the request weight by a file."""
+"""Processes of one machine that share the request weight and the connects by a file."""
 
 import json
 import signal
@@ -15,8 +15,8 @@ from ldc.limits import CONNECT_WINDOW_S, WEIGHT_WINDOW_S
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.downloader import shared_downloader
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest
-from ldc.snapshots.shared_budget import IN_FLIGHT_S_MAX, LEDGER_PAUSE_S, SharedLedger, shared_connects
-from ldc.sync.parts import Purpose
+from ldc.snapshots.shared_budget import IN_FLIGHT_S_MAX, RETRY_S, SharedBudget, shared_connects
+from ldc.sync.actions import Purpose
 from ldc.venues import venue_named
 
 pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
@@ -25,28 +25,28 @@ NAME = ("", "api.example.com")
 TAKER = """
 import sys, time
 from pathlib import Path
-from ldc.snapshots.shared_budget import SharedLedger
-ledger = SharedLedger(Path(sys.argv[1]), ("", "api.example.com"), 1200)
+from ldc.snapshots.shared_budget import SharedBudget
+budget = SharedBudget(Path(sys.argv[1]), ("", "api.example.com"), 1200)
 taken = 0
 while taken < int(sys.argv[2]):
-    _, key = ledger.take(5, 1000, time.monotonic())
+    _, key = budget.take(5, 1000, time.monotonic())
     taken += bool(key)
     if not key:
         break
 print(taken, flush=True)
 if len(sys.argv) > 3:
-    with ledger._lock:
+    with budget._lock:
         print("locked", flush=True)
         sys.stdin.read()
 """
 
 
-def ledger_in(folder: Path) -> SharedLedger:
-    return SharedLedger(folder, NAME, 1200)
+def budget_in(folder: Path) -> SharedBudget:
+    return SharedBudget(folder, NAME, 1200)
 
 
-def test_what_one_has_spent_the_other_one_has_not(tmp_path):
-    one, other = ledger_in(tmp_path / "new"), ledger_in(tmp_path / "new")
+def test_what_one_process_has_spent_the_other_cannot_spend(tmp_path):
+    one, other = budget_in(tmp_path / "new"), budget_in(tmp_path / "new")
     assert one.take(600, 1000, 100.0)[0] == 100.0
     when, key = other.take(600, 1000, 101.0)
     assert (when, key) == (101.0 + WEIGHT_WINDOW_S, "")
@@ -55,7 +55,7 @@ def test_what_one_has_spent_the_other_one_has_not(tmp_path):
 
 
 def test_what_was_answered_counts_for_a_minute_and_what_never_was_for_longer(tmp_path):
-    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    one, other = budget_in(tmp_path), budget_in(tmp_path)
     _, key = one.take(600, 1000, 100.0)
     one.settle(key, 0.0, 102.0)
     one.take(300, 1000, 102.0)
@@ -65,8 +65,8 @@ def test_what_was_answered_counts_for_a_minute_and_what_never_was_for_longer(tmp
     assert other.used(102.0 + IN_FLIGHT_S_MAX + WEIGHT_WINDOW_S) == 400
 
 
-def test_a_pause_is_everybodys(tmp_path):
-    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+def test_a_pause_applies_to_all_processes(tmp_path):
+    one, other = budget_in(tmp_path), budget_in(tmp_path)
     _, key = one.take(5, 1000, 100.0)
     one.settle(key, 220.0, 100.0)
     when, key = other.take(5, 1000, 100.0)
@@ -74,36 +74,40 @@ def test_a_pause_is_everybodys(tmp_path):
     assert 219.0 < when <= 220.0
 
 
-def test_what_the_ledger_refuses_to_the_less_urgent_the_urgent_may_still_have(tmp_path):
-    """Others have spent what deepening may use, and not what is kept for books that cannot be read."""
+def test_a_refusal_of_the_shared_budget_does_not_hold_for_more_urgent_requests(tmp_path):
+    """Others have spent the part that deepening may use, but not the part for unreadable books."""
     queue = SnapshotQueue(lambda: 0.0)
-    requester = queue.join(
-        venue_named("binance.com"), 100.0, make_ledger=lambda name, weight: SharedLedger(tmp_path, name, weight)
+    client = queue.join(
+        venue_named("binance.com"), 100.0, make_shared_budget=lambda name, weight: SharedBudget(tmp_path, name, weight)
     )
-    others = SharedLedger(tmp_path, requester.lane_name, 6000)
+    others = SharedBudget(tmp_path, client.pool_name, 6000)
     assert others.take(3590, 4800, 100.0)[1]
-    queue.put(requester, SnapshotRequest("BTCUSDT", 1, Purpose.DEEPEN, 1000))
-    assert ask(queue) is None  # 50 more than the 3,600 that it may use
+    queue.put(client, SnapshotRequest("BTCUSDT", 1, Purpose.DEEPEN, 1000))
+    assert begin_next(queue) is None  # 50 more than the 3,600 that it may use
     assert queue.next_time(100.0) > 130.0
-    queue.put(requester, SnapshotRequest("ETHUSDT", 1, Purpose.SYNCHRONIZE, 100))
-    ticket = ask(queue)
+    queue.put(client, SnapshotRequest("ETHUSDT", 1, Purpose.SYNCHRONIZE, 100))
+    ticket = begin_next(queue)
     assert ticket is not None
     assert ticket.request.market == "ETHUSDT"
-    assert ask(queue) is None
+    assert begin_next(queue) is None
     assert queue.next_time(100.0) > 130.0
 
 
-def ask(queue):
-    """Return the ticket that begins now, as the downloader asks for it."""
+def begin_next(queue):
+    """Return the ticket that begins now, taken as the downloader takes it."""
     ticket = queue.take(100.0)
     if ticket is None:
         return None
-    return ticket if queue.confirm(ticket, *ticket.ledger.take(ticket.weight, ticket.allowed, 100.0), 100.0) else None
+    return (
+        ticket
+        if queue.confirm(ticket, *ticket.shared_budget.take(ticket.weight, ticket.allowed, 100.0), 100.0)
+        else None
+    )
 
 
 @pytest.mark.parametrize("step_s", [-86_400.0, 86_400.0])
 def test_a_pause_is_neither_stretched_nor_forgotten_when_the_clock_on_the_wall_is_set(tmp_path, monkeypatch, step_s):
-    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+    one, other = budget_in(tmp_path), budget_in(tmp_path)
     wall_s = 1_700_000_000.0
     monkeypatch.setattr("ldc.snapshots.shared_budget.time.time", lambda: wall_s)
     _, key = one.take(5, 1000, 100.0)
@@ -116,8 +120,8 @@ def test_a_pause_is_neither_stretched_nor_forgotten_when_the_clock_on_the_wall_i
     assert other.take(5, 1000, 112.0)[1]
 
 
-def test_a_pause_outlasts_a_start_of_the_machine(tmp_path, monkeypatch):
-    one, other = ledger_in(tmp_path), ledger_in(tmp_path)
+def test_a_pause_outlasts_a_restart_of_the_machine(tmp_path, monkeypatch):
+    one, other = budget_in(tmp_path), budget_in(tmp_path)
     wall_s = 1_700_000_000.0
     monkeypatch.setattr("ldc.snapshots.shared_budget.time.time", lambda: wall_s)
     _, key = one.take(5, 1000, 5_000_000.0)
@@ -127,9 +131,9 @@ def test_a_pause_outlasts_a_start_of_the_machine(tmp_path, monkeypatch):
     assert (when > 119.0, key) == (True, "")
 
 
-def test_of_another_budget_nothing_is_taken(tmp_path):
-    ledger_in(tmp_path).take(1000, 1000, 100.0)
-    assert SharedLedger(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
+def test_two_budgets_do_not_share_their_weight(tmp_path):
+    budget_in(tmp_path).take(1000, 1000, 100.0)
+    assert SharedBudget(tmp_path, ("", "fapi.example.com"), 1200).take(1000, 1000, 100.0)[1]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_of_another_budget_nothing_is_taken(tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_read_counts_as_a_minute_that_is_used_up(tmp_path, text):
-    one = ledger_in(tmp_path)
+    one = budget_in(tmp_path)
     one.take(5, 1000, 100.0)
     (found,) = tmp_path.glob("*.json")
     found.write_text(text)
@@ -157,8 +161,8 @@ def test_a_file_that_cannot_be_read_counts_as_a_minute_that_is_used_up(tmp_path,
     assert when > 100.0
 
 
-def test_times_of_before_the_machine_was_started_do_not_count_for_ever(tmp_path):
-    one = ledger_in(tmp_path)
+def test_times_from_before_a_restart_of_the_machine_expire(tmp_path):
+    one = budget_in(tmp_path)
     one.take(1000, 1000, 5_000_000.0)
     assert not one.take(1000, 1000, 10.0)[1]
     (found,) = tmp_path.glob("*.json")
@@ -166,11 +170,11 @@ def test_times_of_before_the_machine_was_started_do_not_count_for_ever(tmp_path)
     assert json.loads(found.read_text())["spent"]
 
 
-def test_a_folder_that_cannot_be_written_asks_for_nothing(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_allows_nothing(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    one = ledger_in(tmp_path / "file" / "folder")
-    assert one.take(5, 1000, 100.0) == (100.0 + LEDGER_PAUSE_S, "")
-    assert one.take(5, 1000, 102.0) == (102.0 + LEDGER_PAUSE_S, "")
+    one = budget_in(tmp_path / "file" / "folder")
+    assert one.take(5, 1000, 100.0) == (100.0 + RETRY_S, "")
+    assert one.take(5, 1000, 102.0) == (102.0 + RETRY_S, "")
     assert len(caplog.records) == 1
 
 
@@ -183,14 +187,14 @@ def test_processes_that_take_at_once_never_take_more_than_there_is(tmp_path):
     processes = [taker(tmp_path, 1000) for _ in range(3)]
     taken = [int(process.communicate(timeout=60)[0]) for process in processes]
     assert sum(taken) <= 1000 // 5
-    assert ledger_in(tmp_path).used(time.monotonic()) == 5 * sum(taken)
+    assert budget_in(tmp_path).used(time.monotonic()) == 5 * sum(taken)
 
 
 def test_a_killed_process_keeps_no_lock(tmp_path):
     process = taker(tmp_path, 2, "keep it")
     assert process.stdout.readline() == "2\n"
     assert process.stdout.readline() == "locked\n"
-    one = ledger_in(tmp_path)
+    one = budget_in(tmp_path)
     assert one.take(5, 1000, time.monotonic())[1] == ""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
@@ -201,7 +205,7 @@ def test_a_killed_process_keeps_no_lock(tmp_path):
 def test_managers_share_what_the_folder_says(tmp_path):
     with live(weight_share=0.5, shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         family = manager._venue.weight_budget_name(exchange.restful_base_uri)
-        foreign = SharedLedger(tmp_path, ("", family), 6000)
+        foreign = SharedBudget(tmp_path, ("", family), 6000)
         assert foreign.take(2990, 3000, time.monotonic())[1]
         synchronize(exchange, manager)
         assert foreign.used(time.monotonic()) == 2995
@@ -209,7 +213,7 @@ def test_managers_share_what_the_folder_says(tmp_path):
         exchange.add_market("XRPUSDT")
         manager.create_depth_cache(["ETHUSDT", "XRPUSDT"])
         eventually(lambda: len(exchange.rest_requests) == 2, "a second snapshot")
-        assert not manager.wait_until_synchronized(timeout=1)  # the third must wait for a minute
+        assert not manager.wait_until_synchronized(timeout=1)  # the third must wait a minute
         assert len(exchange.rest_requests) == 2
 
 
@@ -237,11 +241,11 @@ import sys, time
 from pathlib import Path
 from ldc.manager.lifecycle import connect_budget
 from ldc.venues import venue_named
-budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", None, Path(sys.argv[1]))
+budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", "", Path(sys.argv[1]))
 taken = 0
 while taken < int(sys.argv[2]):
     allowed_at = budget.take(now := time.monotonic())
-    if allowed_at > now + 2:  # less: the other one held the file too long
+    if allowed_at > now + 2:  # less: the other process held the file too long
         break
     taken += allowed_at <= now
 print(taken, flush=True)
@@ -258,16 +262,16 @@ def test_processes_that_connect_at_once_never_connect_more_than_300_times_in_fiv
     processes = [connector(tmp_path, 200) for _ in range(2)]
     taken = [int(process.stdout.readline()) for process in processes]
     for process in processes:
-        process.kill()  # what it has connected still counts, and it keeps no lock
+        process.kill()  # its connects still count, and it keeps no lock
         process.communicate(timeout=60)
     assert sum(taken) == 300
     now = time.monotonic()
-    ledger = shared_connects(tmp_path, ("", "wss://stream.example.com"), 300, CONNECT_WINDOW_S)
-    assert ledger.used(now) == 300
-    when, key = ledger.take(1, 300, now)
+    budget = shared_connects(tmp_path, ("", "wss://stream.example.com"), 300, CONNECT_WINDOW_S)
+    assert budget.used(now) == 300
+    when, key = budget.take(1, 300, now)
     assert not key
     assert now + CONNECT_WINDOW_S - 60 < when <= now + CONNECT_WINDOW_S
-    assert ledger.take(1, 300, when + 0.001)[1]
+    assert budget.take(1, 300, when + 0.001)[1]
 
 
 def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
@@ -283,13 +287,13 @@ def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
 
 
 def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
-    """While another process holds the file, requests are put in and cancelled at once."""
+    """While another process holds the file, requests can be queued and cancelled."""
     with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.add_market("ETHUSDT")
         downloader = shared_downloader()
         asked, go_on = threading.Event(), threading.Event()
-        take = SharedLedger.take
+        take = SharedBudget.take
 
         def slow_take(self, weight, allowed, now):
             asked.set()
@@ -297,7 +301,7 @@ def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
             return take(self, weight, allowed, now)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SharedLedger, "take", slow_take)
+            patch.setattr(SharedBudget, "take", slow_take)
             manager.create_depth_cache("ETHUSDT")
             assert asked.wait(60)
             assert downloader._lock.acquire(timeout=30)
@@ -306,15 +310,15 @@ def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):
             assert manager.wait_until_synchronized(timeout=60)
 
 
-def test_what_was_taken_for_a_request_that_is_not_wanted_any_more_is_given_back(tmp_path):
+def test_weight_taken_for_a_cancelled_request_is_given_back(tmp_path):
     with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.add_market("ETHUSDT")
         family = manager._venue.weight_budget_name(exchange.restful_base_uri)
-        ledger = SharedLedger(tmp_path, ("", family), 6000)
-        used = ledger.used(time.monotonic())
+        budget = SharedBudget(tmp_path, ("", family), 6000)
+        used = budget.used(time.monotonic())
         taken, go_on = threading.Event(), threading.Event()
-        take = SharedLedger.take
+        take = SharedBudget.take
 
         def late_take(self, weight, allowed, now):
             answer = take(self, weight, allowed, now)
@@ -324,15 +328,15 @@ def test_what_was_taken_for_a_request_that_is_not_wanted_any_more_is_given_back(
             return answer
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SharedLedger, "take", late_take)
+            patch.setattr(SharedBudget, "take", late_take)
             manager.create_depth_cache("ETHUSDT")
             assert taken.wait(60)
-            assert ledger.used(time.monotonic()) == used + 5
+            assert budget.used(time.monotonic()) == used + 5
             manager.stop_depth_cache("ETHUSDT")
-            waiting = manager._downloads.requester
-            eventually(lambda: waiting.waiting_count == 0, "the end of the request")
+            waiting = manager._downloads.queue_client
+            eventually(lambda: waiting.waiting_count == 0, "the request to end")
             go_on.set()
-            eventually(lambda: ledger.used(time.monotonic()) == used, "that it is given back")
+            eventually(lambda: budget.used(time.monotonic()) == used, "the weight to be given back")
         assert len(exchange.rest_requests) == 1
 
 
@@ -351,7 +355,7 @@ with BinanceLocalDepthCacheManager(
 
 @pytest.mark.check
 def test_two_processes_with_150_markets_each_never_exceed_the_budget_together(tmp_path):
-    """A tenth of 6,000 a minute: 120 snapshots. One process is killed in the middle; the other goes on.
+    """A tenth of 6,000 a minute: 120 snapshots. One process is killed in the middle; the other continues.
 
     It has 30 markets left even if it began first, and has had all the 120.
     """

@@ -3,7 +3,7 @@
 A mutant is one small change of one of the modules that decide: a comparison off by one, a condition negated or ignored,
 a call or an assignment left out, a constant changed. Each is tried in a process of its own, which imports the changed
 module instead of the file: nothing on the disk changes. First some simulated histories look at it, then the unit tests;
-the first objection kills it. What survives is printed, and explained in docs/reliability.md, or it is a hole in the
+the first objection kills it. What survives is printed, and explained in docs/evidence/runs.md, or it is a hole in the
 tests.
 
     make mutants                                 200 mutants, seed 1
@@ -35,7 +35,8 @@ TESTS = PROJECT / "tests"
 
 MODULES = (
     "sequence", "limits",
-    "sync.machine", "sync.streams", "sync.handlers", "sync.parts", "sync.refresh", "sync.transitions",
+    "sync.machine", "sync.streams", "sync.numbering", "sync.gap", "sync.retry", "sync.actions", "sync.buffer",
+    "sync.plausibility", "sync.refresh",
 )  # fmt: skip
 
 KILLED_SHARE_MIN = 0.95
@@ -49,11 +50,15 @@ and a mutant that was only slow would be called dead."""
 
 MEMORY_BYTES_MAX = 4 << 30
 SYNCHRONIZER_TESTS = tuple(
-    f"sync/test_synchronizer{part}.py" for part in ("", "_parts", "_streams", "_faults", "_refresh")
-)
+    f"sync/test_{name}.py"
+    for name in (
+        "machine", "actions", "buffer", "streams", "numbering", "gap", "retry", "plausibility",
+        "machine_streams", "machine_faults", "refresh",
+    )
+)  # fmt: skip
 UNIT_TESTS = {
     "sequence": ("ground/test_sequence.py", "book/test_book_apply.py", *SYNCHRONIZER_TESTS),
-    "limits": ("ground/test_limits.py", "snapshots/test_snapshot_queue.py"),
+    "limits": ("ground/test_limits.py", "snapshots/test_queue.py"),
 }
 ENDS = ("survived", "killed by a history", "killed by a unit test", "killed: not even importable", "killed: it hangs")
 
@@ -205,7 +210,7 @@ def judge(mutant: Mutant) -> int:
     if mutant.module == "sequence":
         os.environ["LDC_PURE_PYTHON"] = "1"  # the compiled book has rules of its own
     try:
-        from history import live_through
+        from history import run_seed
 
         import ldc.book
         import ldc.sync.machine
@@ -213,7 +218,7 @@ def judge(mutant: Mutant) -> int:
         return 3
     try:
         for seed in SEEDS[:: 3 if ldc.book.IMPLEMENTATION == "python" else 1]:
-            live_through(seed, ldc.book)
+            run_seed(seed, ldc.book)
     except Exception:
         return 1
     import pytest

@@ -2,7 +2,7 @@
 
 What is done is remembered in build/simulate, by commit, Python and book, so that an interrupted run goes on where it
 was; not while there are changes that were not committed. With ``--record`` the result becomes a row of
-docs/reliability.md. Ends with 1 if an oracle objected to any seed.
+docs/evidence/runs.md. Ends with 1 if an oracle objected to any seed.
 
 The hash is of every action of every history: the same on every Python, and with LDC_PURE_PYTHON=1.
 """
@@ -20,9 +20,11 @@ import traceback
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+RUNS_PAGE, RUNS_HEADING = "docs/evidence/runs.md", "### Results\n"
+"""Where ``--record`` appends a row to the first table."""
 sys.path.insert(0, str(PROJECT / "tests" / "kits"))
 
-from history import live_through  # noqa: E402
+from history import run_seed  # noqa: E402
 from history_server import LATENCY_S_MAX  # noqa: E402
 
 import ldc.book  # noqa: E402
@@ -44,7 +46,7 @@ def live_through_block(first: int, end: int) -> dict[str, object]:
         sums["histories"] += 1
         sums["twins"] += has_twin
         try:
-            outcome = live_through(seed, ldc.book, ldc.book.pure.book if has_twin else None)
+            outcome = run_seed(seed, ldc.book, ldc.book.pure.book if has_twin else None)
         except Exception:
             failures.append((seed, traceback.format_exc()))
             continue
@@ -94,8 +96,8 @@ def run(first: int, last: int, processes: int, state_file: Path) -> list[dict[st
 
 
 def record(row: str, heading: str) -> None:
-    """Append a row to the table under that heading of docs/reliability.md."""
-    path = PROJECT / "docs" / "reliability.md"
+    """Append a row to the table under that heading of the page."""
+    path = PROJECT / RUNS_PAGE
     before, found, after = path.read_text(encoding="utf-8").partition(heading)
     assert found, f"{path} has no {heading!r}"
     table, end, rest = after.partition("|\n\n")
@@ -106,7 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", help="first..last, both included")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--record", action="store_true", help="append the result to docs/reliability.md")
+    parser.add_argument("--record", action="store_true", help="append the result to docs/evidence/runs.md")
     arguments = parser.parse_args()
     first, _, last = (int(part) if part.isdigit() else part for part in arguments.seeds.partition(".."))
     revision = commit()
@@ -147,7 +149,7 @@ def main() -> int:
             digest,
             result,
         )
-        record(f"| {' | '.join(map(str, cells))} |", "## Runs of the simulation\n")
+        record(f"| {' | '.join(map(str, cells))} |", RUNS_HEADING)
     return 1 if failed else 0
 
 

@@ -1,16 +1,19 @@
 """The order book in plain Python: the definition one can read, the oracle of the tests, the base of the benchmarks.
 
-Rule 1: it does exactly what docs/order-book.md says, as the compiled book does; obvious comes before fast.
-Rule 2: one lock per book, and never two at once: `compare` and `adopt` copy the other book out under its lock first.
-Rule 3: the lock is held while integers are copied; floats, Decimals, texts and lists are made after it.
+Rule 1: it does exactly what docs/order-book.md says, as the compiled book does. Obvious comes before fast.
+Rule 2: decode, judge, commit. Whatever can be refused is refused before anything changes.
+Rule 3: one lock per book, and never two at once: `compare` and `adopt` copy the other book under its lock first.
+Rule 4: the lock is held while integers are copied. Floats, Decimals, texts and lists are made after it.
+Rule 5: a book is whole or it is none. Nothing in a commit can fail, except by Ctrl-C or a lack of memory. Then the book
+        is forgotten, because half an update must not be read.
 
-How the bytes of a message are read is in `ldc.book.pure.json`, what levels, scales and horizons are in
-`ldc.book.pure.ladder`, how an update is judged and applied in `ldc.book.pure.state`. Here is what a user sees.
+`ldc.book.pure.json` reads the bytes of a message. `ldc.book.pure.side` has levels, scales and horizons.
 """
 
 import math
 import operator
 import sys
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
@@ -20,17 +23,31 @@ from ldc.book.pure.json import (
     LEVELS_PER_MESSAGE_MAX,
     MESSAGE_BYTES_MAX,
     NESTING_MAX,
+    DepthUpdate,
+    Snapshot,
     Unreadable,
     message_text,
     read_message_header,
     read_snapshot,
     read_update,
 )
-from ldc.book.pure.ladder import LEVELS_PER_SIDE_MAX, Ladders, compare_ladders, converter, count_worth, load_ladders
-from ldc.book.pure.state import State
-from ldc.errors import MalformedMessage
-from ldc.sequence import SequenceRule, resolve_rule
-from ldc.types import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
+from ldc.book.pure.side import (
+    LEVELS_PER_SIDE_MAX,
+    Level,
+    LoadedSides,
+    OffScale,
+    Sides,
+    compare_sides,
+    converter,
+    count_saturated,
+    count_worth,
+    levels_at_scale,
+    load_sides,
+    read_levels,
+)
+from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
+from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
+from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
 if TYPE_CHECKING:
     import numpy
@@ -47,6 +64,8 @@ __all__ = [
     "read_header",
 ]
 
+_VERDICT_COUNTERS = ("updates_applied", "updates_stale", "updates_gap")  # indexed by Verdict
+
 
 def read_header(payload: Message) -> Header:
     """Return what a message of any event says about itself, wrapped by its stream or not; its levels are skipped.
@@ -60,12 +79,174 @@ def read_header(payload: Message) -> Header:
         raise MalformedMessage(None, None, f"The message cannot be read: {why}; nothing of it was used.") from None
 
 
+class _State:
+    """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
+
+    __slots__ = (
+        "counts",
+        "event_time_ms",
+        "is_first_after_snapshot",
+        "last_header",
+        "last_update_id",
+        "lock",
+        "market",
+        "received_time_ns",
+        "rule",
+        "sides",
+        "suspended_by",
+        "symbol",
+        "transaction_time_ms",
+    )
+
+    def __init__(self, rule: SequenceRule, market: str | None, symbol: str | None) -> None:
+        self.lock = threading.Lock()
+        self.rule = rule
+        self.market = market
+        self.symbol = None if symbol is None else _lower(symbol)
+        self.counts = dict.fromkeys(BookCounters._fields, 0)
+        self.suspended_by: str | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Become what a book is before its first snapshot, but for the counters and the suspension. Under the lock."""
+        self.sides: Sides | None = None
+        """None until a snapshot is loaded; from then on `last_update_id` is not None either."""
+        self.last_update_id: int | None = None
+        self.event_time_ms: int | None = None
+        self.transaction_time_ms: int | None = None
+        self.received_time_ns: int | None = None
+        self.last_header: Header | None = None
+        self.is_first_after_snapshot = False
+
+    # refusals
+
+    def loaded(self) -> Sides:
+        """Return the levels; raise `BookNotLoaded` if there are none."""
+        if self.sides is None:
+            raise BookNotLoaded(self.market, Cause.NOT_LOADED)
+        return self.sides
+
+    def readable(self) -> Sides:
+        """Return the levels, unless the whole book cannot be read. Under the lock."""
+        sides = self.loaded()
+        if self.suspended_by is not None:
+            raise DepthCacheOutOfSync(self.market, self.suspended_by)
+        return sides
+
+    def raise_left_horizon(self, side: str, horizon: float) -> NoReturn:
+        """Say that a side has no known level left."""
+        raise DepthCacheOutOfSync(
+            self.market,
+            Cause.LEFT_HORIZON,
+            f"{self._subject()} cannot be read at update {self.last_update_id}: no level is left in its {side} up to "
+            f"{horizon}, where the last snapshot ended; load a new one, or wait until it is synchronized.",
+        )
+
+    def malformed(self, what: str, why: Unreadable) -> MalformedMessage:
+        """Return the error for a message that was refused."""
+        where = "it holds no snapshot" if self.sides is None else f"it stays at update {self.last_update_id}"
+        sentence = f"{self._subject()} refuses a {what}: {why}. Nothing of it was used; {where}."
+        return MalformedMessage(self.market, None, sentence)
+
+    def _subject(self) -> str:
+        return f"The book of {self.market!r}" if self.market is not None else "The book"
+
+    # writing, under the lock
+
+    def load(self, snapshot: Snapshot, loaded: LoadedSides, received_time_ns: int | None) -> None:
+        """Replace everything by a snapshot, whose levels are ready."""
+        try:
+            self.sides = loaded.sides
+            self.last_update_id = snapshot.last_update_id
+            self.event_time_ms = snapshot.event_time_ms
+            self.transaction_time_ms = snapshot.transaction_time_ms
+            self.received_time_ns = received_time_ns
+            self.is_first_after_snapshot = True
+        except BaseException:
+            self.forget()
+            raise
+        self.counts["snapshots_loaded"] += 1
+        self.counts["quantities_saturated"] += loaded.saturated_count
+        self.counts["levels_dropped"] += loaded.dropped_count
+
+    def apply(self, update: DepthUpdate, received_time_ns: int | None) -> Verdict:
+        """Read the numbers, judge the ids, commit the levels."""
+        sides, book_id, header = self.loaded(), self.last_update_id, update.header
+        first_id, last_id, previous_id = header.first_update_id, header.last_update_id, header.previous_update_id
+        wrong = check_ids(self.rule, first_id, last_id, previous_id)
+        if wrong is not None:
+            raise Unreadable(wrong)
+        assert book_id is not None
+        assert first_id is not None
+        assert last_id is not None
+        if self.symbol is not None and header.symbol is not None and _lower(header.symbol) != self.symbol:
+            raise Unreadable("its symbol is not that of this book")
+        exact = None
+        try:
+            bids = levels_at_scale(update.bids, sides.price_decimals, sides.quantity_decimals)
+            asks = levels_at_scale(update.asks, sides.price_decimals, sides.quantity_decimals)
+        except OffScale:
+            exact = read_levels(update.bids), read_levels(update.asks)
+
+        verdict = judge(self.rule, book_id, self.is_first_after_snapshot, first_id, last_id, previous_id)
+        if verdict is Verdict.APPLIED:
+            if exact is not None:
+                sides, bids, asks = sides.fitted(*exact)
+            try:
+                self._commit(sides, bids, asks)
+                self.last_update_id = last_id
+                self.event_time_ms = header.event_time_ms
+                self.transaction_time_ms = update.transaction_time_ms
+                self.received_time_ns = received_time_ns
+                self.is_first_after_snapshot = False
+            except BaseException:
+                self.forget()
+                raise
+            if start_id(self.rule, first_id, previous_id) < book_id:
+                self.counts["updates_overlapping"] += 1
+        self.last_header = header
+        self.counts[_VERDICT_COUNTERS[verdict]] += 1
+        return verdict
+
+    def _commit(self, sides: Sides, bids: list[Level], asks: list[Level]) -> None:
+        self.sides = sides
+        for side, levels in ((sides.bids, bids), (sides.asks, asks)):
+            changes = dict(levels)  # the last entry of a price wins
+            side.put(changes)
+            if len(side.keys) > LEVELS_PER_SIDE_MAX:
+                self.counts["levels_dropped"] += side.cut()
+            if len(levels) > len(changes) or INT64_MAX in changes.values():
+                self.counts["prices_repeated"] += len(levels) - len(changes)
+                self.counts["quantities_saturated"] += count_saturated(levels)
+
+    # copies and checks
+
+    def copy_sides(self) -> tuple[Sides, int]:
+        """Return a copy of the levels, and the update id that they are of. Takes the lock."""
+        with self.lock:
+            sides = self.loaded()
+            assert self.last_update_id is not None
+            return sides.copy(), self.last_update_id
+
+    def check(self) -> None:
+        """Raise ``AssertionError`` if an invariant is broken. Under the lock."""
+        assert all(count >= 0 for count in self.counts.values())
+        assert self.suspended_by is None or self.suspended_by != ""
+        if self.sides is None:
+            assert self.last_update_id is None
+            assert self.last_header is None
+        else:
+            assert self.last_update_id is not None
+            assert self.last_update_id >= 1
+            self.sides.check()
+
+
 class _Reads:
-    """Every read and look of a book; what `OrderBook` and `BookReader` have in common."""
+    """Every read and property of a book: what `OrderBook` and `BookReader` have in common."""
 
     __slots__ = ("_state",)
 
-    _state: State
+    _state: _State
 
     # reading: raises DepthCacheOutOfSync when the book cannot be proven right
 
@@ -113,14 +294,14 @@ class _Reads:
         _check_number(number)
         state = self._state
         with state.lock:
-            ladders = state.readable()
+            sides = state.readable()
             if not beyond_horizon:
-                self._check_horizon(ladders, "bids")
-                self._check_horizon(ladders, "asks")
-            bids = ladders.bids.top(wanted, beyond_horizon)
-            asks = ladders.asks.top(wanted, beyond_horizon)
-            horizons = ladders.bids.horizon_price, ladders.asks.horizon_price
-            price_decimals, quantity_decimals = ladders.price_decimals, ladders.quantity_decimals
+                self._check_horizon(sides, "bids")
+                self._check_horizon(sides, "asks")
+            bids = sides.bids.top(wanted, beyond_horizon)
+            asks = sides.asks.top(wanted, beyond_horizon)
+            horizons = sides.bids.horizon_price, sides.asks.horizon_price
+            price_decimals, quantity_decimals = sides.price_decimals, sides.quantity_decimals
             assert state.last_update_id is not None
             ids_and_times = (
                 state.last_update_id,
@@ -157,14 +338,14 @@ class _Reads:
 
     @property
     def is_loaded(self) -> bool:
-        return self._state.ladders is not None
+        return self._state.sides is not None
 
     @property
     def is_readable(self) -> bool:
         """Loaded, not suspended, and neither side has left its horizon."""
         state = self._state
         with state.lock:
-            return state.ladders is not None and state.suspended_by is None and not state.ladders.has_left
+            return state.sides is not None and state.suspended_by is None and not state.sides.has_left
 
     @property
     def suspended_by(self) -> str | None:
@@ -212,14 +393,14 @@ class _Reads:
     def is_crossed(self) -> bool:
         """The best bid held is not below the best ask held."""
         with self._state.lock:
-            return self._state.ladders is not None and self._state.ladders.is_crossed
+            return self._state.sides is not None and self._state.sides.is_crossed
 
     @property
     def needs_attention(self) -> bool:
         """Crossed, or fewer than half of the loaded levels are left inside a horizon."""
         with self._state.lock:
-            ladders = self._state.ladders
-            return ladders is not None and (ladders.is_crossed or ladders.bids.is_short or ladders.asks.is_short)
+            sides = self._state.sides
+            return sides is not None and (sides.is_crossed or sides.bids.is_short or sides.asks.is_short)
 
     @property
     def last_header(self) -> Header | None:
@@ -234,33 +415,33 @@ class _Reads:
     @property
     def price_decimals(self) -> int | None:
         """The scale of the prices; None until a snapshot is loaded."""
-        ladders = self._state.ladders
-        return None if ladders is None else ladders.price_decimals
+        sides = self._state.sides
+        return None if sides is None else sides.price_decimals
 
     @property
     def quantity_decimals(self) -> int | None:
         """The scale of the quantities; None until a snapshot is loaded."""
-        ladders = self._state.ladders
-        return None if ladders is None else ladders.quantity_decimals
+        sides = self._state.sides
+        return None if sides is None else sides.quantity_decimals
 
     def compare(self, other: "OrderBook") -> Comparison:
         """Count how this book differs from another of the same rule at the same update id. O(levels)."""
         theirs, their_id = self._other(other)
-        ours, our_id = self._state.ladders_copy()
+        ours, our_id = self._state.copy_sides()
         _check_ids_equal(our_id, their_id)
-        return compare_ladders(ours, theirs)
+        return compare_sides(ours, theirs)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} cannot be copied or pickled; view() is a copy of its levels")
 
     # inside
 
-    def _other(self, other: "OrderBook") -> tuple[Ladders, int]:
+    def _other(self, other: "OrderBook") -> tuple[Sides, int]:
         """Return a copy of the levels of a book that can be compared with this one, and its update id."""
         if not isinstance(other, OrderBook):
             raise TypeError(f"a book of the same implementation is needed, not a {type(other).__qualname__}")
         self._state.loaded()
-        copied = other._state.ladders_copy()
+        copied = other._state.copy_sides()
         if self.rule != other.rule:
             raise ValueError(f"the books differ in their rules: {self.rule.name!r} and {other.rule.name!r}")
         return copied
@@ -281,38 +462,38 @@ class _Reads:
         threshold = _threshold(threshold_volume)
         _check_number(number)
         with self._state.lock:
-            ladders = self._state.readable()
+            sides = self._state.readable()
             if not beyond_horizon:
-                self._check_horizon(ladders, name)
-            levels = getattr(ladders, name).top(wanted, beyond_horizon)
-            price_decimals, quantity_decimals = ladders.price_decimals, ladders.quantity_decimals
+                self._check_horizon(sides, name)
+            levels = getattr(sides, name).top(wanted, beyond_horizon)
+            price_decimals, quantity_decimals = sides.price_decimals, sides.quantity_decimals
         if threshold is not None:
             levels = levels[: count_worth(levels, price_decimals, quantity_decimals, threshold)]
         price_of, quantity_of = converter(number, price_decimals), converter(number, quantity_decimals)
         return [[price_of(price), quantity_of(quantity)] for price, quantity in levels]
 
-    def _check_horizon(self, ladders: Ladders, name: str) -> None:
-        side = getattr(ladders, name)
+    def _check_horizon(self, sides: Sides, name: str) -> None:
+        side = getattr(sides, name)
         if side.has_left:
-            self._state.raise_left_horizon(name, converter(float, ladders.price_decimals)(side.horizon_price))
+            self._state.raise_left_horizon(name, converter(float, sides.price_decimals)(side.horizon_price))
 
     def _horizon(self, name: str) -> float | None:
         with self._state.lock:
-            ladders = self._state.ladders
-            if ladders is None or getattr(ladders, name).horizon is None:
+            sides = self._state.sides
+            if sides is None or getattr(sides, name).horizon is None:
                 return None
-            price: int = getattr(ladders, name).horizon_price
-            decimals = ladders.price_decimals
+            price: int = getattr(sides, name).horizon_price
+            decimals = sides.price_decimals
         return converter(float, decimals)(price)  # type: ignore[no-any-return]
 
     def _count(self, name: str) -> int:
         with self._state.lock:
-            ladders = self._state.ladders
-            return 0 if ladders is None else len(getattr(ladders, name).keys)
+            sides = self._state.sides
+            return 0 if sides is None else len(getattr(sides, name).keys)
 
 
 class BookReader(_Reads):
-    """A read-only face of an order book: all its reads and looks, and nothing that changes it.
+    """A read-only face of an order book: all its reads and properties, and nothing that changes it.
 
     Thread-safety: any thread, at any time.
     """
@@ -344,14 +525,14 @@ class OrderBook(_Reads):
     def __init__(self, rule: str | SequenceRule, *, market: str | None = None, symbol: str | None = None) -> None:
         if symbol is not None and not isinstance(symbol, str):
             raise TypeError(f"symbol must be a str or None, not {type(symbol).__qualname__}")
-        self._state = State(resolve_rule(rule), market, symbol)
+        self._state = _State(resolve_rule(rule), market, symbol)
 
     def __init_subclass__(cls) -> NoReturn:
         raise TypeError("OrderBook cannot be subclassed")
 
     @property
     def reader(self) -> BookReader:
-        """A read-only face of this book, to hand out."""
+        """A read-only face of this book, for other threads and callers."""
         return BookReader(self)
 
     def load_snapshot(self, body: Message, limit: int | None = None, *, received_time_ns: int | None = None) -> None:
@@ -365,9 +546,9 @@ class OrderBook(_Reads):
         state = self._state
         try:
             snapshot = read_snapshot(message_text(body))
-            ladders = load_ladders(snapshot, limit)
+            sides = load_sides(snapshot, limit)
             with state.lock:
-                state.load(snapshot, ladders, received_time_ns)
+                state.load(snapshot, sides, received_time_ns)
         except Unreadable as why:
             with state.lock:
                 state.counts["snapshots_refused"] += 1
@@ -400,7 +581,7 @@ class OrderBook(_Reads):
             state.loaded()
             assert state.last_update_id is not None
             _check_ids_equal(state.last_update_id, their_id)
-            state.ladders = theirs
+            state.sides = theirs
             state.counts["books_adopted"] += 1
 
     def clear(self) -> None:
@@ -432,8 +613,8 @@ class OrderBook(_Reads):
         state = self._state
         with state.lock:
             held: list[object] = [state, state.counts]
-            if state.ladders is not None:
-                held.append(state.ladders)
+            if state.sides is not None:
+                held.append(state.sides)
             return object.__sizeof__(self) + sum(map(sys.getsizeof, held))
 
 
@@ -483,3 +664,8 @@ def _check_number(number: object) -> None:
 def _check_ids_equal(our_id: int, their_id: int) -> None:
     if our_id != their_id:
         raise ValueError(f"the books stand at different update ids: {our_id} and {their_id}")
+
+
+def _lower(symbol: str) -> str:
+    """Make the ASCII letters small, and only them: a symbol may be in any script."""
+    return symbol.encode().lower().decode()

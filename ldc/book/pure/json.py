@@ -7,7 +7,7 @@ Rule 3: nothing here knows a book; scales, horizons and the judging of ids are t
 Theory of operation. The decoder of the standard library reads the JSON. It is strict but for five things, which are
 added here: it takes NaN and Infinity (`parse_constant` refuses them), integers without end (`parse_int` reads what fits
 in int64), repeated keys (an object is read as a tuple of (key, value) pairs, an array as a list, so that repeated keys
-stay visible), lone surrogates (looked for where there is a backslash at all), and any nesting that the stack can bear
+stay visible), lone surrogates (searched where there is a backslash at all), and any nesting that the stack can bear
 (measured where there are brackets enough for it, besides those of the levels).
 """
 
@@ -22,7 +22,7 @@ from ldc.types import Header, Message
 NESTING_MAX = 32
 """Containers in containers, the outermost counted; Binance's messages have 4. A deeper message is refused."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-"""A longer message is refused before it is looked at. (A snapshot of 5,000 levels a side has 300 kB.)"""
+"""Bytes of a message. A longer one is refused before it is read. (A snapshot of 5,000 levels a side has 300 kB.)"""
 LEVELS_PER_MESSAGE_MAX = 100_000
 """Both sides together. A message with more is refused."""
 DECIMALS_MAX = 18

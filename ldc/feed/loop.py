@@ -1,0 +1,206 @@
+"""An event loop: one thread that waits for sockets, posted work and a deadline, and calls its owner for each.
+
+Rule 1: `start`, `post`, `stop` and `join` may be called from any thread. Everything else belongs to the loop's thread.
+Rule 2: most wake-ups bring one readable socket and move no deadline. So deadlines are checked only when `tick_due` has
+    come. Code that may bring a deadline nearer sets `tick_due` to the present. The loop does so itself for posted work
+    and for room to write.
+Rule 3: a turn has a fixed order: posted work, readable sources, deadlines.
+Rule 4: an exception in a turn does not end the thread. `recover` is called, and the loop continues after
+    `Timing.fault_pause_s`.
+Rule 5: the loop knows nothing of what it serves. What it calls is passed to its constructor.
+"""
+
+import logging
+import math
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from ldc.feed.mailbox import Mailbox
+from ldc.limits import Timing
+
+logger = logging.getLogger("binance_local_depth_cache")
+
+WAIT_S_MAX = 3600.0
+"""The longest wait without a tick, in seconds. A deadline that is farther away, or infinite, is checked then."""
+
+_CLOCK_OF_SLEEP = next(
+    (getattr(time, name) for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW") if hasattr(time, name)), None
+)
+
+
+def clock_of_sleep() -> float:
+    """Return the seconds that the machine has slept since an arbitrary moment; always 0 where no clock shows it.
+
+    The monotonic clock of all deadlines stands still while a Linux or macOS machine is suspended.
+    """
+    return time.clock_gettime(_CLOCK_OF_SLEEP) - time.monotonic() if _CLOCK_OF_SLEEP is not None else 0.0
+
+
+class Source(Protocol):
+    """A socket, or an object that has one."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that the selector watches."""
+
+
+SourceT = TypeVar("SourceT", bound=Source)
+
+
+class EventLoop(Generic[SourceT]):
+    """A thread with a selector, a mailbox and one deadline.
+
+    Args:
+        name: of the thread.
+        timing: `fault_pause_s` and `slept_s_max` are used.
+        read: called with a readable source. A source that may hold more than the selector sees is added to `unread`.
+        tick: called when `tick_due` has come; returns when it is to be called next.
+        machine_slept: called before `tick` with the seconds, when the machine slept longer than `slept_s_max`.
+        recover: called with the exception that ended a turn.
+        begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
+        has_stopped: whether nothing is left to wait for.
+        release: called as the last of all, when the thread ends or could not be started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        timing: Timing,
+        *,
+        read: Callable[[SourceT, float], None],
+        tick: Callable[[float], float],
+        machine_slept: Callable[[float, float], None],
+        recover: Callable[[Exception, float], None],
+        begin_stop: Callable[[float], float],
+        has_stopped: Callable[[], bool],
+        release: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.tick_due = -math.inf
+        """When deadlines are checked next."""
+        self.unread: set[SourceT] = set()
+        """Sources to read in the next turn, which then does not wait."""
+        self._timing = timing
+        self._read = read
+        self._tick = tick
+        self._machine_slept = machine_slept
+        self._recover = recover
+        self._begin_stop = begin_stop
+        self._has_stopped = has_stopped
+        self._release = release
+        self._mailbox = Mailbox()
+        self.post = self._mailbox.post
+        """Let the thread call `work(now)`. False: the loop has ended and will not call it."""
+        self._stop_requested = threading.Event()
+        self._stop_deadline = math.inf
+        self._slept_s_before = clock_of_sleep()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    # from any thread
+
+    def start(self) -> None:
+        """Start the thread. Once. Raises ``RuntimeError`` if there can be no more threads."""
+        self._thread.start()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller is the loop's thread."""
+        return threading.current_thread() is self._thread
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop_requested.is_set()
+
+    def stop(self) -> None:
+        """Begin to stop; `join` waits for the end. Idempotent."""
+        self._stop_requested.set()
+        self.post(lambda _now: None)  # wakes the selector
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until the thread has ended; return whether it has. True at once for the thread itself."""
+        if self._thread.ident is None or self.is_own_thread:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Release everything. For the thread at its end, and for a loop whose thread could not be started."""
+        self._release()
+        self._selector.close()
+        self._mailbox.close()
+        self._mailbox.run_posted(time.monotonic())  # what was accepted is run, though for nobody any more
+
+    # the sources
+
+    def watch(self, source: SourceT) -> None:
+        """Read a source from now on."""
+        self._selector.register(source, selectors.EVENT_READ, source)
+
+    def watch_room(self, source: SourceT, *, is_wanted: bool) -> None:
+        """Also run a tick as soon as a watched source has room to write, or no longer."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if is_wanted else 0)
+        if self._selector.get_key(source).events != events:
+            self._selector.modify(source, events, source)
+
+    def unwatch(self, source: SourceT) -> None:
+        """Read a source no more."""
+        self._selector.unregister(source)
+        self.unread.discard(source)
+
+    # the thread
+
+    def _run(self) -> None:
+        try:
+            while not (self._stop_requested.is_set() and self._may_end()):
+                try:
+                    self._turn()
+                except Exception as error:  # see rule 4
+                    logger.exception("%s failed, and starts again", self.name)
+                    now = self.tick_due = time.monotonic()
+                    self._recover(error, now)
+                    self._stop_requested.wait(self._timing.fault_pause_s)
+        finally:
+            self.close()
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and handle it."""
+        # Posted work makes the selector return, so the mailbox need not be checked before.
+        ready = self._selector.select(0.0 if self.unread else max(0.0, self.tick_due - time.monotonic()))
+        now = time.monotonic()
+        readable, self.unread = self.unread, set()
+        for key, events in ready:
+            if key.data is None:
+                self._mailbox.drain_wake_ups()
+            else:
+                if events & selectors.EVENT_READ:
+                    readable.add(key.data)
+                if events & selectors.EVENT_WRITE:
+                    self.tick_due = now
+        # Posted work comes before the sources: it may say what their data is to be kept for.
+        if self._mailbox:
+            self._mailbox.run_posted(now)
+            self.tick_due = now
+        for source in readable:
+            self._read(source, now)
+        slept_s = clock_of_sleep() - self._slept_s_before
+        if slept_s > self._timing.slept_s_max:
+            self.tick_due = now
+        # Deadlines come after reading: an answer that waited for this thread came in time.
+        if self.tick_due <= now:
+            self._slept_s_before += slept_s
+            if slept_s > self._timing.slept_s_max:
+                self._machine_slept(slept_s, now)
+            self.tick_due = min(self._tick(now), self._stop_deadline, now + WAIT_S_MAX)
+
+    def _may_end(self) -> bool:
+        """Whether the thread may end. The first call begins the stop."""
+        now = time.monotonic()
+        if self._stop_deadline == math.inf:
+            self._stop_deadline = now + self._begin_stop(now)
+            self.tick_due = now
+        return self._has_stopped() or now >= self._stop_deadline

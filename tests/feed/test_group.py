@@ -1,0 +1,231 @@
+"""A feed group without a manager: what it requests, and what it does with the answers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from live_kit import eventually, no_thread_is_left  # noqa: F401
+from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
+from wire_frames import PING, PONG
+
+from ldc.book import OrderBook, read_header
+from ldc.feed.connection import ConnectionOptions
+from ldc.feed.group import FeedGroup
+from ldc.feed.market import LiveMarket
+from ldc.feed.pool import SharedConnectBudget
+from ldc.limits import Timing
+from ldc.network.proxy import ProxyRules
+from ldc.sync.actions import RequestSnapshot
+from ldc.sync.machine import Synchronizer
+from ldc.types import Cause, SyncState
+
+OPTIONS = ConnectionOptions(
+    ping_interval_s=5,
+    ping_timeout_s=3,
+    close_timeout_s=2,
+    messages_per_second=3,
+    user_agent="test",
+    proxies=ProxyRules(),
+)
+
+
+class Bench:
+    """A group whose requests are noted, not sent."""
+
+    def __init__(self, exchange: LoopbackExchange, connects: int = 300, options: ConnectionOptions = OPTIONS) -> None:
+        self.exchange = exchange
+        self.requests: list[tuple[LiveMarket, RequestSnapshot]] = []
+        self.cancelled: list[int] = []
+        self.states: list[tuple[SyncState, str]] = []
+        self.restarts: list[str] = []
+        self.group = FeedGroup(
+            "ldc-feed-test",
+            [exchange.websocket_base_uri + exchange.stream_path],
+            options,
+            connect_budget=SharedConnectBudget(connects),
+            request_snapshot=lambda market, action: self.requests.append((market, action)),
+            cancel_snapshot=lambda market, epoch: self.cancelled.append(epoch),
+            request_probe=lambda market: None,
+            random=lambda: 0.0,
+        )
+        self.group.start()
+
+    def market(self, symbol: str = "BTCUSDT") -> LiveMarket:
+        book = OrderBook("spot", market=symbol, symbol=symbol)
+        synchronizer = Synchronizer(
+            book,
+            make_book=lambda: OrderBook("spot"),
+            read_header=read_header,
+            random=lambda: 0.0,
+            limits=(100,),
+            now=time.monotonic(),
+        )
+        market = LiveMarket(
+            symbol,
+            symbol,
+            f"{symbol.lower()}@depth@100ms",
+            book,
+            synchronizer,
+            1,
+            lambda market, change: self.states.append((change.state, change.cause.value)),
+            lambda market: self.restarts.append(market.market),
+        )
+        self.group.add(market)
+        return market
+
+    def answer(self, number: int = 1) -> None:
+        """Deliver the snapshot that was requested as the number-th."""
+        eventually(lambda: len(self.requests) >= number, "the request of a snapshot")
+        market, action = self.requests[number - 1]
+        body = self.exchange.snapshot(market.symbol, action.limit)
+        self.group.post(lambda now: self.group.snapshot_received(market, action.epoch, body, action.limit, 1, now))
+
+    def synchronized(self, symbol: str = "BTCUSDT") -> LiveMarket:
+        market = self.market(symbol)
+        self.exchange.subscribed(symbol)
+        self.exchange.update(symbol)
+        self.answer(len(self.exchange.markets))
+        assert market.signal.wait_for(lambda: market.synchronizer.state is SyncState.SYNCHRONIZED, PATIENCE_S)
+        return market
+
+
+@contextmanager
+def only_pings(**options: float) -> Iterator[tuple[Connection, Bench]]:
+    """A group with a market without updates; yields its connection's other end.
+
+    No periodic check makes up for a deadline whose approach was missed.
+    """
+    rare = Timing(silence_check_s=3600.0, pong_late_s=3600.0)
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange, options=OPTIONS._replace(timing=rare, **options))
+        try:
+            bench.synchronized()
+            yield exchange.connections[0], bench
+        finally:
+            bench.group.stop()
+            assert bench.group.join(PATIENCE_S)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange)
+        yield bench
+        bench.group.stop()
+        assert bench.group.join(PATIENCE_S)
+
+
+def test_a_group_without_markets_opens_no_connection_and_ends_at_once(bench):
+    done = threading.Event()
+    bench.group.post(lambda now: done.set())
+    assert done.wait(PATIENCE_S)
+    assert bench.exchange.connections == bench.exchange.rest_requests == []
+
+
+def test_a_market_goes_through_its_states(bench):
+    market = bench.synchronized()
+    bench.group.remove(market)
+    assert market.signal.wait_for(lambda: market.is_removed, PATIENCE_S)
+    assert bench.exchange.connections[0].ended.wait(PATIENCE_S)  # no market is left
+    assert bench.states == [
+        (SyncState.BUFFERING, "NOT_LOADED"), (SyncState.SYNCHRONIZED, "NOT_LOADED"), (SyncState.STOPPED, "STOPPED"),
+    ]  # fmt: skip
+
+
+def test_a_request_that_is_cancelled_at_once_is_never_made(bench):
+    market = bench.synchronized()
+    bench.group.resync(market, unsubscribe=True)
+    bench.exchange.wait_for(lambda: len(bench.exchange.connections[0].requests("SUBSCRIBE")) == 2, "the subscription")
+    bench.exchange.update()
+    bench.answer(2)
+    assert market.signal.wait_for(lambda: market.synchronizer.state is SyncState.SYNCHRONIZED, PATIENCE_S)
+    assert len(bench.requests) == 2
+    assert bench.cancelled == [2]
+
+
+def test_an_answer_for_a_market_that_was_removed_is_ignored(bench):
+    market = bench.market()
+    bench.exchange.subscribed()
+    bench.exchange.update()
+    eventually(lambda: bench.requests, "the request")
+    bench.group.remove(market)
+    bench.answer()
+    done = threading.Event()
+    bench.group.post(lambda now: done.set())
+    assert done.wait(PATIENCE_S)
+    assert market.synchronizer.state is SyncState.STOPPED
+
+
+def test_a_deadline_of_a_market_is_kept(bench):
+    began = time.monotonic()
+    bench.market()
+    eventually(lambda: bench.requests, "the request of a quiet market")
+    assert time.monotonic() - began > 0.9  # a second after the acknowledgement, without any update
+
+
+def test_an_update_on_the_fast_path_checks_no_deadline(bench):
+    market = bench.synchronized()
+    bench.exchange.update()
+    true_book = bench.exchange.markets["BTCUSDT"].book
+    eventually(lambda: market.binding.is_direct and market.book.last_update_id == true_book.last_update_id, "an update")
+    ticks = []
+    tick = bench.group._loop._tick
+    bench.group._loop._tick = lambda now: ticks.append(now) or tick(now)
+    for _ in range(50):
+        bench.exchange.update()
+        eventually(lambda: market.book.last_update_id == true_book.last_update_id, "an update")
+    assert len(ticks) < 10  # the silence check is periodic
+
+
+def test_a_ping_that_comes_alone_is_answered_though_nothing_else_is_due():
+    with only_pings(ping_interval_s=3600) as (connection, _):
+        for number in (1, 2):
+            connection.send(b"%d" % number, PING)
+            eventually(lambda number=number: len(connection.opcodes(PONG)) == number, "a pong")
+
+
+def test_after_a_pong_the_next_ping_is_due_though_nothing_else_is():
+    with only_pings(ping_interval_s=0.4, ping_timeout_s=3600) as (connection, _):
+        eventually(lambda: len(connection.opcodes(PING)) >= 3, "the third ping")
+
+
+def test_work_that_is_posted_is_done_though_nothing_else_is_due():
+    with only_pings(ping_interval_s=3600) as (connection, bench):
+        bench.exchange.add_market("ETHUSDT")
+        bench.market("ETHUSDT")  # its subscription has to be paced: a deadline that the posted work made
+        bench.exchange.wait_for(lambda: len(connection.requests("SUBSCRIBE")) == 2, "the subscription")
+
+
+def test_the_end_of_a_connection_is_reported_to_every_market(bench):
+    bench.exchange.add_market("ETHUSDT")
+    markets = [bench.market(), bench.market("ETHUSDT")]
+    for number, market in enumerate(markets, 1):
+        bench.exchange.subscribed(market.symbol)
+        bench.exchange.update(market.symbol)
+        bench.answer(number)
+    for market in markets:
+        eventually(lambda market=market: market.synchronizer.state is SyncState.SYNCHRONIZED, "the book")
+    bench.exchange.connections[0].reset()
+    eventually(lambda: sorted(bench.restarts) == ["BTCUSDT", "ETHUSDT"], "the restarts")
+    assert [market.restart_count for market in markets] == [1, 1]
+    assert [market.synchronizer.resyncs[Cause.STREAM_CLOSED] for market in markets] == [1, 1]
+
+
+def test_connects_wait_for_the_budget():
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange, connects=2)
+        bench.market()
+        for number in (1, 2):
+            exchange.subscribed(number=number).reset()
+        exchange.wait_for(lambda: exchange.connections[1].ended.is_set(), "the end of the second")
+        done = threading.Event()
+        bench.group.post(lambda now: done.set())
+        assert done.wait(PATIENCE_S)
+        assert len(exchange.connections) == 2
+        bench.group.stop()
+        assert bench.group.join(PATIENCE_S)
