@@ -219,7 +219,7 @@ clean:
 # try_variant: make sure that it is what is imported under the environment $(2), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
 BOOK_TESTS = $(wildcard tests/book/test_book_*.py) tests/book/test_allocation_failures.py tests/book/test_frames.py tests/book/test_hostile.py \
-	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py
+	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py tests/feed/test_tls.py
 VARIANT = $(abspath build/check)/$(1)
 define build_variant
 	rm -rf $(VARIANT)
