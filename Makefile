@@ -102,10 +102,11 @@ bench: $(VENV)/.installed
 bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
 
-# A thousand markets, and what readers cost the writer.
+# How old the book is, as the bot sees it, while the bot's own threads compute.
 bench-fresh: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
 
+# A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py
@@ -223,7 +224,7 @@ clean:
 # try_variant: make sure that it is what is imported under the environment $(2), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
 BOOK_TESTS = $(wildcard tests/book/test_book_*.py) tests/book/test_allocation_failures.py tests/book/test_frames.py tests/book/test_hostile.py \
-	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py
+	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py tests/feed/test_tls.py
 VARIANT = $(abspath build/check)/$(1)
 define build_variant
 	rm -rf $(VARIANT)

@@ -50,7 +50,7 @@ cdef extern from *:
     #define ldc_mutex_lock(mutex) PyMutex_Lock(mutex)
     #define ldc_mutex_unlock(mutex) PyMutex_Unlock(mutex)
     #elif defined(__linux__)
-    /* 0: free, 1: locked, 2: locked, and somebody may sleep on it. A commit takes a few microseconds: spin, then sleep. */
+    /* 0: free, 1: locked, 2: locked, and a thread may sleep on it. A commit takes microseconds: spin, then sleep. */
     typedef int ldc_mutex;
     enum { LDC_SPINS = 100 };
     static void ldc_mutex_lock_slow(ldc_mutex *mutex) {

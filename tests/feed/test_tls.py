@@ -709,20 +709,26 @@ def test_a_signal_is_handled_while_nothing_comes(client, timeout, monkeypatch, t
 
     def handle(*_arguments: object) -> None:
         calls.append(None)
-        if len(calls) == 2:  # after the first one the call goes on
+        if len(calls) == 2:
             raise Alarm
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # after the first one the call goes on
 
     with client.talking_to(
         over_tls(server_context(tmp_path), echo), timeout=timeout, do_handshake_on_connect=True
     ) as sock:
+        raw = sock.raw if client.is_native else sock
+        rescue = threading.Timer(PATIENCE_S, socket.socket.shutdown, (raw, socket.SHUT_RDWR))
+        rescue.start()
         before = signal.signal(signal.SIGALRM, handle)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             with pytest.raises(Alarm):
                 sock.recv(1)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            rescue.cancel()
+            rescue.join()
         sock.sendall(b"x")
         assert exactly(sock, 1) == b"x"
 
@@ -805,7 +811,9 @@ def test_a_failure_that_another_library_left_is_not_ours(native, tmp_path):
     import _ssl
 
     openssl = ctypes.CDLL(_ssl.__file__)
-    with native.talking_to(over_tls(server_context(tmp_path), echo), do_handshake_on_connect=True) as sock:
+    with native.talking_to(over_tls(server_context(tmp_path), echo)) as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"  # after the session's tickets, whose reading empties the queue as well
         sock.setblocking(False)
         openssl.ERR_new()
         openssl.ERR_set_error(20, 134, None)  # in OpenSSL's queue of this thread: a certificate that was refused
@@ -1028,7 +1036,8 @@ class Exchange:
         self._context = server_context(folder)
         self._with_the_answer = with_the_answer
         self.heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.to_send: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.to_send: queue.SimpleQueue[tuple[bytes, ...]] = queue.SimpleQueue()
+        """What is sent together, in a record each; nothing: the end."""
 
     def __call__(self, sock: socket.socket) -> None:
         records = Records(self._context, sock)
@@ -1048,7 +1057,7 @@ class Exchange:
     def _send(self, sock: socket.socket, records: Records) -> None:
         with contextlib.suppress(OSError):
             while data := self.to_send.get():
-                sock.sendall(records.encrypted(data))
+                sock.sendall(records.encrypted(*data))
 
 
 @contextlib.contextmanager
@@ -1075,7 +1084,7 @@ def connection_to(exchange: Exchange, client: Client, monkeypatch: pytest.Monkey
         try:
             yield connection
         finally:
-            exchange.to_send.put(b"")
+            exchange.to_send.put(())
             connection.close()
 
 
@@ -1089,13 +1098,27 @@ def test_a_connection_is_read_and_says_whether_the_loop_can_read_it(client, monk
         assert connection.can_be_served == client.is_native  # by the loop without the GIL
         events: list[FrameEvent] = []
         for text in (b"one", b"two"):
-            exchange.to_send.put(text_frame(text))
+            exchange.to_send.put((text_frame(text),))
             assert select.select([connection], [], [], PATIENCE_S)[0]
             while not connection.receive(events, 0.0) and (not events or events[-1].payload != text):
                 select.select([connection], [], [], PATIENCE_S)
         assert [event.payload for event in events] == [b"one", b"two"]
         connection.tick(1000.0)
         assert exchange.heard.get(timeout=PATIENCE_S)[0] == 0x89  # a ping
+
+
+def test_records_that_come_together_are_read_by_a_connection(client, monkeypatch, tmp_path):
+    """What TLS has read along is in no selector's sight, and nothing else comes."""
+    exchange = Exchange(tmp_path, b"")
+    texts = [b"one", b"two", b"three"]
+    with connection_to(exchange, client, monkeypatch) as connection:
+        exchange.to_send.put(tuple(map(text_frame, texts)))
+        events: list[FrameEvent] = []
+        while len(events) < 3:
+            assert select.select([connection], [], [], PATIENCE_S)[0], "the rest is not seen"
+            while connection.receive(events, 0.0):
+                pass
+        assert [event.payload for event in events] == texts
 
 
 def test_frames_in_the_record_of_the_handshake_are_seen_without_the_selector(client, monkeypatch, tmp_path):
@@ -1136,4 +1159,4 @@ def test_a_group_answers_a_ping_that_came_with_the_handshake(client, monkeypatch
             assert opcodes == {0x81, 0x8A}  # the subscription, and the pong
             [status] = manager.get_status("BTCUSDT").feeds
             assert status.reading == ("native" if client.is_native else "python")
-        exchange.to_send.put(b"")
+        exchange.to_send.put(())

@@ -54,7 +54,8 @@ MAY_TOUCH = {
     "book.pure": {"threading"},
     "book.pure.frames": {"time"},
     "book.pure.keepalive": {"time"},
-     "book.pure.lease": {"time"}}
+    "book.pure.lease": {"time"},
+}
 
 # What is not the standard library's, and who alone may know it.
 FOREIGN = {
