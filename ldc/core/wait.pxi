@@ -85,6 +85,9 @@ cdef extern from *:
 
 
 cdef int64_t NS_PER_S = 1_000_000_000
+cdef int64_t LOOK_AGAIN_NS = NS_PER_S // 2
+# A waiting thread looks at least so often: no thread wakes it when a lease expires, for its writer stands still.
+
 cdef int64_t WAIT_NS_MAX = 9_000_000_000 * NS_PER_S     # 285 years: longer waits are as good as without end
 
 
@@ -109,6 +112,6 @@ cdef int sleep_until_changed(int* word, int seen, int64_t deadline_ns, int64_t s
     if read_relaxed(word) != seen:
         return 0
     if deadline_ns < 0:
-        return wait_word(word, seen, -1)
+        return wait_word(word, seen, LOOK_AGAIN_NS)
     now = monotonic_ns()
-    return 0 if now >= deadline_ns else wait_word(word, seen, deadline_ns - now)
+    return 0 if now >= deadline_ns else wait_word(word, seen, min(deadline_ns - now, LOOK_AGAIN_NS))

@@ -37,6 +37,9 @@ from ldc.network.text import described, printable
 
 _REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 
+LEASE_MARGIN_S = 1.0
+"""Seconds that a lease outlasts a pong in time, which a busy machine may bring late. Then reads raise STALLED."""
+
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
 
@@ -75,6 +78,11 @@ class ConnectionOptions(NamedTuple):
         if not isinstance(self.timing, Timing):
             raise ValueError(f"timing is an ldc.limits.Timing or None, not {self.timing!r}")  # noqa: TRY004 - as all
         return self
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds for which a book may be read without another proof: as long as a dead link may stay unnoticed."""
+        return self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S
 
     @property
     def connect_timeout_s(self) -> float:

@@ -11,7 +11,6 @@ Rule 5: the loop knows nothing of what it serves. What it calls is passed to its
 """
 
 import contextlib
-import logging
 import math
 import os
 import selectors
@@ -21,10 +20,9 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from ldc.book import IMPLEMENTATION, NativeLoop
+from ldc.consume.log import logger
 from ldc.feed.mailbox import Mailbox
 from ldc.limits import Timing
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 WAIT_S_MAX = 3600.0
 """The longest wait without a tick, in seconds. A deadline that is farther away, or infinite, is checked then."""
@@ -83,7 +81,7 @@ class EventLoop(Generic[SourceT]):
         read: Callable[[SourceT, float], None],
         tick: Callable[[float], float],
         machine_slept: Callable[[float, float], None],
-        recover: Callable[[Exception, float], None],
+        recover: Callable[[BaseException, float], None],
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
@@ -183,10 +181,10 @@ class EventLoop(Generic[SourceT]):
             while not (self._stop_requested.is_set() and self._may_end()):
                 try:
                     self._turn()
-                except Exception as error:  # see rule 4
-                    logger.exception("%s failed, and starts again", self.name)
+                except BaseException as error:  # a thread's top: see rule 4
                     now = self.tick_due = time.monotonic()
-                    self._recover(error, now)
+                    self._recover(error, now)  # before the log, whose handlers are not ours
+                    logger.exception("%s failed, and starts again", self.name)
                     self._stop_requested.wait(self._timing.fault_pause_s)
         finally:
             self.close()

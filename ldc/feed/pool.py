@@ -6,12 +6,13 @@ Rule 2: each connection that opened and each that closed is reported to the grou
 Rule 3: the group's thread calls everything but `SharedConnectBudget.take`.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+from ldc.book import Lease
+from ldc.consume.log import logger
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
 from ldc.feed.loop import EventLoop
@@ -20,8 +21,6 @@ from ldc.limits import ConnectBudget
 
 if TYPE_CHECKING:
     from ldc.snapshots.shared_budget import SharedBudget
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 class SharedConnectBudget:
@@ -55,6 +54,7 @@ class ConnectionPool:
         loop: of the group; reads the connections that are open.
         urls: one for each slot.
         options: what all connections of a manager have in common.
+        lease: of the books; each connection renews it by its proofs.
         take_connect: returns `now` and counts a connect, or returns when to try again.
         random: a number from 0 up to 1, for jitter.
         on_opened: called with a connection that is open, before anything is subscribed on it.
@@ -68,6 +68,7 @@ class ConnectionPool:
         urls: Sequence[str],
         options: ConnectionOptions,
         *,
+        lease: Lease,
         take_connect: Callable[[float], float],
         random: Callable[[], float],
         on_opened: Callable[[FeedConnection, float], None],
@@ -78,6 +79,7 @@ class ConnectionPool:
         """Why the last connection was lost."""
         self._loop = loop
         self._options = options
+        self._lease = lease
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._slots = [
@@ -171,7 +173,9 @@ class ConnectionPool:
     # for the slots
 
     def _connect(self, url: str, now: float) -> FeedConnection:
-        connection = FeedConnection(next(self._connection_ids), url, self._options, self._loop.post, self._opened, now)
+        connection = FeedConnection(
+            next(self._connection_ids), url, self._options, self._loop.post, self._opened, now, self._lease
+        )
         connection.connect()
         return connection
 

@@ -4,15 +4,13 @@ Rule 1: `ldc.network.certificates` decides whom to trust, the same both ways. Wh
     do it is left to `ssl`, and the log says why.
 """
 
-import logging
 import os
 import ssl
 import threading
 
 from ldc.book import TlsContext, tls_problem
+from ldc.consume.log import logger
 from ldc.network.certificates import Trusted, bundled_file, new_context, not_loaded, trusted
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 _lock = threading.Lock()
 _contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}

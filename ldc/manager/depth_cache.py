@@ -174,7 +174,7 @@ class DepthCache:
     def _why_not_readable(self) -> str | None:
         if self._live.synchronizer.state is SyncState.FAILED:
             return self._live.synchronizer.cause
-        return self.reader.suspended_by or Cause.LEFT_HORIZON
+        return self.reader.unreadable_cause
 
     @property
     def proof_age_s(self) -> float:

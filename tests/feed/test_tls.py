@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import tls_kit
 from implementations import IS_PURE
+from log_kit import logged
 from tls_kit import (
     AUTHORITY,
     COMMON_NAME,
@@ -1013,8 +1014,8 @@ def test_where_pythons_ssl_is_needed_it_is_used_and_the_log_says_why_once(how, m
         monkeypatch.setenv(how, str(tmp_path / "keys.txt"))
     with caplog.at_level(logging.DEBUG, "binance_local_depth_cache"):
         contexts = {ldc.feed.tls.tls_context() for _ in range(3)}
+        [record] = logged(caplog).records
     assert [type(context) for context in contexts] == [ElsewhereDecided if how == "replaced" else ssl.SSLContext]
-    [record] = caplog.records
     assert record.getMessage().startswith("TLS is done by Python's ssl: ")
 
 

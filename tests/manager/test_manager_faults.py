@@ -29,6 +29,7 @@ from live_kit import (  # noqa: F401
     sent_at,
     synchronize,
 )
+from log_kit import logged
 from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange, RestReply, error_reply
 from wire_frames import BINARY, CLOSE, PING, PONG, frame
 
@@ -874,7 +875,7 @@ def test_a_fault_of_ours_suspends_every_book_and_is_survived(caplog):
         exchange.resubscribed(first)
         assert_all_well(exchange, manager)
         assert "nobody foresaw this" in manager.get_status("BTCUSDT").last_error
-    assert "nobody foresaw this" in caplog.text
+    assert "nobody foresaw this" in logged(caplog).text
 
 
 def test_after_the_machine_slept_no_old_connection_is_trusted():

@@ -41,6 +41,10 @@ from ldc.types import Verdict
 PREFIX_BYTES = len(STREAM_PREFIX)
 
 
+LOOK_AGAIN_S = 0.5
+"""A waiting thread looks at least so often: no thread wakes it when a lease expires, for its writer stands still."""
+
+
 class StreamBinding:
     """A stream's book, and who decides what becomes of its updates.
 
@@ -98,7 +102,7 @@ class StreamBinding:
             pass
         with self._changed:
             if self.change == seen:
-                self._changed.wait(None if timeout_s is None else min(max(timeout_s, 0.0), threading.TIMEOUT_MAX))
+                self._changed.wait(LOOK_AGAIN_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_AGAIN_S))
 
     def wait_past(self, after: int, timeout_s: float | None = None, spin_s: float = 0.0) -> int | None:
         """Block until the book can be read and is past an id; return its id, or None: look why.
