@@ -29,7 +29,7 @@ from history_faults import MALFORMED, malformed
 from history_market import SimulatedMarket
 from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Falsehood, RestServer
 
-from ldc.limits import Backoff, ConnectBudget, MessagePacer
+from ldc.limits import ConnectBudget, MessagePacer, ReconnectPolicy
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
 from ldc.sync.actions import Purpose, RefreshResult, RequestSnapshot, UpdateDrop
@@ -142,7 +142,7 @@ class History:
         self.pump_at = 0.0
         self.connect_budget = ConnectBudget()
         self.connected_at: deque[float] = deque()
-        self.backoffs = [Backoff(draw) for _ in range(self.redundancy)]
+        self.reconnects = [ReconnectPolicy(draw) for _ in range(self.redundancy)]
         self.connections: list[Connection] = []
         self.connects_due = 0
         self.next_connection_id = 1
@@ -325,7 +325,7 @@ class History:
         if self.connect_failures > 0 and self.faults_over_at is None:
             self.connect_failures -= 1
             if predecessor is None:
-                self.at(self.now + self.backoffs[slot].next_delay_s(), lambda: self.connect(slot))
+                self.at(self.now + self.reconnects[slot].after_refusal(), lambda: self.connect(slot))
             return
         connection = Connection(self.next_connection_id, slot)
         self.next_connection_id += 1
@@ -341,7 +341,6 @@ class History:
         if connection not in self.connections:
             return
         connection.is_open = True
-        self.backoffs[connection.slot].reset()
         for market in self.markets:
             self.subscribe(connection, market)
 
@@ -390,7 +389,10 @@ class History:
         self.pump()
         successors = [other for other in self.connections if other.slot == connection.slot]
         if not successors:
-            self.at(self.now + self.backoffs[connection.slot].next_delay_s(), lambda: self.connect(connection.slot))
+            policy = self.reconnects[connection.slot]
+            spacing_s = self.connect_budget.spacing_s(self.now)
+            delay_s = policy.after_loss(spacing_s) if connection.is_open else policy.after_refusal()
+            self.at(self.now + delay_s, lambda: self.connect(connection.slot))
 
     def hand_over(self, connection: Connection) -> None:
         """Close a connection when every market has moved to its successor, or after a while.
