@@ -46,7 +46,7 @@ BAN_PAUSE_S_MAX = 3 * 86_400.0
 """Seconds: Binance's longest ban, where the doubling ends."""
 
 RETRY_AFTER_S_MIN = 1.0
-"""Seconds: a smaller Retry-After, such as 0, counts as this, so that it causes no loop of requests."""
+"""Seconds: a smaller Retry-After, such as 0, names no time to wait. It counts as this; in a row as more."""
 
 RETRY_AFTER_S_MAX = BAN_PAUSE_S_MAX
 """Seconds: a larger Retry-After counts as this. No ban is longer, and a wrong header must not stop the process."""
@@ -305,16 +305,18 @@ class WeightBudget:
         return self._paused_until_s
 
     def limit_exceeded(self, retry_after_s: float | None, now: float) -> float:
-        """Pause after a 429; return when the pause ends.
+        """Pause after a 429, for exactly as long as its Retry-After says; return when the pause ends.
 
-        The exchange bans clients that continue after a 429. So the second in a row pauses for at least 2 s, the third
-        for 4 s, up to a minute. A shorter Retry-After does not change that.
+        The exchange bans clients that continue after a 429 (rest-api.md, "IP Limits"). Retry-After is its own answer to
+        how long to wait "to prevent a ban", so nothing is added to it, in a row either. Without one the pause is
+        LIMIT_PAUSE_S. What remains is the protection from a Retry-After below RETRY_AFTER_S_MIN, which names no time:
+        the second such 429 in a row pauses for 2 s, the third for 4 s, up to a minute.
         """
         if now >= self._limit_ends_s:  # answers to requests that were in flight together count as one
             self._limits_in_a_row += 1
-        doublings = min(self._limits_in_a_row - 1, _DOUBLINGS_MAX)
-        if doublings > 0:
-            self.pause_until(now + min(LIMIT_PAUSE_S, RETRY_AFTER_S_MIN * 2.0**doublings))
+        if retry_after_s is not None and retry_after_s < RETRY_AFTER_S_MIN:
+            doublings = min(self._limits_in_a_row - 1, _DOUBLINGS_MAX)
+            retry_after_s = min(LIMIT_PAUSE_S, RETRY_AFTER_S_MIN * 2.0**doublings)
         self._limit_ends_s = self.pause_after(retry_after_s, LIMIT_PAUSE_S, now)
         return self._limit_ends_s
 

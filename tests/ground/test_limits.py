@@ -606,16 +606,25 @@ def test_a_budget_that_was_limited_and_banned_as_often_is_not_idle():
     assert not budget.is_idle(1_000.0)
 
 
-def test_limits_in_a_row_pause_longer_than_the_exchange_says_up_to_a_minute():
+@pytest.mark.parametrize("retry_after_s", [1.0, 2.0, 17.0, 600.0])
+def test_limits_in_a_row_pause_exactly_as_long_as_the_exchange_says(retry_after_s):
+    budget = WeightBudget(6000)
+    now = 100.0
+    for _ in range(8):
+        assert budget.limit_exceeded(retry_after_s, now) == now + retry_after_s
+        now += retry_after_s
+
+
+def test_limits_in_a_row_that_name_no_time_pause_longer_up_to_a_minute():
     budget = WeightBudget(6000)
     now, pauses_s = 100.0, []
     for _ in range(8):
-        pauses_s.append(budget.limit_exceeded(1.0, now) - now)
-        budget.limit_exceeded(1.0, now)  # it was in flight meanwhile
+        pauses_s.append(budget.limit_exceeded(0.0, now) - now)
+        budget.limit_exceeded(0.0, now)  # it was in flight meanwhile
         now = budget.paused_until_s
     assert pauses_s == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert budget.limit_exceeded(100.0, now) == now + 100.0
     assert not budget.is_idle(now + 1_000.0)
     budget.served()
     assert budget.is_idle(now + 1_000.0)
-    assert budget.limit_exceeded(1.0, now + 1_000.0) == now + 1_001.0
+    assert budget.limit_exceeded(0.0, now + 1_000.0) == now + 1_001.0

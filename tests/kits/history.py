@@ -23,6 +23,7 @@ from history_bounds import (
     REFRESH_AHEAD_S_MAX,
     REFUSED_IN_A_ROW_MAX,
     RESTART_AFTER_SNAPSHOT_S,
+    USELESS_S_MAX,
 )
 from history_engine import EngineMarket, Style, Subscription
 from history_faults import MALFORMED, malformed
@@ -668,23 +669,20 @@ class History:
         waiting_s = max(0.0, synchronizer._retry._not_before - self.now)
         if market.request is not None:
             waiting_s = max(waiting_s, market.request.due - self.now)
-        first = synchronizer._retry._backoff.failures
-        rounds = REFUSED_IN_A_ROW_MAX + 2
-        backoff_s = sum(min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (first + n)) for n in range(rounds))
-        resyncs_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._resync_backoff.failures)
-        bound_s = waiting_s + backoff_s + resyncs_s + rounds * LATENCY_S_MAX + 5.0
+        rounds = REFUSED_IN_A_ROW_MAX + 2  # the faults are over, so every download succeeds
+        bound_s = waiting_s + rounds * (USELESS_S_MAX + LATENCY_S_MAX) + 5.0
         if market.engine.restarts:
             bound_s += 2 * RESTART_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
 
     def three_rounds_s(self, market: SimulatedMarket) -> float:
         """Return how much of that the library may cause: three times a round trip and the present backoff."""
-        synchronizer = market.synchronizer
-        step_s = max(
-            min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._backoff.failures),
-            synchronizer._retry._not_before - self.now,
-        )
-        return 3 * (LATENCY_S_MAX + step_s)
+        retry = market.synchronizer._retry
+        waiting_s = max(0.0, retry._not_before - self.now)
+        assert waiting_s <= min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (retry._failed.failures - 1)) or (
+            waiting_s <= USELESS_S_MAX
+        ), f"a backoff of {waiting_s} s"
+        return waiting_s + 3 * (LATENCY_S_MAX + USELESS_S_MAX)
 
     def check_whether_it_is_over(self) -> None:
         """Every market must come back before its deadline, and then follow the exchange for `UPDATES_AFTER` updates."""
