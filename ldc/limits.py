@@ -51,16 +51,20 @@ BAN_PAUSE_S_MAX = 3 * 86_400.0
 """Seconds: Binance's longest ban, where the doubling ends."""
 
 RETRY_AFTER_S_MIN = 1.0
-"""Seconds: a smaller Retry-After, such as 0, counts as this, so that it causes no loop of requests."""
+"""Seconds: a smaller Retry-After, such as 0, names no time to wait. It counts as this; in a row as more."""
 
 RETRY_AFTER_S_MAX = BAN_PAUSE_S_MAX
 """Seconds: a larger Retry-After counts as this. No ban is longer, and a wrong header must not stop the process."""
 
+RECONNECT_S_LOST = 0.25
+"""Seconds: the ceiling of the random wait after a working connection was lost, while connects are not scarce. Full
+jitter spreads the groups of a process that lost theirs together."""
+
 RECONNECT_S_FIRST = 2.0
-"""Seconds: the ceiling of the random wait after the first failure. Full jitter spreads clients that failed together."""
+"""Seconds: the ceiling of the random wait after a host has refused once. It doubles with each refusal in a row."""
 
 RECONNECT_S_MAX = 60.0
-"""Seconds: the highest ceiling of that wait."""
+"""Seconds: the highest ceiling of that wait. A host that refuses for 10 minutes sees about 25 connects of a slot."""
 
 _DOUBLINGS_MAX = 40
 """Enough for every ceiling, and few enough for a float."""
@@ -82,14 +86,15 @@ class Timing:
     """Renewals come earlier by a random part of this, so that connections opened together are not renewed together."""
 
     stable_s: float = 60.0
-    """A connection that lasted this long ends a series of failures: the next failure is a first one for the backoff.
-    After an announced end, another announcement within this time waits like a failure."""
+    """A connection that ended sooner is followed by one to the next of the URLs that serve the same, if there are any.
+    After an announced end, another announcement within this time waits like a refusal."""
 
     reconnect_s_first: float = RECONNECT_S_FIRST
-    """The first reconnect waits 0 to this (full jitter). The ceiling doubles with each failure."""
+    """After a host has refused, the next connect waits 0 to this (full jitter). The ceiling doubles with each refusal.
+    After a working connection was lost, the wait is shorter: see `ReconnectPolicy`."""
 
     reconnect_s_max: float = RECONNECT_S_MAX
-    """The ceiling of the wait before a reconnect; doubling ends here."""
+    """The ceiling of the wait after refusals; doubling ends here."""
 
     pong_late_s: float = 1.5
     """A pong later than this is trouble, not death: a successor is opened while the link still works.
@@ -305,16 +310,18 @@ class WeightBudget:
         return self._paused_until_s
 
     def limit_exceeded(self, retry_after_s: float | None, now: float) -> float:
-        """Pause after a 429; return when the pause ends.
+        """Pause after a 429, for exactly as long as its Retry-After says; return when the pause ends.
 
-        The exchange bans clients that continue after a 429. So the second in a row pauses for at least 2 s, the third
-        for 4 s, up to a minute. A shorter Retry-After does not change that.
+        The exchange bans clients that continue after a 429 (rest-api.md, "IP Limits"). Retry-After is its own answer to
+        how long to wait "to prevent a ban", so nothing is added to it, in a row either. Without one the pause is
+        LIMIT_PAUSE_S. What remains is the protection from a Retry-After below RETRY_AFTER_S_MIN, which names no time:
+        the second such 429 in a row pauses for 2 s, the third for 4 s, up to a minute.
         """
         if now >= self._limit_ends_s:  # answers to requests that were in flight together count as one
             self._limits_in_a_row += 1
-        doublings = min(self._limits_in_a_row - 1, _DOUBLINGS_MAX)
-        if doublings > 0:
-            self.pause_until(now + min(LIMIT_PAUSE_S, RETRY_AFTER_S_MIN * 2.0**doublings))
+        if retry_after_s is not None and retry_after_s < RETRY_AFTER_S_MIN:
+            doublings = min(self._limits_in_a_row - 1, _DOUBLINGS_MAX)
+            retry_after_s = min(LIMIT_PAUSE_S, RETRY_AFTER_S_MIN * 2.0**doublings)
         self._limit_ends_s = self.pause_after(retry_after_s, LIMIT_PAUSE_S, now)
         return self._limit_ends_s
 
@@ -360,6 +367,16 @@ class RollingLimit:
         if len(self._times_s) < self.limit:
             return now
         return max(now, self._times_s[0] + self.window_s)
+
+    def spacing_s(self, now: float) -> float:
+        """Return how far apart events should be now: 0 while more than half of the limit is left. O(limit).
+
+        Below half it is the window divided by what is left. So whatever repeats events slows down as the limit is used
+        up: one client that waits half of it on average leaves about a third of the limit for the others.
+        """
+        used = sum(time_s + self.window_s > now for time_s in self._times_s)
+        left = self.limit - used
+        return 0.0 if 2 * left > self.limit else self.window_s / max(1, left)
 
     def spend(self, now: float) -> None:
         """Count an event that happens now, even if the limit does not allow it; the next ones wait longer then."""
@@ -412,3 +429,38 @@ class Backoff:
     def reset(self) -> None:
         """Count a success: the next failure is the first in a row."""
         self.failures = 0
+
+
+class ReconnectPolicy:
+    """How long a slot waits before it connects again. Not thread-safe.
+
+    Two cases differ. A host that *refuses* (no handshake, or no answer to the first request) is spared by an
+    exponential backoff. A working connection that was *lost* leaves books unreadable, and the host most likely serves
+    the next one: the wait is as short as the connect budget allows. No number of losses makes it longer.
+
+    `random`, `first_s` and `max_s` are those of a `Backoff`.
+    """
+
+    __slots__ = ("_random", "_refusals")
+
+    def __init__(
+        self, random: Callable[[], float], *, first_s: float = RECONNECT_S_FIRST, max_s: float = RECONNECT_S_MAX
+    ) -> None:
+        self._random = random
+        self._refusals = Backoff(random, first_s=first_s, max_s=max_s)
+
+    def after_loss(self, spacing_s: float) -> float:
+        """Count the loss of a working connection; return the seconds to wait: full jitter below the ceiling.
+
+        `spacing_s`: `RollingLimit.spacing_s` of the connect budget.
+        """
+        self._refusals.reset()
+        return self._random() * max(RECONNECT_S_LOST, spacing_s)
+
+    def after_refusal(self) -> float:
+        """Count a refusal, or a successor that failed while its predecessor works; return the seconds to wait."""
+        return self._refusals.next_delay_s()
+
+    def succeeded(self) -> None:
+        """Count a successor that has taken over: the next refusal is the first in a row."""
+        self._refusals.reset()

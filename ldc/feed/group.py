@@ -91,7 +91,7 @@ class FeedGroup:
             urls,
             options,
             lease=self._lease,
-            take_connect=connect_budget.take,
+            connect_budget=connect_budget,
             random=random,
             on_opened=self._connection_opened,
             on_closed=self._connection_closed,

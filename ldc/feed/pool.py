@@ -46,6 +46,14 @@ class SharedConnectBudget:
                 self._budget.spend(now)
             return allowed_at
 
+    def spacing_s(self, now: float) -> float:
+        """Return how far apart connects should be now; see `ldc.limits.RollingLimit.spacing_s`.
+
+        It counts the connects of this process. Those of others slow nothing down, but `take` counts them too.
+        """
+        with self._lock:
+            return self._budget.spacing_s(now)
+
 
 class ConnectionPool:
     """The connections of a group.
@@ -55,7 +63,7 @@ class ConnectionPool:
         urls: one for each slot.
         options: what all connections of a manager have in common.
         lease: of the books; each connection renews it by its proofs.
-        take_connect: returns `now` and counts a connect, or returns when to try again.
+        connect_budget: of all groups of the process.
         random: a number from 0 up to 1, for jitter.
         on_opened: called with a connection that is open, before anything is subscribed on it.
         on_closed: called with a connection that was closed, the time, and whether no other one is open.
@@ -69,7 +77,7 @@ class ConnectionPool:
         options: ConnectionOptions,
         *,
         lease: Lease,
-        take_connect: Callable[[float], float],
+        connect_budget: SharedConnectBudget,
         random: Callable[[], float],
         on_opened: Callable[[FeedConnection, float], None],
         on_closed: Callable[[FeedConnection, float, bool], None],
@@ -87,7 +95,8 @@ class ConnectionPool:
                 url,
                 options.timing,
                 random,
-                take_connect=take_connect,
+                take_connect=connect_budget.take,
+                connect_spacing=connect_budget.spacing_s,
                 connect=self._connect,
                 forget=self._forget,
                 has_taken_over=has_taken_over,

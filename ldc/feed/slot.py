@@ -1,6 +1,7 @@
 """A connection slot: one websocket, two during a make-before-break handover. `redundancy=n` means n slots.
 
-Rule 1: opening is paced by a backoff, and by the connect budget that all groups share. Nothing here opens in a loop.
+Rule 1: opening is paced by `ldc.limits.ReconnectPolicy`, and by the connect budget that all groups share. Nothing here
+    opens in a loop. A lost connection is replaced within a quarter of a second while connects are not scarce.
 Rule 2: make before break. A connection is closed when its successor has taken over every market (`ldc.feed.handover`),
     not before. If the successor fails, the old connection stays.
 Rule 3: no I/O, and `now` is an argument. The pool opens and closes what a slot wants opened and closed.
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ldc.feed.connection import ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
-from ldc.limits import Backoff, Timing
+from ldc.limits import Backoff, ReconnectPolicy, Timing
 
 
 class ConnectionSlot:
@@ -21,6 +22,7 @@ class ConnectionSlot:
         timing: how long a connection lasts, and how long is waited between two.
         random: a number from 0 up to 1, for jitter.
         take_connect: returns `now` and counts a connect, or returns when to try again.
+        connect_spacing: how far apart connects should be now, in seconds; see `ldc.limits.RollingLimit.spacing_s`.
         connect: returns a connection to an address that has begun to connect.
         forget: closes a connection that has left the slot, and reports it to the markets.
         has_taken_over: whether a successor has taken over (True), has failed to (False), or neither yet (None).
@@ -34,6 +36,7 @@ class ConnectionSlot:
         random: Callable[[], float],
         *,
         take_connect: Callable[[float], float],
+        connect_spacing: Callable[[float], float],
         connect: Callable[[str, float], FeedConnection],
         forget: Callable[[FeedConnection, float], None],
         has_taken_over: Callable[[Handover, FeedConnection, float], bool | None],
@@ -49,16 +52,19 @@ class ConnectionSlot:
         self._timing = timing
         self._random = random
         self._take_connect = take_connect
+        self._connect_spacing = connect_spacing
         self._connect = connect
         self._forget = forget
         self._has_taken_over = has_taken_over
-        self._backoff = Backoff(random, first_s=timing.reconnect_s_first, max_s=timing.reconnect_s_max)
+        ceilings_s = {"first_s": timing.reconnect_s_first, "max_s": timing.reconnect_s_max}
+        self._reconnect = ReconnectPolicy(random, **ceilings_s)
+        self._announcements = Backoff(random, **ceilings_s)
         self._connections: list[FeedConnection] = []  # oldest first
         self._connect_due: float | None = None
         self._renew_due = 0.0
         self._trouble_not_before = 0.0
         self._announced_on: int | None = None  # the last connection whose end the exchange has announced
-        self._announced_again_at = 0.0  # an announcement before this waits like a failure
+        self._announced_again_at = 0.0  # an announcement before this waits like a refusal
 
     def __iter__(self) -> Iterator[FeedConnection]:
         return iter(tuple(self._connections))
@@ -120,8 +126,10 @@ class ConnectionSlot:
         for connection in self._connections[:-1] if has_taken_over else [successor]:
             connection.begin_close()
             self._remove(connection, now)
-        if not has_taken_over:
-            self._renew_due = now + self._backoff.next_delay_s()
+        if has_taken_over:
+            self._reconnect.succeeded()
+        else:
+            self._renew_due = now + self._reconnect.after_refusal()
 
     def _open(self, now: float) -> None:
         self.connects += 1
@@ -138,20 +146,23 @@ class ConnectionSlot:
 
         If the connection is a successor itself, its own successor waits until it has taken over. A host that announces
         its end on each new connection must not use up the connects of all groups: another announcement within
-        `Timing.stable_s` waits like a failure.
+        `Timing.stable_s` waits like a refusal.
         """
         if connection is not self._connections[-1] or connection.connection_id == self._announced_on:
             return
-        delay_s = self._backoff.next_delay_s() if now < self._announced_again_at else 0.0
+        if now >= self._announced_again_at:
+            self._announcements.reset()
+        delay_s = self._announcements.next_delay_s() if now < self._announced_again_at else 0.0
         self._announced_on = connection.connection_id
         self._renew_due = min(self._renew_due, now + delay_s)
         self._announced_again_at = self._renew_due + self._timing.stable_s
 
     def lose(self, connection: FeedConnection, now: float, *, is_wanted: bool) -> None:
         """Remove a connection that ended by itself. Unless there is a newer one, plan the next."""
-        if connection.state is ConnectionState.OPEN and now - connection.opened_at >= self._timing.stable_s:
-            self._backoff.reset()
-        elif connection.url == self.url and self.url in self._spare_urls:
+        is_open = connection.state is ConnectionState.OPEN
+        has_lasted = is_open and now - connection.opened_at >= self._timing.stable_s
+        has_worked = has_lasted or (is_open and bool(connection.requests.acknowledged))
+        if not has_lasted and connection.url == self.url and self.url in self._spare_urls:
             place = self._spare_urls.index(self.url)
             self.url = self._spare_urls[(place + 1) % len(self._spare_urls)]
         was_newest = connection is self._connections[-1]
@@ -159,10 +170,12 @@ class ConnectionSlot:
         if not was_newest or not is_wanted:
             return
         self.handover = None
-        if self._connections:
-            self._renew_due = now + self._backoff.next_delay_s()
+        if self._connections:  # no book waits for this successor, so its failure is taken for a refusal
+            self._renew_due = now + self._reconnect.after_refusal()
+        elif has_worked:
+            self._connect_due = now + self._reconnect.after_loss(self._connect_spacing(now))
         else:
-            self._connect_due = now + self._backoff.next_delay_s()
+            self._connect_due = now + self._reconnect.after_refusal()
 
     def close(self, now: float) -> None:
         """Close everything, and plan nothing more."""

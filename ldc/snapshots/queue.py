@@ -23,7 +23,10 @@ all markets leave their horizons together. Probes get a tenth.
 A pool is *paused* as a whole after 429, 418 and 403, and for a short time after two failures of the host in a row. The
 failures of all clients count: two hundred markets that each retry politely are a storm. Failures of requests that were
 in flight together count as one. A Retry-After is obeyed to the second, with any status. Failures that concern one
-request only (`UNKNOWN_MARKET`, `REFUSED`) pause nothing.
+request only (`UNKNOWN_MARKET`, `REFUSED`) pause nothing. After a pause the most urgent request goes first.
+
+A market that is synchronized again and again slows down once less than half of the share is left
+(`WeightPool.repeat_earliest`), so that one whose updates never fit does not use up the weight of all.
 
 How to drive it: call `take` when a download could begin. If it returns None, call it again at `next_time`, or after any
 other call. `settle` each ticket once, whatever its result.
@@ -31,14 +34,14 @@ other call. `settle` each ticket once, whatever its result.
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ldc.errors import DepthCacheOutOfSync
-from ldc.limits import checked_weight_share
+from ldc.limits import WEIGHT_WINDOW_S, checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
-from ldc.snapshots.weight import WeightPool, part_for
+from ldc.snapshots.weight import REPEATS_COUNTED_MAX, WeightPool, part_for
 from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
@@ -50,6 +53,7 @@ FORBIDDEN_PAUSE_S = 60.0
 """Seconds of pause after a 403: the firewall that sends it counts requests too, and does not say how."""
 
 _CONCERNS_ONE_REQUEST = frozenset({FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED})
+_FORBIDS_REQUESTS = frozenset({FailureKind.RATE_LIMITED, FailureKind.BANNED, FailureKind.FORBIDDEN})
 
 _DISTANCE_MIN = 1e-9  # relative; a horizon at the best price itself
 
@@ -119,6 +123,7 @@ class QueueClient:
         self._keys: set[tuple[str, bool]] = set()  # of all that wait
         self._began_at: dict[str, float] = {}  # by market, while init_time_window may forbid another one
         self._not_before = -math.inf  # init_interval
+        self._synchronizing: dict[str, deque[float]] = {}  # by market, when such downloads began; the latest is last
 
     @property
     def url(self) -> str:
@@ -159,10 +164,17 @@ class QueueClient:
             self._keys = {waiting.request.key for waiting in (*self._ready, *(later[2] for later in self._later))}
             self.cancelled += removed
 
-    def _head(self, now: float) -> _Waiting | None:
+    def _head(self, pool: WeightPool, now: float) -> _Waiting | None:
         """Return the request that this client's own settings allow to begin now."""
         while self._later and self._later[0][0] <= now:
-            heapq.heappush(self._ready, heapq.heappop(self._later)[2])
+            waiting = heapq.heappop(self._later)[2]
+            request, earliest = waiting.request, now
+            if request.purpose is Purpose.SYNCHRONIZE and (began_at := self._synchronizing.get(request.market)):
+                earliest = pool.repeat_earliest(waiting.weight, self.weight_share, began_at, now)
+            if earliest > now:
+                heapq.heappush(self._later, (earliest, waiting.sequence, waiting))
+            else:
+                heapq.heappush(self._ready, waiting)
         return self._ready[0] if self._ready and self._not_before <= now else None
 
     def _next_time(self) -> float:
@@ -175,12 +187,21 @@ class QueueClient:
         request = heapq.heappop(self._ready).request
         self._keys.remove(request.key)
         self.started += 1
+        if request.purpose is Purpose.SYNCHRONIZE:
+            self._note_synchronizing(request.market, now)
         if self.init_interval_s is not None:
             self._not_before = now + self.init_interval_s
         if self.init_time_window_s is not None:
             window_began = now - self.init_time_window_s
             self._began_at = {market: began for market, began in self._began_at.items() if began > window_began}
             self._began_at[request.market] = now
+
+    def _note_synchronizing(self, market: str, now: float) -> None:
+        began_at = self._synchronizing.pop(market, None) or deque(maxlen=REPEATS_COUNTED_MAX)
+        began_at.append(now)
+        self._synchronizing[market] = began_at
+        while next(iter(self._synchronizing.values()))[-1] <= now - WEIGHT_WINDOW_S:
+            del self._synchronizing[next(iter(self._synchronizing))]
 
 
 class Ticket:
@@ -350,7 +371,7 @@ class SnapshotQueue:
         pool.is_taking_shared = False
         if not key:
             pool.shared_not_before, pool.shared_allowed = not_before, ticket.allowed
-        head = client._head(now) if key and client in self._clients else None
+        head = client._head(pool, now) if key and client in self._clients else None
         if head is None or head.request is not ticket.request or _earliest(pool, head, client, now) > now:
             return False
         ticket.shared_key, ticket.began = key, now
@@ -436,8 +457,8 @@ class SnapshotQueue:
             ticket.client.bodies += 1
             return result
         ticket.client.failures[result.kind] += 1
-        paused_until = pool.budget.paused_until_s
-        return result._replace(retry_at=paused_until) if paused_until > now else result
+        is_forbidden = result.kind in _FORBIDS_REQUESTS or headers.retry_after_s is not None
+        return result._replace(retry_at=pool.budget.paused_until_s) if is_forbidden else result
 
     def _heads(self, now: float) -> list[tuple[WeightPool, _Waiting, QueueClient]]:
         """Return the first request of each pool, and those that may overtake it.
@@ -446,7 +467,7 @@ class SnapshotQueue:
         """
         found: list[tuple[WeightPool, _Waiting, QueueClient]] = []
         for client, pool in self._clients.items():
-            head = None if pool.is_taking_shared else client._head(now)
+            head = None if pool.is_taking_shared else client._head(pool, now)
             if head is not None:
                 found.append((pool, head, client))
         found.sort(key=lambda each: each[1])

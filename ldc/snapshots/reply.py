@@ -10,8 +10,7 @@ Rule 4: a failure says what happened to which market, and what happens next.
 What follows from a failure, by kind (`ldc.snapshots.queue` acts on it):
 
     UNKNOWN_MARKET      permanent; no retry
-    RATE_LIMITED        429, or the error -1003: no request to this exchange until Retry-After is over (default 60 s);
-                        after several in a row longer, up to a minute
+    RATE_LIMITED        429, or the error -1003: no request to this exchange until Retry-After is over (default 60 s)
     BANNED              418: the same; the default is 2 min, doubled by each further ban
     FORBIDDEN           403, 451: no request to this exchange for a minute
     REFUSED             any other 4xx: concerns this request only
@@ -104,7 +103,7 @@ class SnapshotFailure(NamedTuple):
     permanent: Cause | None = None
     """The cause for which no retry can help; None if one can."""
     retry_at: float | None = None
-    """The queue sends no request before this time of its clock; None: no pause."""
+    """The exchange has forbidden requests until this time of the queue's clock; None: it has not."""
     status: int | None = None
     """The HTTP status, if there was one."""
     code: int | None = None

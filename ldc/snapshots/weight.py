@@ -4,11 +4,11 @@ Rule 1: pure, as `ldc.snapshots.queue` is, which decides what is requested and w
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ldc.limits import Backoff, WeightBudget
+from ldc.limits import WEIGHT_WINDOW_S, Backoff, WeightBudget
 from ldc.sync.actions import Purpose
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ SPARE_PART = 0.75
 
 PROBE_PART = 0.1
 """The part of a share that probes may use, within `SPARE_PART`."""
+
+REPEATS_FREE = 3
+"""So many snapshots in a minute may synchronize one market before it is slowed, however scarce the weight is."""
+
+REPEATS_COUNTED_MAX = 16
+"""Those of one market in a minute that are counted; more do not slow it further."""
 
 HOST_PAUSE_S_FIRST = 0.5
 """Seconds: the ceiling of the random pause after a host's second failure in a row. It doubles with each further one."""
@@ -71,6 +77,23 @@ class WeightPool:
         """Return until when the shared budget refuses this purpose. A refusal does not hold for more urgent ones."""
         is_refused = self.budget.allowed(share * part_for(purpose)) <= self.shared_allowed
         return self.shared_not_before if is_refused else -math.inf
+
+    def repeat_earliest(self, weight: int, share: float, began_at: Sequence[float], now: float) -> float:
+        """Return when a market may be synchronized that was before, at these times, the latest last; `now` if at once.
+
+        It waits only while at most half of the share is left, and after `REPEATS_FREE` tries in a minute. Then the
+        wait since the last try is `tries * minute / affordable`, a minute at most. `tries`: those past `REPEATS_FREE`,
+        this one included. `affordable`: what the weight left above `1 - SPARE_PART` of the share pays for.
+        """
+        allowed = self.budget.allowed(share)
+        tries = 1 + sum(time > now - WEIGHT_WINDOW_S for time in began_at) - REPEATS_FREE
+        left = allowed - self.budget.used(now)
+        if tries <= 0 or 2 * left > allowed:
+            return now
+        left_to_repeats = left - allowed * (1 - SPARE_PART)
+        wait_s = min(WEIGHT_WINDOW_S, WEIGHT_WINDOW_S * weight * tries / max(1.0, left_to_repeats))
+        not_scarce_at = self.budget.earliest(allowed // 2 + 1, now, share)
+        return max(now, min(began_at[-1] + wait_s, not_scarce_at))
 
     def spend(self, weight: int, purpose: Purpose | None, now: float) -> None:
         """Count a request that is sent now."""

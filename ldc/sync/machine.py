@@ -245,7 +245,10 @@ class Synchronizer:
     def snapshot_failed(
         self, epoch: int, now: float, *, permanent: Cause | None = None, retry_at: float | None = None
     ) -> None:
-        """There is no snapshot: for good (`permanent` says why), or for now (not again before `retry_at`)."""
+        """There is no snapshot: for good (`permanent` says why), or for now.
+
+        `retry_at`: the exchange has said when the next one is allowed. Then it is requested, no sooner and no later.
+        """
         self._take(Input.SNAPSHOT_FAILED, now, epoch, permanent, retry_at)
 
     # -- inputs: time and requests
@@ -497,7 +500,8 @@ class Synchronizer:
         why_useless = self._load(now, body, limit, received_time_ns)
         if why_useless is not None:
             self.requests.dropped[why_useless] += 1
-            self._refetch(now)
+            self._retry.note_useless(now)
+            self._request(now)
             return
         self.requests.used += 1
         self._publish(now)
@@ -548,7 +552,8 @@ class Synchronizer:
         if permanent is not None:
             self._end(now, SyncState.FAILED, permanent)
         else:
-            self._refetch(now, retry_at)
+            self._retry.note_failed(now, retry_at)
+            self._request(now)
 
     # -- handlers: updates while SYNCHRONIZED
 
@@ -735,7 +740,6 @@ class Synchronizer:
         price = middle_price(self.book) if self.book.is_loaded else None  # not readable once it is suspended
         self._suspend(cause)
         self._numbering.note_lost(price)
-        self._retry.note_lost(now, now - self.state_since)
         self.resyncs[cause] += 1
         self._buffer = self.gap.end()
         self.refresher.abort()
@@ -765,11 +769,6 @@ class Synchronizer:
         self._request_due = None
         if self.requests.awaited is None:
             self.requests.issue(Purpose.SYNCHRONIZE, self._first_limit, self._retry.earliest(now))
-
-    def _refetch(self, now: float, retry_at: float | None = None) -> None:
-        """Request another snapshot, when the retry policy allows it."""
-        self._retry.note_useless(now, retry_at)
-        self._request(now)
 
 
 Handler = Callable[Concatenate[Synchronizer, float, ...], None]

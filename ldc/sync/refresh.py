@@ -41,7 +41,7 @@ from ldc.sync.actions import (
 )
 from ldc.sync.buffer import Update, UpdateBuffer
 from ldc.sync.plausibility import are_sides_far_apart
-from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX
+from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
 from ldc.types import Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ class Refresher:
         self._retry(now, None, keep_retaining=keep_retaining)
 
     def _retry(self, now: float, retry_at: float | None, *, keep_retaining: bool = False) -> None:
-        """Request another snapshot, after a backoff.
+        """Request another snapshot, after a backoff, or when the exchange has said that it is allowed.
 
         A refresh goes on until it succeeds or the market leaves SYNCHRONIZED. Its tries are limited in their rate, not
         in their number.
@@ -369,7 +369,12 @@ class Refresher:
         assert self._purpose is not None
         if not keep_retaining:
             self._stop_retaining()
-        self._not_before = max(now + self._backoff.next_delay_s(), retry_at or now)
+        if retry_at is not None:
+            self._not_before = max(now, retry_at)
+        else:
+            # A book that has left its horizon waits for the levels, and is not spared more than an unsynchronized one.
+            longest_s = RETRY_S_MAX if self._book.is_readable else USELESS_S_MAX
+            self._not_before = now + min(longest_s, self._backoff.next_delay_s())
         self._requests.issue(self._purpose, self._wanted_limit, self._not_before)
 
 

@@ -1,9 +1,12 @@
 """When the next snapshot that is to synchronize a market may be requested.
 
 Rule 1: tries are limited in their rate, not in their number. A market that can be synchronized at all will be.
-Rule 2: one more try at once costs little and mostly succeeds. The next ones wait, with full jitter. If a host fails for
-        all markets, the snapshot queue pauses as well.
-Rule 3: a Retry-After of the exchange is obeyed, also by the next stream of the market.
+Rule 2: one more try at once costs little and mostly succeeds. The next ones wait, with full jitter, for as long as fits
+        the cause: a snapshot that came and was of no use is soon followed by a better one, a host that fails is spared.
+Rule 3: a Retry-After of the exchange is obeyed, also by the next stream of the market, and nothing is added to it.
+Rule 4: what all markets may spend together is no matter of this object. The weight pool knows what is left. It slows a
+        market that synchronizes again and again, once less than half of the minute's weight is left
+        (`ldc.snapshots.weight`). If a host fails for all markets, the snapshot queue pauses as well.
 """
 
 from collections.abc import Callable
@@ -14,49 +17,51 @@ RETRY_S_FIRST = 1.0
 """The first backoff is a random time up to this; each next one up to twice as long."""
 
 RETRY_S_MAX = 30.0
-"""At this the doubling ends. A full buffer spans more, so what is buffered meanwhile is not lost."""
+"""At this the doubling ends for downloads that fail. A full buffer spans more, so what is buffered meanwhile is not
+lost."""
 
-STABLE_S = 60.0
-"""A market that was SYNCHRONIZED for so long counts its resyncs from 0 again."""
+USELESS_S_MAX = 2.0
+"""At this the doubling ends for snapshots that came and were of no use: too old, lagging, locked or crossed.
 
-RESYNCS_AT_ONCE_MAX = 8
-"""Resyncs in a row whose snapshot is requested at once. The next ones wait for a backoff: a market whose updates never
-fit must not use up the weight of all."""
+The exchange works, and its next snapshot may fit: a cache has expired (that of options lives 25 to 30 s), or prices
+have uncrossed."""
 
 
 class RetryPolicy:
-    """The two backoffs of one market: of snapshots that fail or are useless, and of resyncs that do not last.
+    """The two backoffs of one market: of downloads that fail, and of snapshots that are of no use.
 
     Thread-safety: none; one thread calls it.
     """
 
     def __init__(self, random: Callable[[], float], now: float) -> None:
         self._not_before = now
-        self._backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of useless snapshots
+        self._failed = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)
+        self._useless = Backoff(random, first_s=RETRY_S_FIRST, max_s=USELESS_S_MAX)
         self._has_retried_at_once = False  # since the market was last readable
-        self._resync_backoff = Backoff(random, first_s=RETRY_S_FIRST, max_s=RETRY_S_MAX)  # of resyncs that do not last
-        self._resyncs_in_a_row = 0
 
     def earliest(self, now: float) -> float:
         """Return from when on a snapshot may be requested."""
         return max(now, self._not_before)
 
-    def note_useless(self, now: float, retry_at: float | None = None) -> None:
-        """A download has failed, or its snapshot was of no use. `retry_at` is the exchange's Retry-After."""
-        delay_s = self._backoff.next_delay_s() if self._has_retried_at_once else 0.0
-        self._has_retried_at_once = True
-        self._not_before = max(now + delay_s, retry_at or now)
+    def note_useless(self, now: float) -> None:
+        """A snapshot came and is of no use."""
+        self._failed.reset()
+        self._wait(now, self._useless)
+
+    def note_failed(self, now: float, retry_at: float | None = None) -> None:
+        """A download has failed. `retry_at`: the exchange has said when the next one is allowed."""
+        if retry_at is None:
+            self._wait(now, self._failed)
+        else:
+            self._not_before = max(now, retry_at)
 
     def note_published(self) -> None:
         """The market can be read."""
-        self._backoff.reset()
+        self._failed.reset()
+        self._useless.reset()
         self._has_retried_at_once = False
 
-    def note_lost(self, now: float, lasted_s: float) -> None:
-        """The market has left SYNCHRONIZED after `lasted_s`."""
-        if lasted_s >= STABLE_S:
-            self._resyncs_in_a_row = 0
-            self._resync_backoff.reset()
-        self._resyncs_in_a_row += 1
-        if self._resyncs_in_a_row > RESYNCS_AT_ONCE_MAX:
-            self._not_before = now + self._resync_backoff.next_delay_s()
+    def _wait(self, now: float, backoff: Backoff) -> None:
+        delay_s = backoff.next_delay_s() if self._has_retried_at_once else 0.0
+        self._has_retried_at_once = True
+        self._not_before = max(self._not_before, now + delay_s)

@@ -16,6 +16,7 @@ from ldc.limits import (
     BAN_PAUSE_S_MAX,
     LIMIT_PAUSE_S,
     RECONNECT_S_FIRST,
+    RECONNECT_S_LOST,
     RECONNECT_S_MAX,
     RETRY_AFTER_S_MAX,
     RETRY_AFTER_S_MIN,
@@ -24,6 +25,7 @@ from ldc.limits import (
     Backoff,
     ConnectBudget,
     MessagePacer,
+    ReconnectPolicy,
     RollingLimit,
     WeightBudget,
     checked_weight_share,
@@ -82,6 +84,30 @@ def test_three_hundred_connects_in_five_minutes():
         assert connects.earliest(float(number)) == number
         connects.spend(float(number))
     assert connects.earliest(299.5) == 300.0
+
+
+def test_connects_need_no_spacing_until_half_of_them_are_used_up():
+    connects = ConnectBudget()
+    for number in range(149):
+        connects.spend(float(number))
+        assert connects.spacing_s(float(number)) == 0.0
+    connects.spend(149.0)
+    assert connects.spacing_s(149.0) == 300.0 / 150
+    assert connects.spacing_s(300.0) == 0.0  # the first one counts no more
+
+
+def test_the_spacing_grows_as_the_budget_empties_up_to_the_whole_window():
+    connects = ConnectBudget()
+    for _ in range(300):
+        connects.spend(0.0)
+    spacings_s = [connects.spacing_s(0.0)]
+    connects = ConnectBudget()
+    for number in range(300):
+        connects.spend(float(number) / 1000)
+        spacings_s.append(connects.spacing_s(0.3))
+    assert spacings_s[0] == spacings_s[-1] == spacings_s[-2] == 300.0
+    assert spacings_s[-101] == 3.0
+    assert all(earlier <= later for earlier, later in pairwise(spacings_s[1:]))
 
 
 def test_a_limit_of_nothing_is_refused():
@@ -531,6 +557,21 @@ def test_a_success_makes_the_next_failure_a_first_one():
     assert backoff.next_delay_s() == 1.0
 
 
+def test_a_working_connection_that_was_lost_is_replaced_at_once_and_a_refusal_backs_off():
+    policy = ReconnectPolicy(lambda: 1.0, first_s=2.0, max_s=60.0)
+    assert [policy.after_loss(0.0) for _ in range(5)] == [RECONNECT_S_LOST] * 5
+    assert [policy.after_refusal() for _ in range(7)] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert policy.after_loss(0.0) == RECONNECT_S_LOST
+    assert policy.after_refusal() == 2.0
+    policy.succeeded()
+    assert policy.after_refusal() == 2.0
+
+
+def test_a_loss_waits_longer_only_as_the_budget_empties():
+    policy = ReconnectPolicy(lambda: 0.5)
+    assert [policy.after_loss(spacing_s) for spacing_s in (0.0, 0.1, 2.0, 300.0)] == [0.125, 0.125, 1.0, 150.0]
+
+
 @pytest.mark.parametrize(("first_s", "max_s"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_ceilings_that_make_no_sense_are_refused(first_s, max_s):
     with pytest.raises(ValueError, match="the first ceiling"):
@@ -565,16 +606,25 @@ def test_a_budget_that_was_limited_and_banned_as_often_is_not_idle():
     assert not budget.is_idle(1_000.0)
 
 
-def test_limits_in_a_row_pause_longer_than_the_exchange_says_up_to_a_minute():
+@pytest.mark.parametrize("retry_after_s", [1.0, 2.0, 17.0, 600.0])
+def test_limits_in_a_row_pause_exactly_as_long_as_the_exchange_says(retry_after_s):
+    budget = WeightBudget(6000)
+    now = 100.0
+    for _ in range(8):
+        assert budget.limit_exceeded(retry_after_s, now) == now + retry_after_s
+        now += retry_after_s
+
+
+def test_limits_in_a_row_that_name_no_time_pause_longer_up_to_a_minute():
     budget = WeightBudget(6000)
     now, pauses_s = 100.0, []
     for _ in range(8):
-        pauses_s.append(budget.limit_exceeded(1.0, now) - now)
-        budget.limit_exceeded(1.0, now)  # it was in flight meanwhile
+        pauses_s.append(budget.limit_exceeded(0.0, now) - now)
+        budget.limit_exceeded(0.0, now)  # it was in flight meanwhile
         now = budget.paused_until_s
     assert pauses_s == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert budget.limit_exceeded(100.0, now) == now + 100.0
     assert not budget.is_idle(now + 1_000.0)
     budget.served()
     assert budget.is_idle(now + 1_000.0)
-    assert budget.limit_exceeded(1.0, now + 1_000.0) == now + 1_001.0
+    assert budget.limit_exceeded(0.0, now + 1_000.0) == now + 1_001.0

@@ -23,13 +23,14 @@ from history_bounds import (
     REFRESH_AHEAD_S_MAX,
     REFUSED_IN_A_ROW_MAX,
     RESTART_AFTER_SNAPSHOT_S,
+    USELESS_S_MAX,
 )
 from history_engine import EngineMarket, Style, Subscription
 from history_faults import MALFORMED, malformed
 from history_market import SimulatedMarket
 from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Falsehood, RestServer
 
-from ldc.limits import Backoff, ConnectBudget, MessagePacer
+from ldc.limits import ConnectBudget, MessagePacer, ReconnectPolicy
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
 from ldc.sync.actions import Purpose, RefreshResult, RequestSnapshot, UpdateDrop
@@ -142,7 +143,7 @@ class History:
         self.pump_at = 0.0
         self.connect_budget = ConnectBudget()
         self.connected_at: deque[float] = deque()
-        self.backoffs = [Backoff(draw) for _ in range(self.redundancy)]
+        self.reconnects = [ReconnectPolicy(draw) for _ in range(self.redundancy)]
         self.connections: list[Connection] = []
         self.connects_due = 0
         self.next_connection_id = 1
@@ -325,7 +326,7 @@ class History:
         if self.connect_failures > 0 and self.faults_over_at is None:
             self.connect_failures -= 1
             if predecessor is None:
-                self.at(self.now + self.backoffs[slot].next_delay_s(), lambda: self.connect(slot))
+                self.at(self.now + self.reconnects[slot].after_refusal(), lambda: self.connect(slot))
             return
         connection = Connection(self.next_connection_id, slot)
         self.next_connection_id += 1
@@ -341,7 +342,6 @@ class History:
         if connection not in self.connections:
             return
         connection.is_open = True
-        self.backoffs[connection.slot].reset()
         for market in self.markets:
             self.subscribe(connection, market)
 
@@ -390,7 +390,10 @@ class History:
         self.pump()
         successors = [other for other in self.connections if other.slot == connection.slot]
         if not successors:
-            self.at(self.now + self.backoffs[connection.slot].next_delay_s(), lambda: self.connect(connection.slot))
+            policy = self.reconnects[connection.slot]
+            spacing_s = self.connect_budget.spacing_s(self.now)
+            delay_s = policy.after_loss(spacing_s) if connection.is_open else policy.after_refusal()
+            self.at(self.now + delay_s, lambda: self.connect(connection.slot))
 
     def hand_over(self, connection: Connection) -> None:
         """Close a connection when every market has moved to its successor, or after a while.
@@ -666,23 +669,20 @@ class History:
         waiting_s = max(0.0, synchronizer._retry._not_before - self.now)
         if market.request is not None:
             waiting_s = max(waiting_s, market.request.due - self.now)
-        first = synchronizer._retry._backoff.failures
-        rounds = REFUSED_IN_A_ROW_MAX + 2
-        backoff_s = sum(min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (first + n)) for n in range(rounds))
-        resyncs_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._resync_backoff.failures)
-        bound_s = waiting_s + backoff_s + resyncs_s + rounds * LATENCY_S_MAX + 5.0
+        rounds = REFUSED_IN_A_ROW_MAX + 2  # the faults are over, so every download succeeds
+        bound_s = waiting_s + rounds * (USELESS_S_MAX + LATENCY_S_MAX) + 5.0
         if market.engine.restarts:
             bound_s += 2 * RESTART_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
 
     def three_rounds_s(self, market: SimulatedMarket) -> float:
         """Return how much of that the library may cause: three times a round trip and the present backoff."""
-        synchronizer = market.synchronizer
-        step_s = max(
-            min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**synchronizer._retry._backoff.failures),
-            synchronizer._retry._not_before - self.now,
-        )
-        return 3 * (LATENCY_S_MAX + step_s)
+        retry = market.synchronizer._retry
+        waiting_s = max(0.0, retry._not_before - self.now)
+        assert waiting_s <= min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (retry._failed.failures - 1)) or (
+            waiting_s <= USELESS_S_MAX
+        ), f"a backoff of {waiting_s} s"
+        return waiting_s + 3 * (LATENCY_S_MAX + USELESS_S_MAX)
 
     def check_whether_it_is_over(self) -> None:
         """Every market must come back before its deadline, and then follow the exchange for `UPDATES_AFTER` updates."""

@@ -11,7 +11,10 @@ BACKOFF_S_FIRST = 1.0
 """The longest first backoff after useless snapshots. The second may be twice as long, and so on."""
 
 BACKOFF_S_MAX = 30.0
-"""The longest backoff. What a full buffer spans is more."""
+"""The longest backoff, of downloads that fail. What a full buffer spans is more."""
+
+USELESS_S_MAX = 2.0
+"""The longest backoff after snapshots that came and were of no use."""
 
 RESTART_AFTER_SNAPSHOT_S = 10.0
 """How long after a snapshot restarted ids may stay unnoticed: until then REST may have been ahead of the stream."""

@@ -13,6 +13,7 @@ from network_kit import clear_environment, fresh_addresses, resolve_to  # noqa: 
 import ldc.venues
 from ldc.feed.connection import ConnectionState
 from ldc.feed.slot import ConnectionSlot
+from ldc.feed.subscriptions import StreamRequests
 from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
@@ -82,6 +83,7 @@ class Connection:
         self.connection_id, self.url = number, url
         self.state = ConnectionState.CONNECTING
         self.opened_at = 0.0
+        self.requests = StreamRequests(Timing())
 
     def next_due(self, now: float) -> float:
         return now + 1.0
@@ -103,6 +105,7 @@ def made_slot(url: str, spare_urls: tuple[str, ...] = ()) -> tuple[ConnectionSlo
         Timing(),
         lambda: 0.0,
         take_connect=lambda now: now,
+        connect_spacing=lambda now: 0.0,
         connect=connect,
         forget=lambda *_: None,
         has_taken_over=lambda *_: True,

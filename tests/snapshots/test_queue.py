@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from ldc.limits import BAN_PAUSE_S, LIMIT_PAUSE_S, WEIGHT_SHARE_MIN, WEIGHT_WINDOW_S
 from ldc.snapshots.queue import FORBIDDEN_PAUSE_S, QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure, failure
-from ldc.snapshots.weight import HOST_PAUSE_S_FIRST, HOST_PAUSE_S_MAX
+from ldc.snapshots.weight import (
+    HOST_PAUSE_S_FIRST,
+    HOST_PAUSE_S_MAX,
+    REPEATS_COUNTED_MAX,
+    REPEATS_FREE,
+    WeightPool,
+)
 from ldc.sync.actions import Purpose
 from ldc.venues import VENUES, Venue, venue_named
 
@@ -445,15 +451,20 @@ def test_the_second_failure_of_a_host_in_a_row_pauses_it_shortly_and_longer_with
     queue = queue_of()
     client = client_of(queue)
     now, waits_s = NOW, []
+
+    def waited_s(time: float) -> float:
+        """Let a download fail at that time; return how long the pool is paused. The exchange itself forbids nothing."""
+        assert settle_next(queue, client, FailureKind.SERVER_ERROR, time).retry_at is None
+        queue.put(client, wanted("NEXT"))
+        return queue.next_time(time) - time
+
     for _ in range(8):
-        result = settle_next(queue, client, FailureKind.SERVER_ERROR, now)
-        wait_s = 0.0 if result.retry_at is None else result.retry_at - now
-        waits_s.append(wait_s)
-        now += wait_s + 1
+        waits_s.append(waited_s(now))
+        now += waits_s[-1] + 1
     assert waits_s == [0.0, HOST_PAUSE_S_FIRST, 1.0, 2.0, 4.0, HOST_PAUSE_S_MAX, HOST_PAUSE_S_MAX, HOST_PAUSE_S_MAX]
     settle_next(queue, client, None, now)
-    assert settle_next(queue, client, FailureKind.SERVER_ERROR, now + 1).retry_at is None
-    assert settle_next(queue, client, FailureKind.SERVER_ERROR, now + 2).retry_at == now + 2 + HOST_PAUSE_S_FIRST
+    assert waited_s(now + 1) == 0.0
+    assert waited_s(now + 2) == HOST_PAUSE_S_FIRST
 
 
 def test_failures_that_were_in_flight_together_count_as_one():
@@ -462,8 +473,10 @@ def test_failures_that_were_in_flight_together_count_as_one():
     for number in range(4):
         queue.put(client, wanted(f"M{number}"))
     tickets = [taken(queue) for _ in range(4)]
-    results = [queue.settle(ticket, failed(FailureKind.UNREACHABLE), NO_HEADERS, NOW + 1) for ticket in tickets]
-    assert [result.retry_at for result in results if isinstance(result, SnapshotFailure)] == [None] * 4
+    for ticket in tickets:
+        queue.settle(ticket, failed(FailureKind.UNREACHABLE), NO_HEADERS, NOW + 1)
+    queue.put(client, wanted("NEXT"))
+    assert queue.take(NOW + 1) is not None
 
 
 @pytest.mark.parametrize("kind", [FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED])
@@ -471,8 +484,10 @@ def test_a_failure_of_one_market_pauses_nothing_and_shows_that_the_host_works(ki
     queue = queue_of()
     client = client_of(queue)
     for number in range(10):
-        assert settle_next(queue, client, FailureKind.SERVER_ERROR, NOW + 2 * number).retry_at is None
-        assert settle_next(queue, client, kind, NOW + 2 * number + 1).retry_at is None
+        settle_next(queue, client, FailureKind.SERVER_ERROR, NOW + 2 * number)
+        settle_next(queue, client, kind, NOW + 2 * number + 1)
+    queue.put(client, wanted("NEXT"))
+    assert queue.take(NOW + 20) is not None
 
 
 def test_downloads_that_were_aborted_on_purpose_do_not_count_as_failures_of_the_host():
@@ -496,6 +511,116 @@ def test_a_limit_that_a_cancelled_download_hit_holds_too():
     queue.settle(ticket, failed(FailureKind.RATE_LIMITED), ReplyHeaders(retry_after_s=30), NOW)
     queue.put(client, wanted("BTCUSDT"))
     assert queue.next_time(NOW) == NOW + 30
+
+
+# -- markets that are synchronized again and again
+
+
+def spend(queue: SnapshotQueue, client: QueueClient, weight: int, now: float) -> None:
+    """Use up weight by snapshots of other markets, 50 each."""
+    for number in range(weight // 50):
+        queue.put(client, wanted(f"OTHER{number}", limit=1000))
+        queue.settle(taken(queue, now), BODY, NO_HEADERS, now)
+
+
+def repeat_times(queue: SnapshotQueue, client: QueueClient, count: int, now: float) -> list[float]:
+    """Synchronize one market so often, each time as soon as it may; return when, after `now`."""
+    times = []
+    for _ in range(count):
+        queue.put(client, wanted("AGAIN", limit=1000, due=now))
+        while (ticket := queue.take(now)) is None:
+            assert now < queue.next_time(now) < math.inf
+            now = queue.next_time(now)
+        assert ticket.request.market == "AGAIN"
+        queue.settle(ticket, BODY, NO_HEADERS, now)
+        times.append(now - NOW)
+    return times
+
+
+def test_while_more_than_half_of_the_share_is_left_a_market_is_synchronized_again_at_once():
+    queue = queue_of()
+    client = client_of(queue, weight_share=0.8)  # 4,800
+    spend(queue, client, 1_000, NOW)
+    assert repeat_times(queue, client, 28, NOW) == [0.0] * 28
+    assert repeat_times(queue, client, 3, NOW)[-1] > 5.0  # 2,400 are used
+
+
+def test_below_half_the_fourth_in_a_minute_waits_and_each_further_one_longer():
+    queue = queue_of()
+    client = client_of(queue, weight_share=0.8)
+    spend(queue, client, 2_400, NOW)
+    spend(queue, client, 2_000, NOW + 50)  # so that it is scarce for longer than a minute
+    times = repeat_times(queue, client, 6, NOW + 50)
+    assert times[:REPEATS_FREE] == [50.0] * REPEATS_FREE
+    assert times[REPEATS_FREE:] == [60.0] * 3  # the first 2,400 count no more
+
+
+def test_the_wait_grows_with_the_tries_and_as_the_weight_is_used_up():
+    def wait_s(tries: int, used: int) -> float:
+        pool = WeightPool.of(6_000, lambda: 0.5)  # a share of 4,800, of which 1,200 are kept for lost books
+        pool.spend(used, Purpose.SYNCHRONIZE, NOW)
+        return pool.repeat_earliest(50, 0.8, [NOW] * tries, NOW) - NOW
+
+    assert [wait_s(tries, 2_400) for tries in (2, 3, 4, 5)] == pytest.approx([0.0, 2.5, 5.0, 7.5])
+    assert [wait_s(3, used) for used in (2_399, 3_000, 3_450, 3_550, 4_800)] == pytest.approx([0, 5, 20, 60, 60])
+
+
+def test_a_wait_for_weight_ends_when_half_of_it_is_left_again():
+    queue = queue_of()
+    client = client_of(queue, weight_share=0.8)
+    spend(queue, client, 4_000, NOW)
+    assert repeat_times(queue, client, 3, NOW + 58.0) == [58.0] * 3
+    assert repeat_times(queue, client, 1, NOW + 58.0) == [60.0]
+
+
+def test_a_market_that_waits_for_weight_delays_no_other():
+    queue = queue_of()
+    client = client_of(queue, weight_share=0.8)
+    spend(queue, client, 4_000, NOW)
+    repeat_times(queue, client, REPEATS_FREE, NOW)
+    queue.put(client, wanted("AGAIN"))
+    assert queue.take(NOW) is None
+    queue.put(client, wanted("OTHER"))
+    queue.put(client, wanted("DEEP", Purpose.HORIZON))
+    assert markets_taken(queue) == ["OTHER", "DEEP"]
+
+
+def test_a_market_waits_at_most_a_minute_for_weight_however_little_is_left():
+    pool = WeightPool.of(6_000, lambda: 0.5)
+    for number in range(40):
+        pool.spend(150, Purpose.SYNCHRONIZE, NOW)
+        if number < 20:
+            pool.settle(150, Purpose.SYNCHRONIZE, NOW)
+    assert pool.repeat_earliest(50, 1.0, [NOW] * REPEATS_COUNTED_MAX, NOW) == NOW + 60.0
+    assert pool.repeat_earliest(50, 1.0, [NOW - 60.0] * REPEATS_COUNTED_MAX, NOW) == NOW
+
+
+@pytest.mark.parametrize(("count", "part"), [(1, 0.99), (3, 0.99), (10, 0.8)])
+def test_markets_whose_updates_never_fit_do_not_use_up_the_weight_of_all(count, part):
+    """They request again at once, for ten minutes. What others may use stays free most of the time."""
+    queue = queue_of()
+    client = client_of(queue, weight_share=0.8)
+    pool = next(iter(queue._weight_pools.values()))
+    now, free, steps = NOW, 0, 0
+    for number in range(count):
+        queue.put(client, wanted(f"NEVER{number}", limit=1000))
+    while now < NOW + 600:
+        while (ticket := queue.take(now)) is not None:
+            queue.settle(ticket, BODY, NO_HEADERS, now)
+            queue.put(client, ticket.request._replace(due=now + 0.1))
+        now += 0.1
+        steps += 1
+        free += pool.earliest(250, Purpose.DEEPEN, 0.8, now) <= now
+    assert free > part * steps
+
+
+def test_what_is_known_of_markets_that_were_synchronized_is_forgotten_after_a_minute():
+    queue = queue_of()
+    client = client_of(queue)
+    for number in range(1_000):
+        queue.put(client, wanted(f"M{number}", limit=5))
+        queue.settle(taken(queue, NOW + number), BODY, NO_HEADERS, NOW + number)
+    assert len(client._synchronizing) <= 61
 
 
 # -- misuse

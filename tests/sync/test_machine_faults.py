@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
-from ldc.sync.actions import StateChanged
+from ldc.sync.actions import Purpose, StateChanged
 from ldc.sync.buffer import BUFFER_UPDATES_MAX, PREVIOUS_NUMBERING_MS
 from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
-from ldc.sync.retry import STABLE_S
+from ldc.sync.retry import USELESS_S_MAX
 from ldc.sync.streams import RESYNC_AFTER_STALE, STALE_S_MAX
 from ldc.types import Cause, SyncState
 
@@ -488,7 +488,7 @@ def test_a_snapshot_older_than_the_first_buffered_update_is_refetched_with_backo
 
 
 def test_the_backoff_starts_again_after_success(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING).update(100, 110).snapshot(50).snapshot(50).snapshot(50).snapshot(100).wait(STABLE_S)
+    market = market_at(BUFFERING).update(100, 110).snapshot(50).snapshot(50).snapshot(50).snapshot(100).wait(60.0)
     market.update(115, 120).snapshot(100)
     assert market.request is not None
     assert market.request.due == market.now
@@ -502,7 +502,34 @@ def test_a_first_failed_download_is_tried_again_at_once_then_after_a_backoff(mar
     assert market.request.due == market.now
     market.fail()
     assert market.request.due == market.now + 0.5
-    assert market.snapshot(50).request.due == market.now + 1.0
+    assert market.snapshot(50).request.due == market.now + 0.5  # it came, so the host works
+
+
+def test_a_cached_snapshot_is_fetched_again_soon_after_the_cache_can_have_changed(market_at: MarketIn) -> None:
+    """That of options lives 25 to 30 s, and until then no update continues it."""
+    market = market_at(BUFFERING).update(100, 101)
+    last, began = 101, market.now
+    while market.state is BUFFERING:
+        assert market.request is not None
+        market.update(last, last + 1).wait(market.request.due - market.now)
+        last += 1
+        market.snapshot(50 if market.now < began + 28.0 else last)
+    assert market.now <= began + 28.0 + USELESS_S_MAX
+    assert market.synchronizer.requests.issued[Purpose.SYNCHRONIZE] <= 33
+
+
+@pytest.mark.parametrize("bid", ["101.00", "102.00"])
+def test_a_market_whose_prices_are_locked_or_crossed_comes_back_soon_after(market_at: MarketIn, bid: str) -> None:
+    """The stream and the snapshots say the same: it is the exchange that is locked."""
+    market = market_at(SYNCHRONIZED).update(100, 110, bids={bid: "1"})
+    assert market.changes[-1] == (BUFFERING, Cause.CROSSED)
+    began = market.now
+    while market.state is BUFFERING:
+        assert market.request is not None
+        market.wait(market.request.due - market.now)
+        market.snapshot(110, bids={bid: "1", **BIDS} if market.now < began + 30.0 else BIDS)
+    assert market.now <= began + 30.0 + USELESS_S_MAX
+    assert set(market.snapshots_dropped()) == {"MALFORMED"}
 
 
 def test_the_first_try_at_once_does_not_hurry_past_a_retry_after(market_at: MarketIn) -> None:
