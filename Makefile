@@ -23,7 +23,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-scale \
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
 	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -40,6 +40,7 @@ help:
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
+	@echo "make bench-recovery        how long books cannot be read after each of a series of faults"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
@@ -105,6 +106,10 @@ bench-blocks: $(VENV)/.installed
 # How old the book is, as the bot sees it, while the bot's own threads compute.
 bench-fresh: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
+
+# Takes 5 minutes: the faults are 5 seconds apart.
+bench-recovery: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)
 
 # A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed

@@ -26,6 +26,10 @@ PROBE_PART = 0.1
 REPEATS_FREE = 3
 """So many snapshots in a minute may synchronize one market before it is slowed, however scarce the weight is."""
 
+REPEATS_KEEP_PART = 0.1
+"""The part of a share that repeats leave to the other lost books. It is below what refreshes leave (`SPARE_PART`), so
+that a long deepening, which uses all that it may, makes no gap last longer."""
+
 REPEATS_COUNTED_MAX = 16
 """Those of one market in a minute that are counted; more do not slow it further."""
 
@@ -83,14 +87,14 @@ class WeightPool:
 
         It waits only while at most half of the share is left, and after `REPEATS_FREE` tries in a minute. Then the
         wait since the last try is `tries * minute / affordable`, a minute at most. `tries`: those past `REPEATS_FREE`,
-        this one included. `affordable`: what the weight left above `1 - SPARE_PART` of the share pays for.
+        this one included. `affordable`: what the weight left above `REPEATS_KEEP_PART` of the share pays for.
         """
         allowed = self.budget.allowed(share)
         tries = 1 + sum(time > now - WEIGHT_WINDOW_S for time in began_at) - REPEATS_FREE
         left = allowed - self.budget.used(now)
         if tries <= 0 or 2 * left > allowed:
             return now
-        left_to_repeats = left - allowed * (1 - SPARE_PART)
+        left_to_repeats = left - allowed * REPEATS_KEEP_PART
         wait_s = min(WEIGHT_WINDOW_S, WEIGHT_WINDOW_S * weight * tries / max(1.0, left_to_repeats))
         not_scarce_at = self.budget.earliest(allowed // 2 + 1, now, share)
         return max(now, min(began_at[-1] + wait_s, not_scarce_at))

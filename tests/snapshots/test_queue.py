@@ -557,12 +557,19 @@ def test_below_half_the_fourth_in_a_minute_waits_and_each_further_one_longer():
 
 def test_the_wait_grows_with_the_tries_and_as_the_weight_is_used_up():
     def wait_s(tries: int, used: int) -> float:
-        pool = WeightPool.of(6_000, lambda: 0.5)  # a share of 4,800, of which 1,200 are kept for lost books
+        pool = WeightPool.of(6_000, lambda: 0.5)  # a share of 4,800, of which 480 are kept for other lost books
         pool.spend(used, Purpose.SYNCHRONIZE, NOW)
         return pool.repeat_earliest(50, 0.8, [NOW] * tries, NOW) - NOW
 
-    assert [wait_s(tries, 2_400) for tries in (2, 3, 4, 5)] == pytest.approx([0.0, 2.5, 5.0, 7.5])
-    assert [wait_s(3, used) for used in (2_399, 3_000, 3_450, 3_550, 4_800)] == pytest.approx([0, 5, 20, 60, 60])
+    assert [wait_s(tries, 2_400) for tries in (2, 3, 4, 5)] == pytest.approx([0.0, 1.5625, 3.125, 4.6875])
+    assert [wait_s(3, used) for used in (2_399, 3_120, 3_720, 4_320, 4_800)] == pytest.approx([0, 2.5, 5.0, 60, 60])
+
+
+def test_a_deepening_that_used_all_it_may_makes_no_gap_last_a_minute():
+    pool = WeightPool.of(6_000, lambda: 0.5)
+    pool.spend(3_600, Purpose.DEEPEN, NOW)  # three quarters of a share of 4,800
+    waits_s = [pool.repeat_earliest(5, 0.8, [NOW] * tries, NOW) - NOW for tries in (2, 3, 10)]
+    assert waits_s == pytest.approx([0.0, 300 / 720, 8 * 300 / 720])
 
 
 def test_a_wait_for_weight_ends_when_half_of_it_is_left_again():
