@@ -65,6 +65,8 @@ class Cause(enum.StrEnum):
     """The exchange has newer update ids, but the stream delivered no update."""
     CROSSED = "CROSSED"
     """The best bid reached the best ask, which no matching engine shows."""
+    DIFFERENT = "DIFFERENT"
+    """Snapshots contradicted the copy, and a confirmation did not settle where."""
     REQUESTED = "REQUESTED"
     """The caller requested it."""
     STOPPED = "STOPPED"

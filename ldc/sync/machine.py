@@ -23,9 +23,10 @@ By resuming. When the last live stream closes, the book retains its levels. If t
 continues them, nothing was missed. If it does not, or does not come within `SNAPSHOT_WAIT_S`, a snapshot is requested.
 
 A market leaves SYNCHRONIZED by a gap (an update starts past the book), a crossed book, restarted ids, the end of its
-last live stream, or on request. A stream is *live* once it was acknowledged or has brought an update. If there are
-other live streams, a gap waits for them for `GAP_WAIT_MS`; meanwhile the book stays readable at its old id. It does not
-wait if each of them has itself skipped the missing updates. A refresh never leaves SYNCHRONIZED.
+last live stream, snapshots that contradict it, or on request. A stream is *live* once it was acknowledged or has
+brought an update. If there are other live streams, a gap waits for them for `GAP_WAIT_MS`; meanwhile the book stays
+readable at its old id. It does not wait if each of them has itself skipped the missing updates. A refresh leaves
+SYNCHRONIZED only if snapshots contradict the book and their confirmation settles nothing (`ldc.sync.refresh`).
 
 The objects that a synchronizer is composed of, each with its own rules at the top of its file:
 
@@ -583,6 +584,7 @@ class Synchronizer:
             self.refresher.note_applied(now, payload, received_time_ns)
             self._fill_gap(now, connection_id)
             self._check_book(now, header, payload)
+            self._end_contradiction(now)
         elif connection_id not in self._streams:
             self._drop(UpdateDrop.NOT_OPEN)
         elif verdict == Verdict.GAP:
@@ -662,6 +664,12 @@ class Synchronizer:
         request = self.requests.take(epoch)
         if request is not None:
             self.refresher.snapshot_received(now, request, body, limit)
+            self._end_contradiction(now)
+
+    def _end_contradiction(self, now: float) -> None:
+        """Resync a market whose book snapshots have contradicted for good."""
+        if self.refresher.take_contradiction() and self.state is SyncState.SYNCHRONIZED:
+            self._resync(now, Cause.DIFFERENT)
 
     def _retry_refresh_or_fail(self, now: float, epoch: int, permanent: Cause | None, retry_at: float | None) -> None:
         if self.requests.take(epoch) is None:
@@ -862,7 +870,7 @@ TABLE: dict[Input, dict[SyncState, Cell]] = {
     Input.SNAPSHOT_RECEIVED: _row(
         idle=Synchronizer._drop_late_answer,
         buffering=_to(Synchronizer._synchronize, SyncState.BUFFERING, SyncState.SYNCHRONIZED),
-        synchronized=Synchronizer._refresh,
+        synchronized=_to(Synchronizer._refresh, SyncState.SYNCHRONIZED, SyncState.BUFFERING),
         stopped=Synchronizer._drop_late_answer,
         failed=Synchronizer._drop_late_answer,
     ),

@@ -129,6 +129,8 @@ class History:
         self.has_wrong_prices = 0.05 <= kind < 0.15
         """Until the faults are over, snapshots that are to synchronize have another market's prices: in each outage
         as many as must be refused."""
+        self.false_confirmations = random.Random(f"confirmations {seed}").choice((0, 0, 1, 1, 2))
+        """So many of the snapshots that are to confirm a difference are false as well, each in another way."""
         self.has_tight_budget = draw() < 0.1 and not self.is_falsified
         self.faults_until = 3.0 + draw() * (7.0 if self.market_count == 1 else 3.0)
         self.activity = rng.choice((0.3, 0.8, 0.95))
@@ -174,6 +176,8 @@ class History:
         self.held_up_s = dict.fromkeys((market.engine.symbol for market in self.markets), 0.0)
         self.held_up_s_max: dict[str, float] = {}
         self.updates_when_back: dict[str, int] = {}
+        self.contradicted_late: set[str] = set()
+        """Markets that may resync after the faults, because the snapshot that was to confirm a difference was false."""
         self.is_over = False
         self.has_requested_audit = False
 
@@ -492,6 +496,13 @@ class History:
             and self.now < self.faults_until
         ):
             return Falsehood("prices", 0.0)
+        if purpose is Purpose.CONFIRM and self.false_confirmations and market.book.is_readable:
+            kind = f"quantity {self.false_confirmations}"
+            self.false_confirmations -= 1
+            market.resyncs_allowed += 1
+            if self.faults_over_at is not None:
+                self.contradicted_late.add(market.engine.symbol)
+            return Falsehood(kind, float(market.book.bid_horizon or 0.0))
         if not self.falsehoods_due:
             return None
         horizon, kinds = 0.0, ("quantity", "missing")
@@ -692,9 +703,13 @@ class History:
             if synchronizer.state is SyncState.FAILED:
                 continue
             if synchronizer.state is not SyncState.SYNCHRONIZED:
-                assert self.now < self.deadlines[symbol], f"{symbol} has not come back: {synchronizer.cause}"
-                self.back_at.pop(symbol, None)
                 is_over = False
+                if symbol in self.contradicted_late and symbol in self.back_at:
+                    since_s = self.now - synchronizer.state_since
+                    assert since_s < self.recovery_s_max(market), f"{symbol} has not come back: {synchronizer.cause}"
+                else:
+                    assert self.now < self.deadlines[symbol], f"{symbol} has not come back: {synchronizer.cause}"
+                    self.back_at.pop(symbol, None)
                 continue
             if symbol not in self.back_at:
                 self.back_at[symbol] = synchronizer.state_since
