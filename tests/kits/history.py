@@ -65,6 +65,7 @@ _VENUE = replace(
 FAULTS = (
     *("updates",) * 8, *("server",) * 3, "disconnect", "disconnect", "handover", "resubscribe", "stall", "restart",
     "jump", "resync", "refresh", "refresh", "sleep", "connect fails", "foreign weight", "falsehood", "quiet",
+    "step back",
 )  # fmt: skip
 UPDATE_FAULTS = (
     "drop", "drop", "drop", "drop more", "twice", "twice", "late", "late", "malformed", "malformed", "with last",
@@ -591,6 +592,29 @@ class History:
             market.resyncs_allowed += 3  # an update and a snapshot of the previous numbering may follow
             market.engine.restart_ids()
 
+    def fault_step_back(self, market: SimulatedMarket) -> None:
+        """The ids step back by a few, and the next update shows it: it ends at or below the last one, and is newer.
+
+        With several connections, or with an update lost just then, no id shows it: docs/reliability.md says so.
+        """
+        engine = market.engine
+        connection = self.connections[0] if len(self.connections) == 1 else None
+        subscription = None if connection is None else connection.subscriptions.get(engine.symbol)
+        if connection is None or subscription is None or market.synchronizer.state is not SyncState.SYNCHRONIZED:
+            return
+        if connection.queue or connection.faults or connection.late or connection.held_until > self.now:
+            return
+        is_heard = market.synchronizer.has_spoken(connection.connection_id)
+        if not is_heard or market.book.last_update_id != engine.event_id or not subscription.is_empty:
+            return
+        engine.step_back_ids(5 + int(self.draw() * 20))
+        market.resyncs_allowed += 1
+        engine.event()
+        payload = subscription.update(1_000_050 + int(self.now * 1000))
+        assert payload is not None
+        self.deliver(connection, market, payload)
+        assert market.synchronizer.state is not SyncState.SYNCHRONIZED, "a step back was not noticed"
+
     def fault_jump(self, market: SimulatedMarket) -> None:
         market.resyncs_allowed += 1
         market.engine.jump_ids()
@@ -682,7 +706,7 @@ class History:
             waiting_s = max(waiting_s, market.request.due - self.now)
         rounds = REFUSED_IN_A_ROW_MAX + 2  # the faults are over, so every download succeeds
         bound_s = waiting_s + rounds * (USELESS_S_MAX + LATENCY_S_MAX) + 5.0
-        if market.engine.restarts:
+        if market.engine.restarts or market.engine.step_backs:
             bound_s += 2 * RESTART_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
 
