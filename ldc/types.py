@@ -71,6 +71,8 @@ class Cause(enum.StrEnum):
     """The exchange has halted the market: it sends no updates, and the copy proves nothing."""
     FEEDER_GONE = "FEEDER_GONE"
     """The process that feeds the shared book has ended, or has never been there."""
+    DIFFERENT = "DIFFERENT"
+    """Snapshots contradicted the copy, and a confirmation did not settle where."""
     REQUESTED = "REQUESTED"
     """The caller requested it."""
     STOPPED = "STOPPED"

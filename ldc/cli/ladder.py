@@ -53,6 +53,7 @@ MEANING = {
     "IDS_WENT_BACK": "the exchange restarted its ids",
     "SILENT": "the stream fell silent",
     "CROSSED": "best bid at or above best ask",
+    "DIFFERENT": "snapshots contradict the copy",
     "REQUESTED": "a resync was requested",
     "STOPPED": "it was stopped",
     "UNKNOWN_MARKET": "the exchange does not know it",

@@ -90,8 +90,9 @@ class RefreshResult(enum.StrEnum):
     AUDIT_CURED = "AUDIT_CURED"
     """Two snapshots showed the same difference: the live book was wrong there and was corrected."""
     SNAPSHOT_INCOHERENT = "SNAPSHOT_INCOHERENT"
-    """The second snapshot did not show the difference of the first: a snapshot was wrong. Inside its horizon the live
-    book was kept as it was."""
+    """The last snapshot agreed with the live book: those before were wrong. Its levels and horizon were adopted."""
+    RESYNCED = "RESYNCED"
+    """Snapshots contradicted the live book again, each in another way. The market is synchronized again."""
 
 
 class RequestSnapshot(NamedTuple):

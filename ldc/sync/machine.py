@@ -23,13 +23,14 @@ By resuming. When the last live stream closes, the book retains its levels. If t
 continues them, nothing was missed. If it does not, or does not come within `SNAPSHOT_WAIT_S`, a snapshot is requested.
 
 A market leaves SYNCHRONIZED by a gap (an update starts past the book), a crossed book, restarted ids, the end of its
-last live stream, or on request. A stream is *live* once it was acknowledged or has brought an update. If there are
-other live streams, a gap waits for them for `GAP_WAIT_MS`; meanwhile the book stays readable at its old id. It does not
-wait if each of them has itself skipped the missing updates. A refresh never leaves SYNCHRONIZED.
+last live stream, snapshots that contradict it, or on request. A stream is *live* once it was acknowledged or has
+brought an update. If there are other live streams, a gap waits for them for `GAP_WAIT_MS`; meanwhile the book stays
+readable at its old id. It does not wait if each of them has itself skipped the missing updates. A refresh leaves
+SYNCHRONIZED only if snapshots contradict the book and their confirmation settles nothing (`ldc.sync.refresh`).
 
 The objects that a synchronizer is composed of, each with its own rules at the top of its file:
 
-    `ldc.sync.streams`     what each stream has shown
+    `ldc.sync.streams`     what each stream has shown, and whether its ids stepped back
     `ldc.sync.buffer`      the updates that wait
     `ldc.sync.numbering`   whether the ids restarted, and whether a snapshot is of the right numbering
     `ldc.sync.gap`         the wait for another stream to fill a gap
@@ -349,6 +350,7 @@ class Synchronizer:
         if connection_id in self._streams:
             self._close_stream(now, connection_id)
         self._streams.open(connection_id)
+        self._streams.note_others(self.book.last_update_id)
         if self.state is SyncState.IDLE:
             assert self.cause is not None
             self._enter(SyncState.BUFFERING, self.cause, now)
@@ -364,6 +366,7 @@ class Synchronizer:
         if connection_id not in self._streams:
             return
         self._streams.close(connection_id)
+        self._streams.note_others(self.book.last_update_id)
         if self._streams.is_any_live:
             if self.state is SyncState.SYNCHRONIZED and not self.gap.can_be_filled:
                 self._give_up_gap(now)
@@ -390,7 +393,10 @@ class Synchronizer:
         if header is None:
             self._drop(UpdateDrop.MALFORMED)
             return
-        self._streams.note_update(connection_id)
+        has_stepped_back = self._has_stepped_back(connection_id, header)
+        self._streams.note_update(connection_id, header)
+        if has_stepped_back:
+            self._note_step_back()
         if not self._has_retained_levels:
             self.judged_at = now
             self._keep(now, connection_id, header, payload, received_time_ns)
@@ -475,6 +481,21 @@ class Synchronizer:
         self._has_retained_levels = False
         if self._streams.is_any_live:
             self._request(now)
+
+    def _has_stepped_back(self, connection_id: int, header: Header) -> bool:
+        reached = self.book.last_update_id, self.book.event_time_ms
+        return self._streams.has_stepped_back(connection_id, header, *reached)
+
+    def _note_step_back(self) -> None:
+        """The ids have stepped back by a few: what is buffered, or being downloaded, may be of the previous numbering.
+
+        An id alone does not show that. The book, or an update, of the previous numbering would seem to continue.
+        """
+        self._drop(UpdateDrop.IDS_WENT_BACK, self._buffer.clear())
+        self._numbering.note_step_back()
+        self._has_retained_levels = False
+        if self.requests.has_begun:
+            self.requests.cancel()
 
     def _note_restart(self) -> None:
         """The ids have restarted: neither the retained levels nor the book's id can be continued."""
@@ -570,7 +591,6 @@ class Synchronizer:
             self._resync(now, Cause.NOT_LOADED)
             self._buffer_update(now, connection_id, payload, received_time_ns)
             return
-        self._streams.note_update(connection_id)
         self.judged_at = now
         self._judge_update(now, connection_id, verdict, payload, received_time_ns)
 
@@ -579,14 +599,23 @@ class Synchronizer:
     ) -> None:
         header = self.book.last_header
         assert header is not None
+        is_open = connection_id in self._streams
+        has_stepped_back = is_open and verdict == Verdict.STALE and self._has_stepped_back(connection_id, header)
+        if is_open:
+            self._streams.note_update(connection_id, header)
         if verdict == Verdict.APPLIED:
             self.refresher.note_applied(now, payload, received_time_ns)
             self._fill_gap(now, connection_id)
             self._check_book(now, header, payload)
-        elif connection_id not in self._streams:
+            self._end_contradiction(now)
+        elif not is_open:
             self._drop(UpdateDrop.NOT_OPEN)
         elif verdict == Verdict.GAP:
             self._wait_behind_gap(now, connection_id, header, payload, received_time_ns)
+        elif has_stepped_back:
+            self._desynchronize(Cause.IDS_WENT_BACK, now, header=header)
+            self._note_step_back()
+            self._keep(now, connection_id, header, payload, received_time_ns)
         elif self._numbering.has_restarted(now, connection_id, header):
             self._desynchronize(Cause.IDS_WENT_BACK, now, header=header)
             self._drop(UpdateDrop.IDS_WENT_BACK, self._buffer.clear())
@@ -637,6 +666,7 @@ class Synchronizer:
             done += 1
         if done > 0:
             self.gap.note_filled(now, connection_id, done, self.book.last_header)
+            self._streams.note_others(self.book.last_update_id)
 
     def _give_up_gap(self, now: float) -> None:
         """No stream will fill the gap. The updates behind it wait for a snapshot from now on."""
@@ -662,6 +692,12 @@ class Synchronizer:
         request = self.requests.take(epoch)
         if request is not None:
             self.refresher.snapshot_received(now, request, body, limit)
+            self._end_contradiction(now)
+
+    def _end_contradiction(self, now: float) -> None:
+        """Resync a market whose book snapshots have contradicted for good."""
+        if self.refresher.take_contradiction() and self.state is SyncState.SYNCHRONIZED:
+            self._resync(now, Cause.DIFFERENT)
 
     def _retry_refresh_or_fail(self, now: float, epoch: int, permanent: Cause | None, retry_at: float | None) -> None:
         if self.requests.take(epoch) is None:
@@ -725,6 +761,7 @@ class Synchronizer:
         self._has_retained_levels = False
         self._retry.note_published()
         self._numbering.note_published()
+        self._streams.note_others(self.book.last_update_id)
         self.book.resume()  # last, because from here on other threads may read
 
     def _desynchronize(
@@ -862,7 +899,7 @@ TABLE: dict[Input, dict[SyncState, Cell]] = {
     Input.SNAPSHOT_RECEIVED: _row(
         idle=Synchronizer._drop_late_answer,
         buffering=_to(Synchronizer._synchronize, SyncState.BUFFERING, SyncState.SYNCHRONIZED),
-        synchronized=Synchronizer._refresh,
+        synchronized=_to(Synchronizer._refresh, SyncState.SYNCHRONIZED, SyncState.BUFFERING),
         stopped=Synchronizer._drop_late_answer,
         failed=Synchronizer._drop_late_answer,
     ),

@@ -6,8 +6,10 @@ Rule 2: one source can be wrong. A restart is believed when the stream shows it 
 Rule 3: nothing is refused for ever. After `IMPLAUSIBLE_IN_A_ROW_MAX` refused snapshots the next one is believed.
 Rule 4: this object changes no book and requests nothing; `ldc.sync.machine` acts on its answers.
 
-Exchanges restart their ids on maintenance, mostly far below where they were. Three observations reveal it.
+Exchanges restart their ids on maintenance, mostly far below where they were. Four observations reveal it.
 
+    a stream brings an update that ends a      `ldc.sync.streams` notices it, at the first such update;
+    little below its last one, sent later      `note_step_back`
     updates end at or below the book's id      `has_restarted`; right after a snapshot that is normal for a while
     updates end below the buffered ones        `has_restarted_below`, or, for one of a much later time, the buffer
                                                discards them itself and `note_discarded` is called
@@ -55,6 +57,7 @@ class Numbering:
         self._id_min: int | None = None  # a snapshot, with the buffered updates, must reach it
         self._lost_id: int | None = None  # where the book stood when it left SYNCHRONIZED
         self._previous_id: int | None = None  # a snapshot that reaches it is of the previous numbering
+        self._stepped_from_id: int | None = None  # a snapshot of exactly this id may be of the previous numbering
         self._snapshot_id: int | None = None  # of the snapshot that was loaded last
         self._snapshot_at = now
         self._stale_after_snapshot = 0
@@ -71,7 +74,7 @@ class Numbering:
 
     def note_published(self) -> None:
         """The book is about to be readable. A lower id than the one at which it was lost is of a new numbering."""
-        self._id_min = self._previous_id = None
+        self._id_min = self._previous_id = self._stepped_from_id = None
         self._implausible_in_a_row = 0
         reached_id = self._book.last_update_id
         if reached_id is not None and self._lost_id is not None and reached_id < self._lost_id:
@@ -118,6 +121,11 @@ class Numbering:
         self._previous_id = self._book.last_update_id
         self._id_min = None
 
+    def note_step_back(self) -> None:
+        """The ids have stepped back by a few. The new ones soon pass the old, so a higher one is believed."""
+        self._stepped_from_id = self._book.last_update_id
+        self._id_min = None
+
     def note_discarded(self, previous: Sequence[Update], update: Update) -> None:
         """The buffer has discarded updates, because this one shows their numbering to be over.
 
@@ -150,6 +158,8 @@ class Numbering:
         if self._id_min is not None and reached_id < self._id_min and not self._is_stream_later(waiting.newest):
             return SnapshotDrop.LAGGING
         if self._previous_id is not None and snapshot_id >= self._previous_id:
+            return SnapshotDrop.LAGGING
+        if snapshot_id == self._stepped_from_id:
             return SnapshotDrop.LAGGING
         if are_prices_far_apart(middle_price(candidate), self.readable_price):
             return SnapshotDrop.WRONG_PRICES

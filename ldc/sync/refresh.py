@@ -1,7 +1,8 @@
 """The refresh of a synchronized market: it takes in a newer or deeper snapshot while the book stays readable.
 
 Rule 1: only `adopt` changes the live book, at equal update ids, after a comparison.
-Rule 2: the stream is believed before a snapshot. Two snapshots must show a difference before the book is corrected.
+Rule 2: the stream is believed before a snapshot. Two snapshots must show a difference before the book is corrected
+    or synchronized again.
 Rule 3: no clock, socket, thread, log or random source: `now` and `random` are arguments.
 
 Theory of operation. A refresh requests a snapshot. From the beginning of its download, every update that the live book
@@ -13,11 +14,19 @@ applied to it. Then
     both at one id                   the audit: compare them inside both horizons
 
 An equal candidate is adopted: its levels and its horizon, which is what a refresh is for. A different one is not, and a
-second snapshot is requested. A difference is a price with its two quantities. If it shows again exactly as before, no
-update has touched it and two snapshots agree on it: the live book is wrong (AUDIT_CURED). Otherwise one of the
-snapshots was (SNAPSHOT_INCOHERENT; COIN-M had such snapshots in 2021). Then the live book takes only what lies past its
-horizon. The second snapshot is requested late, because such an error was seen to last. A book that has left its horizon
-takes what lies past it from the first snapshot already, so that it can be read meanwhile.
+second snapshot is requested, to confirm it. A difference is a price with its two quantities. Then
+
+    nothing differs                 the first snapshot was wrong (SNAPSHOT_INCOHERENT; COIN-M had such ones in 2021)
+    what differs did so before,     no update has touched it and two snapshots agree on it: the live book is wrong, and
+    exactly so                      the second one is adopted (AUDIT_CURED)
+    some of it did, and more does   the live book is wrong, and no snapshot can be trusted elsewhere: the market is
+                                    synchronized again (RESYNCED)
+    nothing of it did               neither snapshot is confirmed: one more is requested, `CONFIRMS_MAX` in total, and
+                                    judged in the same way; then the market is synchronized again (RESYNCED)
+
+So no difference outlasts its confirmations. They are requested late, because an incoherent snapshot was seen to last.
+A book that has left its horizon takes what lies past it from the first snapshot already, so that it can be read
+meanwhile.
 
 Updates are retained from the download on, not from the request on. Requests wait for weight: with 200 markets that
 deepen at once for minutes. A snapshot is as old as its download, so it needs only what follows that.
@@ -61,8 +70,11 @@ AHEAD_UPDATES_MAX_UNREADABLE = 20
 """The same while the live book has left its horizon. It needs a snapshot more than a wait: a candidate of another
 numbering would keep it unreadable for `AHEAD_S_MAX`."""
 
+CONFIRMS_MAX = 2
+"""Snapshots that are to confirm a difference. If the last one shows yet another, the market is synchronized again."""
+
 AUDIT_CONFIRM_S = 30.0
-"""From a difference to the second request, while the live book is readable. An incoherent snapshot was seen to stay
+"""From a difference to the next request, while the live book is readable. An incoherent snapshot was seen to stay
 incoherent for more than 20 s."""
 
 REFUSALS_MAX = 2
@@ -124,7 +136,9 @@ class Refresher:
         self._candidate_limit = 0
         self._candidate_expires_at = 0.0
         self._updates_while_ahead = 0
-        self._first_difference: frozenset[Difference] | None = None
+        self._difference: frozenset[Difference] | None = None  # of the last snapshot, to be confirmed
+        self._confirms = 0
+        self._is_contradicted = False
         self._refusals = 0
         self._not_before = 0.0
         self._interval_due: float | None = None
@@ -184,8 +198,8 @@ class Refresher:
         waiting = self._requests.awaited
         if waiting is None or self._requests.has_begun or purpose >= self._purpose:
             return
-        if self._first_difference is not None and self._book.is_readable:
-            return  # the second snapshot is requested late on purpose
+        if self._difference is not None and self._book.is_readable:
+            return  # a confirmation is requested late on purpose
         self._purpose = purpose
         self._requests.cancel()
         self._requests.issue(purpose, self._wanted_limit, max(now, self._not_before))
@@ -251,6 +265,11 @@ class Refresher:
         if self._interval_due is not None and now >= self._interval_due and not self.is_under_way:
             self.want(Purpose.INTERVAL, now)
 
+    def take_contradiction(self) -> bool:
+        """Return once whether snapshots contradict the live book for good: the market must be synchronized again."""
+        is_contradicted, self._is_contradicted = self._is_contradicted, False
+        return is_contradicted
+
     # -- internals
 
     def _limit_for(self, purpose: Purpose) -> int:
@@ -282,7 +301,7 @@ class Refresher:
             self._drop_and_retry(SnapshotDrop.EXPIRED, now)
 
     def _compare_if_equal_ids(self, now: float) -> None:
-        """If both books stand at one id, compare them; then end the refresh or request a second snapshot."""
+        """If both books stand at one id, compare them; then end the refresh or request a confirmation."""
         live, candidate = self._book, self._candidate
         assert candidate is not None
         if candidate.last_update_id != live.last_update_id:
@@ -294,60 +313,63 @@ class Refresher:
         comparison = live.compare(candidate)
         if comparison.is_equal:
             live.adopt(candidate)
-            first_was_wrong = self._first_difference is not None
-            result = RefreshResult.SNAPSHOT_INCOHERENT if first_was_wrong else RefreshResult.EQUAL
-            self._end(now, result, comparison, is_taken=True)
+            was_different = self._difference is not None
+            result = RefreshResult.SNAPSHOT_INCOHERENT if was_different else RefreshResult.EQUAL
+            self._end(now, result, comparison)
             return
         difference, compared_count = differences(live, candidate)
         assert difference, "compare() and differences() disagree"
-        can_extend = len(difference) <= INCOHERENT_SHARE_MAX * compared_count
-        if self._first_difference is None:
-            if can_extend and not live.is_readable:
-                self._extend(candidate)  # so that it can be read meanwhile
-            self._first_difference = difference
-            self._requests.dropped[SnapshotDrop.DIFFERENT] += 1
-            self._candidate = None
-            self._purpose = Purpose.CONFIRM
-            due = now + AUDIT_CONFIRM_S if live.is_readable else now
-            self._requests.issue(Purpose.CONFIRM, self._wanted_limit, due)
-        elif difference <= self._first_difference:
+        before = self._difference
+        if before is not None and difference <= before:
             live.adopt(candidate)
-            self._end(now, RefreshResult.AUDIT_CURED, comparison, is_taken=True)
-        else:
-            is_taken = can_extend and self._extend(candidate)
-            self._end(now, RefreshResult.SNAPSHOT_INCOHERENT, comparison, is_taken=is_taken)
+            self._end(now, RefreshResult.AUDIT_CURED, comparison)
+            return
+        self._requests.dropped[SnapshotDrop.DIFFERENT] += 1
+        is_confirmed = before is not None and not difference.isdisjoint(before)  # and there is more
+        if is_confirmed or self._confirms >= CONFIRMS_MAX:
+            self._note_end(RefreshResult.RESYNCED, comparison)
+            self._is_contradicted = True
+            return
+        if len(difference) <= INCOHERENT_SHARE_MAX * compared_count and not live.is_readable:
+            self._extend(candidate)  # so that it can be read meanwhile
+        self._difference = difference
+        self._confirms += 1
+        self._candidate = None
+        self._purpose = Purpose.CONFIRM
+        self._requests.issue(Purpose.CONFIRM, self._wanted_limit, now + AUDIT_CONFIRM_S if live.is_readable else now)
 
-    def _extend(self, candidate: "OrderBook") -> bool:
-        """Take only what lies past the live book's horizon. Return whether that was possible."""
+    def _extend(self, candidate: "OrderBook") -> None:
+        """Take what lies past the live book's horizon, if that is possible."""
         deeper = extended(self._book, candidate, self._make_book)
         if deeper is not None:
             self._book.adopt(deeper)
-        return deeper is not None
 
-    def _end(self, now: float, result: RefreshResult, comparison: Comparison, *, is_taken: bool) -> None:
+    def _note_end(self, result: RefreshResult, comparison: Comparison) -> None:
+        """Count and report a result, and end the refresh under way."""
         assert self._purpose is not None
         assert self._book.last_update_id is not None
-        purpose = self._purpose
         self.ended[result] += 1
-        self._actions.append(Refreshed(result, purpose, self._candidate_limit, self._book.last_update_id, comparison))
+        ended = Refreshed(result, self._purpose, self._candidate_limit, self._book.last_update_id, comparison)
+        self._actions.append(ended)
         self._forget()
+
+    def _end(self, now: float, result: RefreshResult, comparison: Comparison) -> None:
+        """The snapshot was adopted."""
+        self._note_end(result, comparison)
         self._set_interval(now)
-        if is_taken:
-            self._requests.used += 1
-            self.limit = self._candidate_limit
-            self.refreshed_at = now
-            self._backoff.reset()
-            self._not_before = now + REFRESH_PAUSE_S
-        else:
-            self._requests.dropped[SnapshotDrop.DIFFERENT] += 1
-            self._not_before = now + max(REFRESH_PAUSE_S, self._backoff.next_delay_s())
+        self._requests.used += 1
+        self.limit = self._candidate_limit
+        self.refreshed_at = now
+        self._backoff.reset()
+        self._not_before = now + REFRESH_PAUSE_S
         self._deepen(now)
 
     def _forget(self) -> None:
         """End the refresh under way."""
         self._purpose = None
         self._candidate = None
-        self._first_difference = None
+        self._difference = None
+        self._confirms = 0
         self._refusals = 0
         self._stop_retaining()
 

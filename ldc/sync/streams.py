@@ -14,6 +14,10 @@ STALE_S_MAX = 10.0
 """How long `RESYNC_AFTER_STALE` STALE updates, and nothing else, must have come to show it whatever their event times
 are. The exchange's clock may be set back, and one event time may be of another unit: then no next one is later."""
 
+STEP_BACK_IDS_MAX = 1_000_000
+"""How far below its last id an update may end that shows by itself that the ids stepped back. After a larger step the
+next updates end below as well, and `RESYNC_AFTER_STALE` of them show it."""
+
 STREAMS_MAX = 16
 """Streams of one market at a time; one more is a ``ValueError``. Redundant streams and their successors are a few."""
 
@@ -25,6 +29,8 @@ class _Stream:
         "has_spoken",
         "is_acknowledged",
         "later_in_a_row",
+        "reached_event_time_ms",
+        "reached_id",
         "stale_at_id",
         "stale_count",
         "stale_since",
@@ -35,6 +41,8 @@ class _Stream:
         self.has_spoken = False
         self.has_skipped = False
         self.gaps_filled = 0
+        self.reached_id: int | None = None  # of the last update that was seen here; others went straight to the book
+        self.reached_event_time_ms: int | None = None
         self.stale_at_id: int | None = None  # the id at or below which the STALE updates end
         self.stale_since = 0.0
         self.stale_count = 0
@@ -52,11 +60,12 @@ class Streams:
     Thread-safety: none; one thread calls it.
     """
 
-    __slots__ = ("_market", "_streams")
+    __slots__ = ("_market", "_others_id", "_streams")
 
     def __init__(self, market: str | None) -> None:
         self._market = market
         self._streams: dict[int, _Stream] = {}
+        self._others_id = 0  # a book past it was brought there by the only open stream
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -103,9 +112,43 @@ class Streams:
         """Return whether this stream is open, and was acknowledged or has brought an update."""
         return connection_id in self._streams and self._streams[connection_id].is_live
 
-    def note_update(self, connection_id: int) -> None:
+    def note_update(self, connection_id: int, header: Header) -> None:
         """The stream has brought an update."""
-        self._streams[connection_id].has_spoken = True
+        stream = self._streams[connection_id]
+        stream.has_spoken = True
+        stream.reached_id, stream.reached_event_time_ms = header.last_update_id, header.event_time_ms
+
+    def note_others(self, reached_id: int | None) -> None:
+        """A snapshot, or a stream that is not the only open one, has brought the book to this id."""
+        self._others_id = reached_id or 0
+
+    def has_stepped_back(
+        self, connection_id: int, header: Header, book_id: int | None, book_event_time_ms: int | None
+    ) -> bool:
+        """Return whether an update shows that the ids of its stream stepped back. Call it before `note_update`.
+
+        A connection keeps the order. An update that ends at or below an earlier one of the same stream is repeated or
+        late, and then it has an old event time; or the ids stepped back. Of another stream it would prove nothing: the
+        windows of two connections differ, and one lags behind the other.
+
+        Updates that went straight to the book were not seen here. Those of the only open stream are known all the same:
+        they brought the book to its id. With several open streams a step back in that time is not noticed here.
+        """
+        stream = self._streams[connection_id]
+        reached_id, reached_ms = stream.reached_id, stream.reached_event_time_ms
+        if (
+            len(self._streams) == 1
+            and book_id is not None
+            and book_id > self._others_id
+            and book_id > (reached_id or 0)
+        ):
+            reached_id, reached_ms = book_id, book_event_time_ms
+        assert header.last_update_id is not None
+        return (
+            reached_id is not None
+            and 0 <= reached_id - header.last_update_id < STEP_BACK_IDS_MAX
+            and is_later(header.event_time_ms, reached_ms)
+        )
 
     def note_skip(self, connection_id: int) -> None:
         """The stream has brought an update past a gap. It keeps the order, so it will not fill the gap."""

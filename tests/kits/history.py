@@ -65,6 +65,7 @@ _VENUE = replace(
 FAULTS = (
     *("updates",) * 8, *("server",) * 3, "disconnect", "disconnect", "handover", "resubscribe", "stall", "restart",
     "jump", "resync", "refresh", "refresh", "sleep", "connect fails", "foreign weight", "falsehood", "quiet",
+    "step back",
 )  # fmt: skip
 UPDATE_FAULTS = (
     "drop", "drop", "drop", "drop more", "twice", "twice", "late", "late", "malformed", "malformed", "with last",
@@ -129,6 +130,8 @@ class History:
         self.has_wrong_prices = 0.05 <= kind < 0.15
         """Until the faults are over, snapshots that are to synchronize have another market's prices: in each outage
         as many as must be refused."""
+        self.false_confirmations = random.Random(f"confirmations {seed}").choice((0, 0, 1, 1, 2))
+        """So many of the snapshots that are to confirm a difference are false as well, each in another way."""
         self.has_tight_budget = draw() < 0.1 and not self.is_falsified
         self.faults_until = 3.0 + draw() * (7.0 if self.market_count == 1 else 3.0)
         self.activity = rng.choice((0.3, 0.8, 0.95))
@@ -174,6 +177,8 @@ class History:
         self.held_up_s = dict.fromkeys((market.engine.symbol for market in self.markets), 0.0)
         self.held_up_s_max: dict[str, float] = {}
         self.updates_when_back: dict[str, int] = {}
+        self.contradicted_late: set[str] = set()
+        """Markets that may resync after the faults, because the snapshot that was to confirm a difference was false."""
         self.is_over = False
         self.has_requested_audit = False
 
@@ -492,6 +497,13 @@ class History:
             and self.now < self.faults_until
         ):
             return Falsehood("prices", 0.0)
+        if purpose is Purpose.CONFIRM and self.false_confirmations and market.book.is_readable:
+            kind = f"quantity {self.false_confirmations}"
+            self.false_confirmations -= 1
+            market.resyncs_allowed += 1
+            if self.faults_over_at is not None:
+                self.contradicted_late.add(market.engine.symbol)
+            return Falsehood(kind, float(market.book.bid_horizon or 0.0))
         if not self.falsehoods_due:
             return None
         horizon, kinds = 0.0, ("quantity", "missing")
@@ -579,6 +591,29 @@ class History:
         if market.engine.restarts < 2:
             market.resyncs_allowed += 3  # an update and a snapshot of the previous numbering may follow
             market.engine.restart_ids()
+
+    def fault_step_back(self, market: SimulatedMarket) -> None:
+        """The ids step back by a few, and the next update shows it: it ends at or below the last one, and is newer.
+
+        With several connections, or with an update lost just then, no id shows it: docs/reliability.md says so.
+        """
+        engine = market.engine
+        connection = self.connections[0] if len(self.connections) == 1 else None
+        subscription = None if connection is None else connection.subscriptions.get(engine.symbol)
+        if connection is None or subscription is None or market.synchronizer.state is not SyncState.SYNCHRONIZED:
+            return
+        if connection.queue or connection.faults or connection.late or connection.held_until > self.now:
+            return
+        is_heard = market.synchronizer.has_spoken(connection.connection_id)
+        if not is_heard or market.book.last_update_id != engine.event_id or not subscription.is_empty:
+            return
+        engine.step_back_ids(5 + int(self.draw() * 20))
+        market.resyncs_allowed += 1
+        engine.event()
+        payload = subscription.update(1_000_050 + int(self.now * 1000))
+        assert payload is not None
+        self.deliver(connection, market, payload)
+        assert market.synchronizer.state is not SyncState.SYNCHRONIZED, "a step back was not noticed"
 
     def fault_jump(self, market: SimulatedMarket) -> None:
         market.resyncs_allowed += 1
@@ -671,7 +706,7 @@ class History:
             waiting_s = max(waiting_s, market.request.due - self.now)
         rounds = REFUSED_IN_A_ROW_MAX + 2  # the faults are over, so every download succeeds
         bound_s = waiting_s + rounds * (USELESS_S_MAX + LATENCY_S_MAX) + 5.0
-        if market.engine.restarts:
+        if market.engine.restarts or market.engine.step_backs:
             bound_s += 2 * RESTART_AFTER_SNAPSHOT_S
         return bound_s + (130.0 if self.is_starved else 0.0)
 
@@ -692,9 +727,13 @@ class History:
             if synchronizer.state is SyncState.FAILED:
                 continue
             if synchronizer.state is not SyncState.SYNCHRONIZED:
-                assert self.now < self.deadlines[symbol], f"{symbol} has not come back: {synchronizer.cause}"
-                self.back_at.pop(symbol, None)
                 is_over = False
+                if symbol in self.contradicted_late and symbol in self.back_at:
+                    since_s = self.now - synchronizer.state_since
+                    assert since_s < self.recovery_s_max(market), f"{symbol} has not come back: {synchronizer.cause}"
+                else:
+                    assert self.now < self.deadlines[symbol], f"{symbol} has not come back: {synchronizer.cause}"
+                    self.back_at.pop(symbol, None)
                 continue
             if symbol not in self.back_at:
                 self.back_at[symbol] = synchronizer.state_since

@@ -60,6 +60,7 @@ class EngineMarket:
         self.event_id = self.update_id
         """Of this market's last change."""
         self.restarts = 0
+        self.step_backs = 0
         self.subscriptions: list[Subscription] = []
         self.updates = 0
         self.bids: Side = {self.middle - (1 + n) / 4: self._quantity() for n in range(DEPTH)}
@@ -133,6 +134,19 @@ class EngineMarket:
         for subscription in self.subscriptions:
             subscription.restart()
         self._remember()
+
+    def step_back_ids(self, count: int) -> None:
+        """The ids step back by a few. No node knows the previous ones any more."""
+        self.step_backs += 1
+        self.update_id = self.event_id = self.update_id - count
+        for update_id in [each for each in self._books if each > self.update_id]:
+            del self._books[update_id]
+            self._truths.pop(update_id, None)
+        for subscription in self.subscriptions:
+            subscription.restart()
+        self.ids.clear()
+        self._remember()
+        self._truths.pop(self.update_id, None)
 
     def jump_ids(self) -> None:
         """The ids jump far ahead, and no stream shows it."""

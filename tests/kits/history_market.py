@@ -99,7 +99,7 @@ class SimulatedMarket:
     @property
     def may_go_back(self) -> bool:
         """Whether the ids of the exchange have restarted."""
-        return self.engine.restarts > 0
+        return self.engine.restarts + self.engine.step_backs > 0
 
     @property
     def implausible_count(self) -> int:
@@ -266,7 +266,7 @@ class SimulatedMarket:
         late = requests.dropped[SnapshotDrop.LATE]
         again = requests.cancelled + requests.failed + sum(requests.dropped.values()) - late
         assert requests.issued[Purpose.SYNCHRONIZE] <= 1 + resyncs + again, "a needless snapshot"
-        if not self.is_falsified and not self.engine.restarts:
+        if not self.is_falsified and not self.may_go_back:
             assert refresher.ended[RefreshResult.AUDIT_CURED] == 0, "an audit has cured a book that was right"
 
     def judge_clean(self, elapsed_s: float, *, is_starved: bool) -> None:

@@ -37,7 +37,8 @@ class Falsehood(NamedTuple):
     """How a snapshot is false in a way that no check of it alone can find."""
 
     kind: str
-    """ "quantity" or "missing": of one bid. "prices": of another market."""
+    """ "quantity" or "missing": of one bid. "prices": of another market. A quantity may have a number, as in
+    "quantity 1": that of another number is never the same."""
     horizon: float
     """The false bid is not below this: the market's copy claims to know it."""
 
@@ -167,5 +168,9 @@ class RestServer:
             if falsehood.kind == "missing":
                 del bids[place]
             else:
-                bids[place] = bids[place][0], bids[place][1] + 100.0 + int(self.rng.random() * 4000) / 4
+                number = int(falsehood.kind.partition(" ")[2] or 0)
+                bids[place] = (
+                    bids[place][0],
+                    bids[place][1] + 100.0 + number * 1000.0 + int(self.rng.random() * 3800) / 4,
+                )
         return bids[:limit], asks

@@ -1,7 +1,8 @@
 """Simulated histories in which the exchange's clock, or single event times, are wrong.
 
 Rule 1: event times are shown to users, and are a hint. Whatever they are, every oracle of `history` holds. Only the
-        time to come back is longer if ids restart meanwhile, because no event time shows the restart.
+        time to come back is longer if ids restart meanwhile, because no event time shows the restart. A repeated update
+        with a later time looks like ids that stepped back and may cost a resync. Ids that do step back are not tried.
 """
 
 import random
@@ -37,6 +38,14 @@ class HistoryOfOddTimes(History):
             self.odd_updates += self.times.randint(1, 4)
         if self.times.random() < 0.5:
             self.fault_restart(self.times.choice(self.markets))
+
+    def fault_step_back(self, market: SimulatedMarket) -> None:
+        """Nothing: only the event time shows a step back."""
+
+    def send_with_fault(self, connection: Connection, market: SimulatedMarket, payload: bytes, what: str) -> None:
+        """Do what a fault demands. What is sent again gets a time of its own."""
+        market.resyncs_allowed += what in ("twice", "later twice", "late")
+        super().send_with_fault(connection, market, payload, what)
 
     def post(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
         """Send bytes, with that time in them."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sync_kit import Market, market_in, snapshot, update
+from sync_kit import BIDS, Market, market_in, snapshot, update
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.sync.actions import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
@@ -403,6 +403,15 @@ def a_snapshot_synchronizes() -> Market:
     assert market.bids() == {100.0: 1.0, 99.0: 9.0, 98.0: 3.0, 97.0: 4.0}
     assert market.synchronizer.cause is None
     assert not market.synchronizer.wants_every_update
+    return market
+
+
+@case(Input.SNAPSHOT_RECEIVED, SYNCHRONIZED, BUFFERING)
+def a_refresh_is_contradicted_for_good() -> Market:
+    market = market_in(SYNCHRONIZED).refresh().begin().snapshot(100, bids={**BIDS, "98.00": "9"})
+    market.begin().snapshot(100, bids={**BIDS, "98.00": "9", "97.00": "9"})
+    assert market.changes[-1] == (BUFFERING, Cause.DIFFERENT)
+    assert market.book.suspended_by == "DIFFERENT"
     return market
 
 

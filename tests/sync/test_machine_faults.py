@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot, update
 
+from ldc.sync import streams
 from ldc.sync.actions import Purpose, StateChanged
 from ldc.sync.buffer import BUFFER_UPDATES_MAX, PREVIOUS_NUMBERING_MS
 from ldc.sync.numbering import IMPLAUSIBLE_IN_A_ROW_MAX, STALE_AFTER_SNAPSHOT_S
@@ -18,6 +19,14 @@ from ldc.types import Cause, SyncState
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
 MarketIn = Callable[..., Market]
+
+a_restart_is_far = pytest.mark.usefixtures("restarts_are_far")
+
+
+@pytest.fixture
+def restarts_are_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of tests are small. A restart is taken for one far below, which a single update does not show."""
+    monkeypatch.setattr(streams, "STEP_BACK_IDS_MAX", 0)
 
 
 @pytest.fixture(params=[(rule, name) for rule in ("spot", "futures") for name in BOOKS], ids="-".join)
@@ -202,6 +211,7 @@ def test_the_memory_of_a_payload_may_be_used_again_after_the_call(market_at: Mar
 # -------------------------------------------------------------------------------------------- 9: the ids went backwards
 
 
+@a_restart_is_far
 def test_ids_that_restart_low_are_noticed_after_three_stale_updates_with_later_event_times(
     market_at: MarketIn,
 ) -> None:
@@ -216,6 +226,7 @@ def test_ids_that_restart_low_are_noticed_after_three_stale_updates_with_later_e
     assert market.bids()[99.0] == 9.0
 
 
+@a_restart_is_far
 @pytest.mark.parametrize("old_id", [100, 150])
 def test_a_snapshot_of_the_old_numbering_is_refused_after_the_ids_went_back(market_at: MarketIn, old_id: int) -> None:
     market = market_at(SYNCHRONIZED)
@@ -227,6 +238,7 @@ def test_a_snapshot_of_the_old_numbering_is_refused_after_the_ids_went_back(mark
     assert market.snapshot(13).state is SYNCHRONIZED
 
 
+@a_restart_is_far
 def test_the_old_numbering_is_forgotten_once_the_new_one_is_synchronized(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED)
     for number in range(RESYNC_AFTER_STALE):
@@ -243,6 +255,7 @@ def test_stale_updates_with_old_event_times_are_repetitions(market_at: MarketIn)
     assert market.state is SYNCHRONIZED
 
 
+@a_restart_is_far
 def test_stale_updates_are_counted_in_a_row_only(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED)
     for last in range(110, 400, 10):
@@ -252,6 +265,7 @@ def test_stale_updates_are_counted_in_a_row_only(market_at: MarketIn) -> None:
     assert market.state is SYNCHRONIZED
 
 
+@a_restart_is_far
 def test_one_old_event_time_breaks_the_row(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED)
     for event_time_ms in (5_000, 5_001, 1_000, 5_002, 5_003):
@@ -260,6 +274,7 @@ def test_one_old_event_time_breaks_the_row(market_at: MarketIn) -> None:
     assert market.update(10, 20, event_time_ms=5_004).changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
 
 
+@a_restart_is_far
 def test_with_two_streams_the_ids_went_back_only_if_both_show_it(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).open(1).update(100, 110, connection_id=1)
     for number in range(2 * RESYNC_AFTER_STALE):
@@ -312,6 +327,7 @@ def test_a_stream_that_lags_far_behind_another_one_does_not_show_that_ids_went_b
     assert market.update(110, 120).state is SYNCHRONIZED
 
 
+@a_restart_is_far
 def test_an_update_of_high_ids_and_a_time_to_come_does_not_block_the_buffer_for_ever(market_at: MarketIn) -> None:
     """It would stay the newest one, behind a hole, and no snapshot would ever reach it."""
     market = market_at(BUFFERING).update(10**9, 10**9 + 1, event_time_ms=10**15)
@@ -342,6 +358,7 @@ def test_stale_updates_after_a_snapshot_are_counted_for_each_snapshot(market_at:
         market.resync()
 
 
+@a_restart_is_far
 @pytest.mark.parametrize("new_id", [10, 100 - RESYNC_AFTER_STALE])
 def test_ids_that_restart_under_the_first_snapshot_are_noticed_although_it_is_young(
     market_at: MarketIn, new_id: int
@@ -372,6 +389,7 @@ def test_a_single_stale_update_long_after_a_snapshot_is_a_repetition(market_at: 
     assert market.update(80, 95, event_time_ms=10**9).state is BUFFERING
 
 
+@a_restart_is_far
 def test_a_snapshot_of_the_old_numbering_is_refused_after_a_new_one_began_while_buffering(market_at: MarketIn) -> None:
     """Nothing that waits is missing after it, for all of that has lower ids; but the stream will never continue it."""
     market = market_at(SYNCHRONIZED).update(1_000, 1_010).update(1_010, 1_020)
@@ -382,6 +400,7 @@ def test_a_snapshot_of_the_old_numbering_is_refused_after_a_new_one_began_while_
     assert market.snapshot(12).book.last_update_id == 13
 
 
+@a_restart_is_far
 def test_what_was_readable_does_not_bind_a_numbering_that_began_while_buffering(market_at: MarketIn) -> None:
     market = market_at(SYNCHRONIZED).update(1_000, 1_010).update(1_010, 1_020)
     for number in range(RESYNC_AFTER_STALE):
@@ -390,6 +409,7 @@ def test_what_was_readable_does_not_bind_a_numbering_that_began_while_buffering(
     assert market.snapshots_dropped() == {}
 
 
+@a_restart_is_far
 def test_ids_that_go_back_while_buffering_empty_the_buffer_but_leave_the_request(market_at: MarketIn) -> None:
     market = market_at(BUFFERING).update(9_990, 10_000, event_time_ms=5_000).update(10_000, 10_010, event_time_ms=5_100)
     request = market.request
@@ -411,6 +431,7 @@ def test_a_snapshot_that_proved_useless_is_not_continued_like_the_retained_level
     assert market.snapshot(11).state is SYNCHRONIZED
 
 
+@a_restart_is_far
 def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at: MarketIn) -> None:
     """A quiet market brings no second one for long, and no snapshot would ever reach what is buffered."""
     market = market_at(SYNCHRONIZED).update(100, 1_010, event_time_ms=5_000).resync()
@@ -423,6 +444,7 @@ def test_one_update_of_a_later_time_and_a_lower_id_empties_the_buffer(market_at:
     assert market.snapshots_dropped() == {"TOO_OLD": 1}
 
 
+@a_restart_is_far
 @pytest.mark.parametrize("book_id", [1_010, None])
 def test_a_snapshot_of_the_previous_numbering_is_refused(market_at: MarketIn, book_id: int | None) -> None:
     market = market_at(BUFFERING)
@@ -456,6 +478,118 @@ def test_a_price_that_crosses_by_far_is_no_measure_for_a_snapshot(market_at: Mar
     assert market.snapshots_dropped() == {"WRONG_PRICES": 1}
     market.snapshot(115)
     assert market.state is SYNCHRONIZED
+
+
+# ------------------------------------------------------------------------------------- 9: the ids step back by a few
+
+
+def test_ids_that_step_back_by_a_few_are_noticed_at_the_first_update(market_at: MarketIn) -> None:
+    """The next one would end past the book, and would seem to continue it."""
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000, bids={"99.00": "9"})
+    market.update(105, 108, event_time_ms=5_100, bids={"98.00": "8"})
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+    market.update(108, 115, event_time_ms=5_200, bids={"97.00": "7"})
+    assert market.request is not None
+    assert market.request.due == market.now
+    market.snapshot(107, bids={**BIDS, "99.00": "9"})
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 115)
+    assert (market.bids()[98.0], market.bids()[97.0]) == (8.0, 7.0)
+    assert market.snapshots_dropped() == {}
+    market.update(115, 120, event_time_ms=5_300)
+    assert market.state is SYNCHRONIZED
+
+
+def test_a_step_back_while_the_stream_goes_straight_to_the_book_is_noticed_as_well(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED)
+    for number in range(10):
+        assert not market.synchronizer.wants_every_update
+        market.update(100 + number, 101 + number, event_time_ms=5_000 + number)
+    market.update(105, 108, event_time_ms=5_100)
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+
+
+@pytest.mark.parametrize("event_time_ms", [5_000, 4_900, None])
+def test_an_update_that_is_repeated_or_late_is_no_step_back(market_at: MarketIn, event_time_ms: int | None) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000)
+    for start in (90, 100, 105):
+        market.update(start, 110, event_time_ms=event_time_ms)
+    assert market.state is SYNCHRONIZED
+    assert market.dropped() == {"STALE": 3}
+
+
+def test_an_update_that_covers_the_last_one_once_more_is_no_step_back(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000).update(100, 120, event_time_ms=5_100)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 120)
+
+
+def test_the_windows_of_a_second_connection_are_no_step_back(market_at: MarketIn) -> None:
+    """It lags, and its clock is ahead: each of its updates ends below the book, at a later time."""
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1)
+    for last in range(110, 300, 10):
+        market.update(last - 10, last, event_time_ms=5_000 + last)
+        if last % 20 == 0:
+            market.update(last - 25, last - 5, connection_id=1, event_time_ms=5_001 + last)
+    assert market.state is SYNCHRONIZED
+
+
+@pytest.mark.parametrize("is_open_before", [True, False])
+def test_a_connection_that_lags_behind_the_one_that_has_closed_is_no_step_back(
+    market_at: MarketIn, is_open_before: bool
+) -> None:
+    market = market_at(SYNCHRONIZED)
+    if is_open_before:
+        market.open(1).acknowledge(1).update(95, 99, connection_id=1)
+    for last in range(110, 160, 10):
+        market.update(last - 10, last, event_time_ms=5_000 + last)
+    market.close(0)
+    if not is_open_before:
+        market.open(1).acknowledge(1)
+    market.update(99 if is_open_before else 105, 140, connection_id=1, event_time_ms=9_000)
+    market.update(140, 160, connection_id=1, event_time_ms=9_100)
+    assert market.state is SYNCHRONIZED
+    market.update(150, 155, connection_id=1, event_time_ms=9_200)  # but its own ids are its own
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+
+
+def test_a_stream_that_comes_up_to_a_snapshot_that_was_ahead_is_no_step_back(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(90, 100, event_time_ms=5_000).snapshot(150)
+    for start in range(100, 150, 10):
+        market.update(start, start + 10, event_time_ms=5_000 + start)
+    assert market.state is SYNCHRONIZED
+    market.update(120, 130, event_time_ms=6_000)
+    assert market.changes[-1] == (BUFFERING, Cause.IDS_WENT_BACK)
+
+
+def test_ids_that_step_back_while_buffering_empty_the_buffer_and_replace_a_download_under_way(
+    market_at: MarketIn,
+) -> None:
+    """Either may be of the previous numbering, and would seem to continue the other."""
+    market = market_at(BUFFERING).update(90, 100, event_time_ms=5_000).begin()
+    epoch = market.request.epoch if market.request else 0
+    market.update(94, 98, event_time_ms=5_100)
+    assert market.dropped() == {"IDS_WENT_BACK": 1}
+    assert market.request is not None
+    assert market.request.epoch > epoch
+    assert market.synchronizer.requests.cancelled == 1
+    market.snapshot(96).update(98, 104, event_time_ms=5_200)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 104)
+
+
+def test_a_snapshot_of_the_very_id_from_which_they_stepped_back_is_doubted(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).update(100, 110, event_time_ms=5_000).update(105, 108, event_time_ms=5_100)
+    for _ in range(IMPLAUSIBLE_IN_A_ROW_MAX):
+        assert market.snapshot(110).state is BUFFERING
+    assert market.snapshots_dropped() == {"LAGGING": IMPLAUSIBLE_IN_A_ROW_MAX}
+    assert market.snapshot(110).state is SYNCHRONIZED
+    market.update(110, 112, event_time_ms=5_200).resync()
+    assert market.snapshot(112).state is SYNCHRONIZED
+
+
+def test_updates_that_waited_behind_a_gap_say_nothing_of_the_stream_that_is_left(market_at: MarketIn) -> None:
+    market = market_at(SYNCHRONIZED).open(1).acknowledge(1)
+    market.update(110, 150, connection_id=1, event_time_ms=5_000).close(1)
+    market.update(100, 110, event_time_ms=5_001).update(110, 120, event_time_ms=5_300)
+    assert (market.state, market.book.last_update_id) == (SYNCHRONIZED, 150)
 
 
 def test_a_stream_that_lags_costs_snapshots_but_no_update(market_at: MarketIn) -> None:

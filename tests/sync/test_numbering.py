@@ -36,7 +36,7 @@ class Numbered:
         self.book = self.make_book()
         self.streams = Streams("BTCUSDT")
         self.streams.open(0)
-        self.streams.note_update(0)
+        self.streams.note_update(0, header(95, 900))
         self.numbering = Numbering(self.book, self.streams, self.make_book, 0.0)
         self.book.load_snapshot(snapshot(95))
         self.numbering.note_snapshot(0.0, None)

@@ -13,6 +13,7 @@ from ldc.sync.refresh import (
     AHEAD_UPDATES_MAX,
     AHEAD_UPDATES_MAX_UNREADABLE,
     AUDIT_CONFIRM_S,
+    CONFIRMS_MAX,
     REFRESH_PAUSE_S,
     Difference,
     differences,
@@ -314,51 +315,92 @@ def test_a_difference_that_is_gone_was_the_snapshots(market_at: MarketIn) -> Non
     assert market.book.bid_horizon == 95.0
 
 
-def test_another_difference_is_the_snapshots_too_and_only_what_lies_past_the_horizon_is_taken(
-    market_at: MarketIn,
-) -> None:
+def test_a_difference_elsewhere_is_confirmed_in_its_turn(market_at: MarketIn) -> None:
+    """Either snapshot may have been wrong, or both. The third one agrees with the book."""
     market = market_at(BUFFERING, limits=(20, 22)).update(90, 100).snapshot(95, bids=LONG_BIDS, asks=LONG_ASKS)
     deep = {**LONG_BIDS, "80.00": "7", "79.00": "8"}
     deep_asks = {**LONG_ASKS, "121.00": "7", "122.00": "8"}
     market.begin().snapshot(100, bids={**deep, "98.00": "3.5"}, asks=deep_asks)
     market.begin().update(100, 110, asks={"103.00": "2"}).snapshot(105, bids={**deep, "97.00": "3.5"}, asks=deep_asks)
-    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
-    bids = market.bids()
-    assert (bids[98.0], bids[97.0]) == (1.0, 1.0)  # inside: as the stream said
-    assert (bids[80.0], bids[79.0]) == (7.0, 8.0)  # outside: as the snapshot said
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.CONFIRM, market.now + AUDIT_CONFIRM_S)
+    assert (market.bids()[98.0], market.bids()[97.0], market.book.bid_horizon) == (1.0, 1.0, 81.0)  # as the stream said
+    market.begin().snapshot(110, bids=deep, asks={**deep_asks, "103.00": "2"})
+    assert [done.result for done in market.refreshes] == [RefreshResult.SNAPSHOT_INCOHERENT]
     assert (market.book.bid_horizon, market.book.ask_horizon) == (79.0, 122.0)
-    assert market.book.last_update_id == 110
-    assert dict(market.book.asks())[103.0] == 2.0
-    assert len(market.requests) == 3  # there is no deeper limit
+    assert market.snapshots_dropped() == {"DIFFERENT": 2}
+    assert len(market.requests) == 4  # there is no deeper limit
+    assert market.state is SYNCHRONIZED
 
 
-@pytest.mark.parametrize(("count", "is_taken"), [(4, True), (5, False)])
-def test_of_a_snapshot_that_is_different_in_a_tenth_of_its_levels_the_rest_is_taken(
+def test_a_difference_elsewhere_that_is_confirmed_is_a_cure(market_at: MarketIn) -> None:
+    market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS)
+    for _ in range(2):
+        market.begin().snapshot(100, bids={**BIDS, "99.00": "9.5"})
+    assert [done.result for done in market.refreshes] == [RefreshResult.AUDIT_CURED]
+    assert (market.bids()[98.0], market.bids()[99.0]) == (3.0, 9.5)
+
+
+def test_a_difference_that_is_confirmed_with_another_one_beside_it_is_a_resync(market_at: MarketIn) -> None:
+    """The book is wrong, and what else the second snapshot says is not confirmed."""
+    market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS)
+    market.begin().snapshot(100, bids={**WRONG_BIDS, "97.00": "4.5"})
+    assert market.changes[-1] == (BUFFERING, Cause.DIFFERENT)
+    assert [done.result for done in market.refreshes] == [RefreshResult.RESYNCED]
+    assert market.snapshots_dropped() == {"DIFFERENT": 2}
+    assert market.synchronizer.refresher.aborted == 0
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.SYNCHRONIZE, market.now)
+    assert market.snapshot(100, bids=WRONG_BIDS).state is SYNCHRONIZED
+    assert (market.bids()[98.0], market.bids()[97.0]) == (3.5, 4.0)
+    market.refresh().begin().snapshot(100, bids=BIDS)
+    assert market.state is SYNCHRONIZED  # it begins again: one contradiction proves nothing
+
+
+@pytest.mark.parametrize("is_same_price", [False, True])
+def test_snapshots_that_contradict_the_book_each_in_another_way_are_a_resync_in_the_end(
+    market_at: MarketIn, is_same_price: bool
+) -> None:
+    market = market_at().refresh()
+    for number in range(1 + CONFIRMS_MAX):
+        assert market.state is SYNCHRONIZED
+        price = "98.00" if is_same_price else f"{97 + number}.00"
+        market.begin().snapshot(100, bids={**BIDS, price: f"{7 + number}"})
+    assert market.changes[-1] == (BUFFERING, Cause.DIFFERENT)
+    assert [done.result for done in market.refreshes] == [RefreshResult.RESYNCED]
+    assert market.synchronizer.refresher.ended[RefreshResult.RESYNCED] == 1
+    assert market.snapshots_dropped() == {"DIFFERENT": 3}
+
+
+def test_a_contradiction_that_an_update_shows_is_a_resync_as_well(market_at: MarketIn) -> None:
+    """The snapshot was ahead of the stream. What has just been applied is not lost."""
+    market = market_at().refresh().begin().snapshot(100, bids=WRONG_BIDS)
+    market.begin().snapshot(110, bids={**WRONG_BIDS, "97.00": "4.5"})
+    assert market.state is SYNCHRONIZED
+    market.update(100, 110)
+    assert market.changes[-1] == (BUFFERING, Cause.DIFFERENT)
+    assert market.synchronizer.buffered_count == 0
+    assert market.snapshot(110).update(110, 120).book.last_update_id == 120
+
+
+def test_updates_behind_a_gap_survive_a_contradiction(market_at: MarketIn) -> None:
+    market = market_at().open(1).acknowledge(1).refresh().begin().snapshot(100, bids=WRONG_BIDS).begin()
+    market.update(110, 120)
+    market.snapshot(100, bids={**WRONG_BIDS, "97.00": "4.5"})
+    assert market.changes[-1] == (BUFFERING, Cause.DIFFERENT)
+    assert market.synchronizer.buffered_count == 1
+    assert market.snapshot(115).book.last_update_id == 120
+
+
+@pytest.mark.parametrize(("count", "is_taken"), [(2, True), (3, False)])
+def test_an_unreadable_book_takes_nothing_from_a_snapshot_that_differs_at_more_than_a_tenth_of_its_levels(
     market_at: MarketIn, count: int, is_taken: bool
 ) -> None:
-    market = market_at(BUFFERING, limits=(20, 22)).update(90, 100).snapshot(95, bids=LONG_BIDS, asks=LONG_ASKS)
-    deep = {**LONG_BIDS, "80.00": "7", "79.00": "8"}
-    for quantity in ("2", "3"):
-        other = {**deep, **dict.fromkeys(list(LONG_BIDS)[:count], quantity)}
-        market.begin().snapshot(100, bids=other, asks={**LONG_ASKS, "121.00": "7", "122.00": "8"})
-    assert market.book.bid_horizon == (79.0 if is_taken else 81.0)
-    assert market.bids()[100.0] == 1.0
-
-
-def test_of_a_snapshot_that_is_different_in_many_places_nothing_is_taken(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING, limits=(20, 22)).update(90, 100).snapshot(95, bids=LONG_BIDS, asks=LONG_ASKS)
-    deep = {**LONG_BIDS, "80.00": "7", "79.00": "8"}
-    deep_asks = {**LONG_ASKS, "121.00": "7", "122.00": "8"}
-    for quantity in ("2", "3"):
-        other = {**deep, **dict.fromkeys(["98.00", "97.00", "96.00", "95.00", "94.00"], quantity)}
-        market.begin().snapshot(100, bids=other, asks=deep_asks)
-    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
-    assert market.bids() == dict.fromkeys([float(price) for price in LONG_BIDS], 1.0)
-    assert market.book.bid_horizon == 81.0
-    # It is tried again, but not in a hot loop.
-    assert market.request is not None
-    assert market.request.purpose is Purpose.DEEPEN
-    assert market.request.due >= market.now + REFRESH_PAUSE_S
+    market = long_market(market_at)
+    market.update(100, 110, bids={**dict.fromkeys(LONG_BIDS, "0"), "80.00": "1"})
+    bids = {f"{price}.00": "1.000" for price in range(80, 60, -1)}
+    market.begin().snapshot(110, bids=bids, asks={**LONG_ASKS, **dict.fromkeys(list(LONG_ASKS)[:count], "9")})
+    assert market.book.is_readable is is_taken
 
 
 def test_differences_past_a_horizon_do_not_count(market_at: MarketIn) -> None:
@@ -492,11 +534,11 @@ def test_a_snapshot_of_another_market_is_found_different_by_a_book_that_left_bot
     market_at: MarketIn,
 ) -> None:
     market = market_at(limits=(4,)).update(100, 110, bids=dict.fromkeys(BIDS, "0"), asks=dict.fromkeys(ASKS, "0"))
-    for times in (0.1, 10):
+    for times in (0.1, 10, 0.1):
         bids, asks = ({f"{float(price) * times:.2f}": "1" for price in side} for side in (BIDS, ASKS))
         market.begin().snapshot(110, bids=bids, asks=asks)
     assert not market.book.is_readable
-    assert market.refreshes[-1].result is RefreshResult.SNAPSHOT_INCOHERENT
+    assert market.refreshes[-1].result is RefreshResult.RESYNCED
 
 
 def test_a_short_horizon_makes_a_waiting_request_urgent(market_at: MarketIn) -> None:
