@@ -18,7 +18,7 @@ def spreads(caches: Sequence[ldc.DepthCache]) -> Iterator[tuple[float, str]]:
     for cache in caches:
         try:
             book = cache.reader.view(1)
-        except ldc.DepthCacheOutOfSync:
+        except ldc.DepthCacheError:  # out of sync, or no market of the exchange
             continue
         if book.bids and book.asks:
             bid, ask = float(book.bids[0][0]), float(book.asks[0][0])

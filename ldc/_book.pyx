@@ -49,7 +49,15 @@ from decimal import Decimal
 from os import urandom as os_urandom
 
 from ldc import frames, limits
-from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, crossed, left_horizon, stalled
+from ldc.errors import (
+    BookNotLoaded,
+    MalformedMessage,
+    is_final,
+    refused,
+    refused_as_stalled,
+    refused_past_horizon,
+    refused_unloaded,
+)
 from ldc.sequence import resolve_rule
 from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
 
@@ -306,7 +314,10 @@ cdef class OrderBook:
         end_writing(self)
 
     def suspend(self, cause):
-        """Let every read raise `DepthCacheOutOfSync` with this cause, a non-empty str, until `resume`."""
+        """Let every read raise with this cause, a non-empty str, until `resume`.
+
+        The class is `DepthCacheOutOfSync`, unless `ldc.errors.REFUSALS` has another for the cause.
+        """
         if not isinstance(cause, str):
             raise TypeError(f"cause must be a str, not {type(cause).__name__}")
         if not cause:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import NamedTuple, cast
 
 from ldc.cli.text import decimals_of
-from ldc.errors import DepthCacheOutOfSync
+from ldc.errors import DepthCacheError
 from ldc.manager.depth_cache import DepthCache
 from ldc.types import DepthCacheStatus, SyncState
 
@@ -98,7 +98,7 @@ class Sampler:
         bid_depth = ask_depth = None
         try:
             view = self.cache.reader.view(levels, number=Decimal)
-        except DepthCacheOutOfSync as error:
+        except DepthCacheError as error:
             state = self.cache.state  # it may have been lost since the status was taken
             cause = self.cache.explain(error).cause or cause
         else:

@@ -102,23 +102,27 @@ cdef object read_cause(OrderBook book):
     cdef ReadState state = decide(book, &refusal)
     if state == SUSPENDED:
         return cause_of(book)
+    if state == NOT_LOADED:
+        suspended_by = book.suspended_by
+        if suspended_by is not None and is_final(suspended_by):
+            return suspended_by
     return CAUSES[<int>state]
 
 
 cdef object refuse_read(OrderBook book, ReadState state, const Refusal* refusal):
-    """Raise why a book cannot be read."""
+    """Raise why a book cannot be read. `ldc.errors` has the class and the advice of each cause."""
     if state == NOT_LOADED:
-        raise BookNotLoaded(book.market, Cause.NOT_LOADED)
+        raise refused_unloaded(book.market, Cause.NOT_LOADED, book.suspended_by)
     if state == SUSPENDED:
-        raise DepthCacheOutOfSync(book.market, cause_of(book))
+        raise refused(book.market, cause_of(book), book.last_update_id)
     if state == STALLED:
         age_ns = refusal.now_ns - refusal.proven_ns if refusal.proven_ns != NEVER_NS else None
-        raise stalled(book.market, Cause.STALLED, refusal.last_update_id, age_ns, refusal.duration_ns)
+        raise refused_as_stalled(book.market, Cause.STALLED, refusal.last_update_id, age_ns, refusal.duration_ns)
     if state == CROSSED:
-        raise crossed(book.market, Cause.CROSSED, refusal.last_update_id)
+        raise refused(book.market, Cause.CROSSED, refusal.last_update_id)
     is_bids = refusal.side == &book._bids
     horizon = units_float(-refusal.horizon_key if is_bids else refusal.horizon_key, refusal.price_scale)
-    raise left_horizon(
+    raise refused_past_horizon(
         book.market, Cause.LEFT_HORIZON, refusal.last_update_id, "bids" if is_bids else "asks", horizon)
 
 
@@ -224,6 +228,8 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     ask_horizon = book._asks.horizon_key
     mutex_unlock(&book._mutex)
     try:
+        if whatever_state and state == NOT_LOADED:      # for the writer, who may load it
+            raise BookNotLoaded(book.market, Cause.NOT_LOADED)
         if state != READABLE:
             refuse_read(book, state, &refusal)
         if bids == NULL or asks == NULL:

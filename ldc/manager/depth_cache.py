@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ldc.book import BookReader
-from ldc.errors import DepthCacheAlreadyStopped, DepthCacheError, DepthCacheOutOfSync, UnknownMarket
+from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.types import Cause, DepthCacheStatus, SyncState
@@ -39,8 +39,8 @@ class DepthCache:
         self.reader: BookReader = live.book.reader
         """A read-only view of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
 
-        Reads raise `DepthCacheOutOfSync`, with the cause, whenever the copy cannot be proven right. The reader stays
-        valid for the life of the depth cache.
+        Reads raise what the manager's raise, with the same cause: `DepthCacheOutOfSync` whenever the copy cannot be
+        proven right, `DepthCacheAlreadyStopped` after the stop, `UnknownMarket` if the exchange has no such market.
         """
         self._live = live
         self._group = group
@@ -68,18 +68,29 @@ class DepthCache:
         """The market as its feed group keeps it."""
         return self._live
 
-    def explain(self, error: DepthCacheOutOfSync) -> DepthCacheError:
+    def explain(self, error: DepthCacheError) -> DepthCacheError:
         """Return the error to raise for a read that raised this one: the same, or that no wait can help."""
-        if self._live.synchronizer.state is SyncState.FAILED:
-            return UnknownMarket(self.market, self._live.synchronizer.cause, self._why_failed())
-        if self._live.is_removed or self._live.synchronizer.state is SyncState.STOPPED:
-            return DepthCacheAlreadyStopped(self.market, Cause.STOPPED)
-        return error
+        return self._why_over() or error
 
-    def _why_failed(self) -> str:
-        advice = "Check its spelling, and the exchange."
-        said = f"It says: {self._live.last_error.rstrip('.')}." if self._live.last_error else advice
-        return f"{self.exchange} does not serve the market {self.market!r}. {said}"
+    def _why_over(self) -> DepthCacheError | None:
+        """Return the error that says why it will never be readable again, or None: it may be."""
+        live, last_update_id = self._live, self.reader.last_update_id
+        state, cause = live.synchronizer.state, live.synchronizer.cause
+        if live.is_removed or state is SyncState.STOPPED:
+            return refused(self.market, Cause.STOPPED, last_update_id)
+        if state is not SyncState.FAILED or cause is None:
+            return None
+        said = f", and says: {live.last_error.rstrip('.')}" if live.last_error else ""
+        why = f"{self.exchange} does not know the market{said}" if cause is Cause.UNKNOWN_MARKET else None
+        return refused(self.market, cause, last_update_id, why=why)
+
+    def _why_refused(self) -> DepthCacheError | None:
+        """Return the error that a read of both sides raises at this moment, or None: they can be read."""
+        try:
+            self.reader.view(0)
+        except DepthCacheError as error:
+            return self.explain(error)
+        return None
 
     @property
     def _is_over(self) -> bool:
@@ -87,8 +98,8 @@ class DepthCache:
         return self._live.is_removed or self._live.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
 
     def _raise_if_over(self) -> None:
-        if self._is_over:
-            raise self.explain(DepthCacheOutOfSync(self.market))
+        if (error := self._why_over()) is not None:
+            raise error
 
     def wait_until_synchronized(self, timeout: float | None = None) -> bool:
         """Block until both sides can be read; return False if `timeout` seconds are over first.
@@ -135,13 +146,13 @@ class DepthCache:
             if reached is not None:
                 return reached
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        lost_by: list[str | None] = []
+        lost_by: list[DepthCacheError] = []
 
         def is_decided() -> bool:
             if self._id_past(after) is not None or self._is_over:
                 return True
-            if is_held and not self.is_synchronized:
-                lost_by.append(self._why_not_readable())
+            if is_held and not self.is_synchronized and (error := self._why_refused()) is not None:
+                lost_by.append(error)
             return bool(lost_by)
 
         self._wait_for(is_decided, timeout)
@@ -149,7 +160,7 @@ class DepthCache:
         if reached is None:
             self._raise_if_over()
             if lost_by:
-                raise DepthCacheOutOfSync(self.market, lost_by[0])
+                raise lost_by[0]
         return reached
 
     def _id_past(self, after: int | None) -> int | None:
@@ -171,39 +182,32 @@ class DepthCache:
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it; wait in another thread")
 
-    def _why_not_readable(self) -> str | None:
-        if self._live.synchronizer.state is SyncState.FAILED:
-            return self._live.synchronizer.cause
-        return self.reader.unreadable_cause
-
     @property
     def proof_age_s(self) -> float:
         """Seconds since the last proof that the book is current: an update, a pong, a probe. O(connections)."""
         return time.monotonic() - self._group.proven_at(self._live)
 
     def raise_if_older(self, max_age_s: float) -> None:
-        """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that."""
+        """Raise `DepthCacheOutOfSync` with the cause TOO_OLD if the last proof is older than that.
+
+        A book that cannot be read whatever its age raises the error of that.
+        """
         age_s = self.proof_age_s
         if not age_s <= max_age_s:  # written this way, NaN allows nothing
-            raise DepthCacheOutOfSync(
-                self.market,
-                Cause.TOO_OLD,
-                f"Nothing has shown for {age_s:.3f} s that the depth cache of {self.market!r} is current, and "
-                f"max_age is {max_age_s:g} s; it stands at update id {self.reader.last_update_id}. Read again after "
-                "the next update, or allow more: a market without trades gets only pongs, once in a ping interval.",
-            )
+            last_update_id = self.reader.last_update_id
+            too_old = refused_as_too_old(self.market, Cause.TOO_OLD, last_update_id, age_s, max_age_s)
+            raise self._why_refused() or too_old
 
     def status(self) -> DepthCacheStatus:
         """Return the status as an immutable value; `progress` is None, only the manager knows it. O(1)."""
         live, reader, synchronizer = self._live, self.reader, self._live.synchronizer
-        readable = self.is_synchronized
-        cause = None if readable else self._why_not_readable()
+        cause = self._unreadable_cause()
         return DepthCacheStatus(
             market=self.market,
             exchange=self.exchange,
             state=synchronizer.state,
             state_since=time.time() - (time.monotonic() - synchronizer.state_since),
-            is_synchronized=readable,
+            is_synchronized=cause is None,
             cause=cause,
             last_update_id=reader.last_update_id,
             event_time_ms=reader.event_time_ms,
@@ -226,6 +230,12 @@ class DepthCache:
             proof_age_s=self.proof_age_s,
             progress=None,
         )
+
+    def _unreadable_cause(self) -> str | None:
+        """Return the cause of the error that a read of both sides raises at this moment, or None."""
+        cause = self.reader.unreadable_cause
+        over = None if cause is None else self._why_over()
+        return cause if over is None else over.cause
 
     def _updates_dropped(self) -> dict[str, int]:
         """Return the counts by reason. The duplicates that the frame readers have counted are STALE."""

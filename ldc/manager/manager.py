@@ -23,7 +23,7 @@ from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
 from ldc.consume.log import logger
-from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound, DepthCacheOutOfSync
+from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
@@ -187,7 +187,7 @@ class BinanceLocalDepthCacheManager:
             checked_seconds("refresh_interval", refresh_interval)
         with self._lock:
             if self._is_stopped:
-                raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
+                raise stopped_manager(Cause.STOPPED)
             self._prepare()
             for symbol, market in symbols.items():
                 if symbol not in self._caches:
@@ -321,7 +321,7 @@ class BinanceLocalDepthCacheManager:
             if max_age is not None:
                 cache.raise_if_older(max_age)
             return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
-        except DepthCacheOutOfSync as error:
+        except DepthCacheError as error:
             raise cache.explain(error) from None
 
     def get_bids(
@@ -338,7 +338,7 @@ class BinanceLocalDepthCacheManager:
             if max_age is not None:
                 cache.raise_if_older(max_age)
             return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
-        except DepthCacheOutOfSync as error:
+        except DepthCacheError as error:
             raise cache.explain(error) from None
 
     def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView:
@@ -348,7 +348,7 @@ class BinanceLocalDepthCacheManager:
             if max_age is not None:
                 cache.raise_if_older(max_age)
             return cache.reader.view(limit_count)
-        except DepthCacheOutOfSync as error:
+        except DepthCacheError as error:
             raise cache.explain(error) from None
 
     def get_depth_cache(self, market: str) -> DepthCache:
@@ -369,7 +369,7 @@ class BinanceLocalDepthCacheManager:
         and `DepthCacheAlreadyStopped` if it or the manager was stopped.
         """
         if markets is None and self.is_stop_request():  # no markets are left, and "all can be read" would mislead
-            raise DepthCacheAlreadyStopped(None, None, "The manager was stopped; make a new one.")
+            raise stopped_manager(Cause.STOPPED)
         wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
         caches = [self._found(market) for market in wanted]
         timeout_s = clamp_timeout(timeout)
@@ -482,7 +482,7 @@ class BinanceLocalDepthCacheManager:
         if cache is not None:
             return cache
         if self._symbol(market) in self._stopped:
-            raise DepthCacheAlreadyStopped(market)
+            raise refused(market, Cause.STOPPED)
         raise DepthCacheNotFound(market)
 
     def _prepare(self) -> None:

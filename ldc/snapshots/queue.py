@@ -38,7 +38,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ldc.errors import DepthCacheOutOfSync
+from ldc.errors import DepthCacheError
 from ldc.limits import WEIGHT_WINDOW_S, checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
 from ldc.snapshots.weight import REPEATS_COUNTED_MAX, WeightPool, part_for
@@ -498,7 +498,7 @@ def need_of(book: "OrderBook") -> float:
     """
     try:
         sides = ((book.best_bid, book.bid_horizon), (book.best_ask, book.ask_horizon))
-    except DepthCacheOutOfSync:
+    except DepthCacheError:  # also of a market that was stopped meanwhile
         return math.inf
     distances = [
         abs(best[0] - float(horizon)) / best[0] for best, horizon in sides if best and best[0] and horizon is not None

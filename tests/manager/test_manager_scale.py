@@ -306,7 +306,7 @@ def seconds_to_stop_while_tls_stalls() -> float:
 
 FORKING = """
 import os
-from ldc import DepthCacheAlreadyStopped, DepthCacheOutOfSync
+from ldc import DepthCacheAlreadyStopped
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 
 with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
@@ -320,7 +320,7 @@ with BinanceLocalDepthCacheManager(**{uris!r}) as manager:
         try:
             reader.best_bid
             code = 1
-        except DepthCacheOutOfSync as error:
+        except DepthCacheAlreadyStopped as error:
             code += 10 * (error.cause != "STOPPED")
         try:
             manager.get_bids("BTCUSDT")

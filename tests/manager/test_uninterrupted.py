@@ -352,7 +352,7 @@ def test_a_read_with_max_age_refuses_a_book_that_nothing_proves(no_jitter):  # n
         eventually(lambda: manager.get_status("BTCUSDT").proof_age_s > 0.2, "that it is old")
         for each in read.values():
             with pytest.raises(
-                DepthCacheOutOfSync, match=r"Nothing has shown for .* BTCUSDT|'BTCUSDT' is current"
+                DepthCacheOutOfSync, match=r"'BTCUSDT' cannot be read .*the last proof .* max_age is 0.2 s"
             ) as caught:
                 each()
             assert caught.value.cause == "TOO_OLD"

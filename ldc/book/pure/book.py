@@ -46,7 +46,15 @@ from ldc.book.pure.side import (
     load_sides,
     read_levels,
 )
-from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, crossed, left_horizon, stalled
+from ldc.errors import (
+    BookNotLoaded,
+    DepthCacheError,
+    MalformedMessage,
+    refused,
+    refused_as_stalled,
+    refused_past_horizon,
+    refused_unloaded,
+)
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
 from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
@@ -132,16 +140,18 @@ class _State:
 
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
-        sides, lease = self.loaded(), self.lease
+        sides, lease = self.sides, self.lease
+        if sides is None:
+            raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
         if self.suspended_by is not None:
-            raise DepthCacheOutOfSync(self.market, self.suspended_by)
+            raise refused(self.market, self.suspended_by, self.last_update_id)
         if lease is not None:
             age_ns = lease.age_ns
             if age_ns is None or age_ns > lease.duration_ns:
-                raise stalled(self.market, Cause.STALLED, self.last_update_id, age_ns, lease.duration_ns)
+                raise refused_as_stalled(self.market, Cause.STALLED, self.last_update_id, age_ns, lease.duration_ns)
         if sides.is_crossed:
-            raise crossed(self.market, Cause.CROSSED, self.last_update_id)
+            raise refused(self.market, Cause.CROSSED, self.last_update_id)
         return sides
 
     def readable_inside(self, *names: str) -> Sides:
@@ -152,7 +162,7 @@ class _State:
             if side.has_left:
                 assert self.last_update_id is not None
                 horizon = converter(float, sides.price_decimals)(side.horizon_price)
-                raise left_horizon(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, horizon)
+                raise refused_past_horizon(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, horizon)
         return sides
 
     def malformed(self, what: str, why: Unreadable) -> MalformedMessage:
@@ -261,7 +271,7 @@ class _Reads:
 
     _state: _State
 
-    # reading: raises DepthCacheOutOfSync when the book cannot be proven right
+    # reading: raises the error of `ldc.errors.REFUSALS` when the book cannot be proven right
 
     @property
     def best_bid(self) -> tuple[float, float] | None:
@@ -369,7 +379,7 @@ class _Reads:
         with self._state.lock:
             try:
                 self._state.readable_inside("bids", "asks")
-            except DepthCacheOutOfSync as error:
+            except DepthCacheError as error:
                 return error.cause
         return None
 
