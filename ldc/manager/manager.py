@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from itertools import count
@@ -31,23 +32,16 @@ from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
 from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
+from ldc.manager.routes import Routes
 from ldc.manager.settings import Settings, checked_seconds
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
-from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient, shared_downloader
-from ldc.snapshots.queue import SnapshotRequest, need_of
-from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
+from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
-from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
+from ldc.sync.actions import StateChanged
 from ldc.sync.machine import Synchronizer
 from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import venue_named
-
-PROBE_LEVELS = 5
-"""Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
-
-_EPOCH_BITS = 32  # the downloader's epoch is `LiveMarket.serial` above these bits, and the synchronizer's epoch below
-_EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 
 class BinanceLocalDepthCacheManager:
@@ -138,9 +132,9 @@ class BinanceLocalDepthCacheManager:
             timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
-        self._on_restart, self._random = on_restart, _random
-        self._callbacks, self._lock = CallbackThread(), threading.Lock()
-        self._caches: dict[str, DepthCache] = {}
+        self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
+        self._routes = Routes(self._venue, self._callbacks, on_restart)
+        self._caches = self._routes.caches
         self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
         self._group_sizes: dict[FeedGroup, int] = {}
         self._ending_groups: list[FeedGroup] = []
@@ -166,6 +160,14 @@ class BinanceLocalDepthCacheManager:
         traceback: types.TracebackType | None,
     ) -> None:
         self.stop_manager()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        """Warn that its depth caches continue, and that nobody can stop them any more."""
+        caches = self.__dict__.get("_caches")  # not there if the constructor raised
+        if caches and not self._is_stopped:
+            markets = f"{len(caches)} depth caches of {self.exchange}, such as {next(iter(caches))!r}, continue"
+            advice = "call stop_manager(), or use the manager in a with block"
+            _warn(f"A manager that nobody holds was never stopped: {markets}; {advice}", ResourceWarning, source=self)
 
     @property
     def exchange(self) -> str:
@@ -231,7 +233,7 @@ class BinanceLocalDepthCacheManager:
         with self._lock:
             groups, self._group_sizes = [*self._group_sizes, *self._ending_groups], {}
             self._ending_groups = []
-            downloads, self._downloads = self._downloads, None
+            downloads, self._downloads, self._routes.downloads = self._downloads, None, None
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             for cache in self._caches.values():
@@ -255,14 +257,10 @@ class BinanceLocalDepthCacheManager:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
         self._lock = threading.Lock()
         self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
-        for symbol, cache in self._caches.items():
-            cache.live.is_removed = True
-            cache.live.book.suspend(Cause.STOPPED)
-            self._stopped[symbol] = cache.market
-        lives = [cache.live for cache in self._caches.values()]
-        self._caches, self._group_sizes, self._ending_groups, self._is_stopped = {}, {}, [], True
-        for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
-            live.synchronizer.stop(time.monotonic())
+        self._routes._end_in_child()
+        self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
+        self._caches.clear()
+        self._group_sizes, self._ending_groups, self._is_stopped = {}, [], True
 
     def renew_connections(self) -> None:
         """Replace every websocket make-before-break: the old one runs until the new one delivers updates."""
@@ -492,9 +490,9 @@ class BinanceLocalDepthCacheManager:
         if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
             self._launched = lifecycle.launch(self._venue)
             self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
-        self._downloads = shared_downloader().open(
+        self._downloads = self._routes.downloads = shared_downloader().open(
             self._venue,
-            self._deliver,
+            self._routes.deliver,
             restful_base_uri=self._settings.restful_base_uri,
             proxies=self._options.proxies,
             weight_share=self._settings.weight_share,
@@ -529,7 +527,7 @@ class BinanceLocalDepthCacheManager:
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, _log_state, self._restarted, self._options.timing)
+        live = LiveMarket(*named, _log_state, self._routes.restarted, self._options.timing)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
@@ -554,9 +552,9 @@ class BinanceLocalDepthCacheManager:
             self._urls,
             self._options,
             connect_budget=self._connect_budget,
-            request_snapshot=self._request_snapshot,
-            cancel_snapshot=self._cancel_snapshot,
-            request_probe=self._request_probe,
+            request_snapshot=self._routes.request_snapshot,
+            cancel_snapshot=self._routes.cancel_snapshot,
+            request_probe=self._routes.request_probe,
             random=self._random,
         )
         self._group_sizes[group] = 0
@@ -567,59 +565,6 @@ class BinanceLocalDepthCacheManager:
             group.discard()
             raise
         return group
-
-    # Called by the groups' threads.
-
-    def _request_snapshot(self, live: LiveMarket, action: RequestSnapshot) -> None:
-        serial, need = live.serial << _EPOCH_BITS, need_of(live.book)
-        self._download(live.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
-
-    def _request_probe(self, live: LiveMarket) -> None:
-        self._download(live.symbol, live.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
-
-    def _download(
-        self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None = None, need: float = 0.0
-    ) -> None:
-        downloads = self._downloads
-        if downloads is None:
-            return
-        try:
-            downloads.request(symbol, epoch, purpose, limit, due=due, need=need)
-        except ValueError:  # the client was closed meanwhile
-            if not self._is_stopped:
-                raise
-
-    def _cancel_snapshot(self, live: LiveMarket, epoch: int) -> None:
-        downloads = self._downloads
-        if downloads is not None:
-            downloads.cancel(live.symbol, live.serial << _EPOCH_BITS | epoch)
-
-    def _restarted(self, live: LiveMarket) -> None:
-        if self._on_restart is not None:
-            self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
-
-    # Called by the downloader's threads.
-
-    def _deliver(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
-        """Post the news of a download to the feed thread of its market."""
-        cache = self._caches.get(request.market)
-        if cache is None or cache.live.serial != request.epoch >> _EPOCH_BITS:
-            return  # stopped meanwhile, and perhaps created again
-        live, group, epoch = cache.live, cache.group, request.epoch & _EPOCH_MASK
-        if request.purpose is None:
-            if not isinstance(news, SnapshotBegins):
-                last_update_id = update_id_of(news, live.book.rule)
-                group.post(lambda now: group.probe_answered(live, last_update_id, now))
-            return
-        match news:
-            case SnapshotBegins():
-                group.post(lambda now: group.snapshot_begins(live, epoch, now))
-            case SnapshotBody(body=body, received_time_ns=received_time_ns):
-                group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
-            case SnapshotFailure():
-                group.post(
-                    lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now)
-                )
 
 
 def _as_list(markets: str | Iterable[str]) -> list[str]:

@@ -1,9 +1,11 @@
 """The manager as its users see it, over real sockets: every method, every parameter, every promise."""
 
 import contextlib
+import gc
 import math
 import threading
 import time
+import warnings
 
 import pytest
 from live_kit import (  # noqa: F401
@@ -22,6 +24,7 @@ from loopback_exchange import PATIENCE_S, LoopbackExchange, Market, RestReply
 
 import binance_local_depth_cache
 import ldc.manager.manager
+import ldc.manager.routes
 from ldc.errors import (
     DepthCacheAlreadyStopped,
     DepthCacheNotFound,
@@ -595,7 +598,7 @@ def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
         request = manager._downloads.request
 
         def note(symbol, epoch, purpose, limit, *, due, need):
-            if purpose is ldc.manager.manager.Purpose.DEEPEN:
+            if purpose is ldc.manager.routes.Purpose.DEEPEN:
                 asked[symbol] = need
             request(symbol, epoch, purpose, limit, due=due, need=need)
 
@@ -880,8 +883,37 @@ def test_the_proxy_is_used_for_both():
             manager.create_depth_cache("BTCUSDT")
             eventually(lambda: manager.get_status("BTCUSDT").last_error, "an error")
             assert "proxy" in manager.get_status("BTCUSDT").last_error.lower()
-            manager._downloads.request("BTCUSDT", 1 << 32 | 1, ldc.manager.manager.Purpose.SYNCHRONIZE, 100)
+            manager._downloads.request("BTCUSDT", 1 << 32 | 1, ldc.manager.routes.Purpose.SYNCHRONIZE, 100)
             eventually(lambda: any("depth" in path for path in asked), "a snapshot through the proxy")
+
+
+def test_a_manager_that_nobody_holds_warns_and_continues():
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        manager = BinanceLocalDepthCacheManager("binance.com", **exchange.uris)
+        synchronize(exchange, manager)
+        cache, routes = manager.get_depth_cache("BTCUSDT"), manager._routes
+        with pytest.warns(ResourceWarning, match=r"'BTCUSDT', continue; call stop_manager\(\)"):
+            del manager
+        last = exchange.update()
+        assert cache.wait_for_update(last - 1, PATIENCE_S) == last
+        exchange.update(is_sent=False)  # a lost update: the snapshots of its resync still come
+        reached = exchange.update()
+        eventually(lambda: cache.is_synchronized and cache.reader.last_update_id >= reached, "the resync")
+        cache.group.stop()
+        assert cache.group.join(PATIENCE_S)
+        routes.downloads.close()
+
+
+def test_a_stopped_or_unused_manager_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manager = BinanceLocalDepthCacheManager("binance.com")
+        del manager
+        with live() as (exchange, manager):
+            synchronize(exchange, manager)
+        del manager
+        gc.collect()
 
 
 def test_the_user_agent_is_said_to_both():

@@ -1,0 +1,105 @@
+"""What the threads of a manager's feeds and of the downloader call: snapshots out, news back, restarts to the user.
+
+Rule 1: nothing here refers to the manager. The threads hold this object, so a manager that nobody holds is noticed.
+"""
+
+import time
+from collections.abc import Callable
+
+from ldc.consume.callbacks import CallbackThread
+from ldc.feed.market import LiveMarket
+from ldc.manager.depth_cache import DepthCache
+from ldc.manager.lifecycle import end_in_forked_children
+from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient
+from ldc.snapshots.queue import SnapshotRequest, need_of
+from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
+from ldc.sync.actions import Purpose, RequestSnapshot
+from ldc.types import Cause
+from ldc.venues import Venue
+
+PROBE_LEVELS = 5
+"""Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
+
+_EPOCH_BITS = 32  # the downloader's epoch is `LiveMarket.serial` above these bits, and the synchronizer's epoch below
+_EPOCH_MASK = (1 << _EPOCH_BITS) - 1
+
+
+class Routes:
+    """Connects the feed groups of one manager with the downloader and with the user's callback."""
+
+    def __init__(
+        self, venue: Venue, callbacks: CallbackThread, on_restart: Callable[[str, float], object] | None
+    ) -> None:
+        self.caches: dict[str, DepthCache] = {}
+        """By symbol; the manager writes here."""
+        self.downloads: SnapshotClient | None = None
+        """None before the first depth cache, and after the stop."""
+        self._venue, self._callbacks, self._on_restart = venue, callbacks, on_restart
+        end_in_forked_children(self)
+
+    def _end_in_child(self) -> None:
+        """End every depth cache in a forked child. Idempotent."""
+        lives = [cache.live for cache in self.caches.values() if not cache.live.is_removed]
+        self.downloads = None
+        for live in lives:
+            live.is_removed = True
+            live.book.suspend(Cause.STOPPED)
+        for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
+            live.synchronizer.stop(time.monotonic())
+
+    # Called by the groups' threads.
+
+    def request_snapshot(self, live: LiveMarket, action: RequestSnapshot) -> None:
+        """Request a snapshot for a synchronizer."""
+        serial, need = live.serial << _EPOCH_BITS, need_of(live.book)
+        self._download(live.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
+
+    def request_probe(self, live: LiveMarket) -> None:
+        """Request the exchange's update id of a silent market."""
+        self._download(live.symbol, live.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
+
+    def _download(
+        self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None = None, need: float = 0.0
+    ) -> None:
+        downloads = self.downloads
+        if downloads is None:
+            return
+        try:
+            downloads.request(symbol, epoch, purpose, limit, due=due, need=need)
+        except ValueError:  # the client was closed meanwhile
+            if self.downloads is not None:
+                raise
+
+    def cancel_snapshot(self, live: LiveMarket, epoch: int) -> None:
+        """Cancel a request, if it still waits."""
+        downloads = self.downloads
+        if downloads is not None:
+            downloads.cancel(live.symbol, live.serial << _EPOCH_BITS | epoch)
+
+    def restarted(self, live: LiveMarket) -> None:
+        """Queue the callback that the user gave."""
+        if self._on_restart is not None:
+            self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
+
+    # Called by the downloader's threads.
+
+    def deliver(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+        """Post the news of a download to the feed thread of its market."""
+        cache = self.caches.get(request.market)
+        if cache is None or cache.live.serial != request.epoch >> _EPOCH_BITS:
+            return  # stopped meanwhile, and perhaps created again
+        live, group, epoch = cache.live, cache.group, request.epoch & _EPOCH_MASK
+        if request.purpose is None:
+            if not isinstance(news, SnapshotBegins):
+                last_update_id = update_id_of(news, live.book.rule)
+                group.post(lambda now: group.probe_answered(live, last_update_id, now))
+            return
+        match news:
+            case SnapshotBegins():
+                group.post(lambda now: group.snapshot_begins(live, epoch, now))
+            case SnapshotBody(body=body, received_time_ns=received_time_ns):
+                group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
+            case SnapshotFailure():
+                group.post(
+                    lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now)
+                )
