@@ -24,7 +24,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
 .PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-scale \
-	bench-peers bench-peers-recordings bench-peers-loopback
+	bench-recovery bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -40,6 +40,7 @@ help:
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
+	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11; those that are not installed come from Debian's packages"
@@ -105,6 +106,10 @@ bench-blocks: $(VENV)/.installed
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py
+
+# How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
+bench-recovery: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)
 
 # What others have made, in an environment of its own: they need a hundred packages, and some a certain Python.
 PEERS_VENV ?= build/peers-venv
