@@ -23,8 +23,8 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-scale \
-	bench-recovery bench-peers bench-peers-recordings bench-peers-loopback
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
+	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -39,6 +39,7 @@ help:
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
+	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
@@ -101,6 +102,10 @@ bench: $(VENV)/.installed
 # On a machine that is not quiet: of every 100 updates the quickest round counts.
 bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
+
+# How old the book is, as the bot sees it, while the bot's own threads compute.
+bench-fresh: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
 
 # A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed
@@ -224,7 +229,7 @@ clean:
 # try_variant: make sure that it is what is imported under the environment $(2), and run the tests on it.
 # The variants differ in the order book, so what they are tried with is what tries the books.
 BOOK_TESTS = $(wildcard tests/book/test_book_*.py) tests/book/test_allocation_failures.py tests/book/test_frames.py tests/book/test_hostile.py \
-	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py
+	tests/book/test_recordings.py tests/ground/test_sequence.py tests/sync/test_histories.py tests/feed/test_tls.py
 VARIANT = $(abspath build/check)/$(1)
 define build_variant
 	rm -rf $(VARIANT)

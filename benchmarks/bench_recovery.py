@@ -8,7 +8,7 @@
     cut       all connections of 200 markets are reset at once
     refusal   a host refuses for 10 minutes, in virtual time: connects of one group, the most of so many seeds
 
-A time is from the fault, of a gap from the update that shows it, until the market can be read. Each market of a reset
+A time is from the fault, of a gap from the update that shows it, until the book can be read. Each market of a reset
 counts. The exchange runs in a process of its own and counts connects and weight as the real one does. Ends with 1 if it
 refused a request, or a market did not come back.
 """
@@ -104,7 +104,8 @@ class Setup:
                 raise TimeoutError(f"{len(waiting)} markets did not come back")
             for market in list(waiting):
                 each = self.synchronizers[market]
-                if each.state is SyncState.SYNCHRONIZED and sum(each.resyncs.values()) > before[market]:
+                is_back = each.state is SyncState.SYNCHRONIZED and each.book.is_readable
+                if is_back and sum(each.resyncs.values()) > before[market]:
                     waiting.remove(market)
                     seconds.append(now - began)
             pause.wait(LOOK_S)

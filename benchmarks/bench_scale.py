@@ -19,7 +19,7 @@ import threading
 import time
 import types
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
@@ -80,18 +80,47 @@ class Found(NamedTuple):
     wrong: list[str]
 
 
+LOOK_S = 0.01
+"""How often the recorded markets are looked at. Each changes ten times a second."""
+
+
 class Recorder:
-    """Takes the place of the signal that wakes waiting threads: notes when, and how far the book is."""
+    """Notes when each update of a market was received, and how far its book was: by looks at the book."""
 
     def __init__(self, feed: LiveMarket) -> None:
         self._book = feed.book
         self.ids, self.stamps_ns = array("q"), array("q")
-        feed.binding.waiting += 1
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._seen_id = feed.book.last_update_id
 
-    def notify(self) -> None:
-        """The book has changed, and can be read."""
-        self.stamps_ns.append(time.monotonic_ns())
-        self.ids.append(self._book.last_update_id)
+    def look(self) -> None:
+        """Note the update that the book stands at, unless it was noted before."""
+        view = self._book.view(0)
+        if view.last_update_id != self._seen_id:
+            self._seen_id = view.last_update_id
+            self.stamps_ns.append((view.received_time_ns or 0) - self._offset_ns)
+            self.ids.append(view.last_update_id)
+
+
+class Watcher:
+    """A thread that looks at all recorded markets, more often than any of them changes."""
+
+    def __init__(self, recorders: Iterable[Recorder]) -> None:
+        self._recorders, self._over = list(recorders), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            for recorder in self._recorders:
+                recorder.look()
+
+    def end(self) -> None:
+        """Look once more, and end."""
+        self._over.set()
+        self._thread.join()
+        for recorder in self._recorders:
+            recorder.look()
 
 
 class Markets:
@@ -269,13 +298,13 @@ def measure(markets: int, seconds: float) -> Found:
             levels = sum(feed.book.bid_count + feed.book.ask_count for feed in feeds)
             own = own_bytes(feeds)
             recorders = {number: Recorder(feeds[number]) for number in range(0, markets, WATCHED_EVERY)}
-            for number, recorder in recorders.items():
-                feeds[number].signal = recorder  # type: ignore[assignment]
+            watcher = Watcher(recorders.values())
             computed, began = time.process_time(), time.monotonic()
             pipe.send("go")
             sent = received_sent(pipe, seconds)
             elapsed, computed = time.monotonic() - began, time.process_time() - computed
             threading.Event().wait(0.5)  # what was sent last is still to be read
+            watcher.end()
             own_after = own_bytes(feeds)
             ids, wrong = differences(feeds, kinds, sent, seconds)
         finally:

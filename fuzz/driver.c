@@ -38,8 +38,8 @@ static const char *const SHOWN[] = {
 };
 enum { SHOWN_COUNT = sizeof(SHOWN) / sizeof(*SHOWN) };
 
-static PyObject *refused, *view_keywords, *oracle, *limit;
-static PyObject *apply, *load_snapshot, *view, *check, *shown_name[SHOWN_COUNT];
+static PyObject *refused, *held_keywords, *oracle, *limit;
+static PyObject *apply, *load_snapshot, *held_levels, *check, *shown_name[SHOWN_COUNT];
 static PyObject *read_header[2], *book[2][2]; /* of each build; under each rule */
 static long long book_id[2];
 static const uint8_t *shown;
@@ -113,8 +113,8 @@ static void same(PyObject *one, PyObject *other, const char *what) {
 }
 
 static PyObject *view_of(PyObject *of) {
-    PyObject *arguments[3] = {of, (PyObject *)&PyUnicode_Type, Py_True};
-    return must(PyObject_VectorcallMethod(view, arguments, 1, view_keywords), "view");
+    PyObject *arguments[2] = {of, (PyObject *)&PyUnicode_Type};
+    return must(PyObject_VectorcallMethod(held_levels, arguments, 1, held_keywords), "held_levels");
 }
 
 static void compare_books(int rule) {
@@ -446,12 +446,12 @@ PyMODINIT_FUNC PyInit_driver(void) {
     refused = must(PyObject_GetAttrString(errors, "MalformedMessage"), "MalformedMessage");
     apply = PyUnicode_InternFromString("apply");
     load_snapshot = PyUnicode_InternFromString("load_snapshot");
-    view = PyUnicode_InternFromString("view");
+    held_levels = PyUnicode_InternFromString("held_levels");
     check = PyUnicode_InternFromString("check");
     for (int i = 0; i < SHOWN_COUNT; i++) {
         shown_name[i] = PyUnicode_InternFromString(SHOWN[i]);
     }
-    view_keywords = Py_BuildValue("(ss)", "number", "beyond_horizon");
+    held_keywords = Py_BuildValue("(s)", "number");
     limit = PyLong_FromLong(LIMIT);
     return PyModule_Create(&definition);
 }

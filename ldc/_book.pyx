@@ -10,7 +10,8 @@ Rule 3: C functions that can fail return -1 or set `Cursor.problem`; only the me
 
 The parts, each included so that the C compiler sees one unit:
 
-    core/native.pxi    C shims: lock, allocation, SWAR digit parsing, atomics
+    core/native.pxi    C shims: lock, allocation, SWAR digit parsing, atomics, clocks
+    core/lease.pxi     until when a book may be read without another proof
     core/json.pxi      strict JSON
     core/side.pxi      one side of a book
     core/levels.pxi    the levels of a message
@@ -24,25 +25,31 @@ The parts, each included so that the C compiler sees one unit:
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
+    core/keepalive.pxi pings, pongs, and the pace of what is sent
+    core/wait.pxi      threads that sleep until a number changes
+    core/loop.pxi      a feed's steady state without the GIL
 """
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.math cimport INFINITY
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from decimal import Decimal
+from os import urandom as os_urandom
 
-from ldc import frames
-from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
+from ldc import frames, limits
+from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, crossed, left_horizon, stalled
 from ldc.sequence import resolve_rule
 from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
 
@@ -51,6 +58,8 @@ cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
 
 include "core/native.pxi"
+include "core/wait.pxi"
+include "core/lease.pxi"
 include "core/json.pxi"
 include "core/side.pxi"
 include "core/levels.pxi"
@@ -72,10 +81,13 @@ cdef enum VerdictCode:
 cdef tuple VERDICTS = (Verdict.APPLIED, Verdict.STALE, Verdict.GAP)
 
 cdef enum ReadState:
+    # In the order in which they are checked.
     READABLE = 0
     NOT_LOADED = 1
     SUSPENDED = 2
-    LEFT_HORIZON = 3
+    STALLED = 3
+    CROSSED = 4
+    LEFT_HORIZON = 5
 
 cdef struct Place:
     # Where in its stream a book stands, and what the message that brought it there said of the time.
@@ -123,7 +135,8 @@ cdef class OrderBook:
 
     Load a snapshot, apply the depth updates of its stream, read. A STALE or GAP update changes nothing; any exception
     leaves the book what it was. Reads return the exchange's book at `last_update_id`, inside the range in which it is
-    provably complete (the horizon), or raise `DepthCacheOutOfSync`.
+    provably complete (the horizon), or raise `DepthCacheOutOfSync`. A book with a `lease` is read only while that is
+    renewed, and a crossed book is not read at all.
 
     Args:
         rule: "spot" or "futures", or a `SequenceRule`: how the market numbers its updates.
@@ -149,12 +162,17 @@ cdef class OrderBook:
     cdef int _writers                       # 0 or 1; see `begin_writing`
     cdef bint _is_loaded
     cdef bint _is_suspended
+    cdef bint _is_crossed                   # of what is held; 0 in a book that is not loaded
     cdef bint _is_first_after_snapshot
     cdef bint _needs_attention
     cdef bint _chains_by_previous_id        # of the rule, in C
     cdef bint _first_may_end_at_snapshot
     cdef object _cause                      # given to suspend(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
+    cdef const char* _symbol_text           # of `_symbol`; NULL: None
+    cdef Py_ssize_t _symbol_bytes
+    cdef Lease _lease                       # keeps `_terms` alive; read and written in a critical section
+    cdef const LeaseTerms* _terms           # NULL: there is no lease; read and written under the lock
     cdef readonly object rule
     cdef readonly object market
 
@@ -164,6 +182,9 @@ cdef class OrderBook:
         if symbol is not None and not isinstance(symbol, str):
             raise TypeError(f"symbol must be a str or None, not {type(symbol).__name__}")
         self._symbol = symbol.encode() if symbol is not None else None
+        if symbol is not None:
+            self._symbol_text = PyBytes_AS_STRING(self._symbol)
+            self._symbol_bytes = PyBytes_GET_SIZE(self._symbol)
         self._chains_by_previous_id = self.rule.chains_by_previous_id
         self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
         side_blank(&self._bids)
@@ -276,6 +297,7 @@ cdef class OrderBook:
         side_blank(&self._bids)
         side_blank(&self._asks)
         self._is_loaded = False
+        self._is_crossed = False
         self._needs_attention = False
         self._header.is_set = False
         mutex_unlock(&self._mutex)
@@ -300,6 +322,30 @@ cdef class OrderBook:
         mutex_lock(&self._mutex)
         self._is_suspended = False
         mutex_unlock(&self._mutex)
+
+    @property
+    def lease(self):
+        """The `Lease` that its writer renews, or None: the book never stalls. Set it before the book is shared."""
+        with cython.critical_section(self):
+            lease = self._lease
+        return lease
+
+    @lease.setter
+    def lease(self, Lease lease):
+        with cython.critical_section(self):
+            previous = self._lease      # alive until no reader can be at its terms
+            mutex_lock(&self._mutex)
+            self._terms = &lease._terms if lease is not None else NULL
+            mutex_unlock(&self._mutex)
+            self._lease = lease
+
+    def held_levels(self, limit=None, *, number=float):
+        """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
+
+        It is a `view` with `beyond_horizon=True` that is not refused to a book that is suspended, stalled or crossed.
+        Only `BookNotLoaded` is raised. A `BookReader` does not have it.
+        """
+        return read_view(self, limit, number, True, True)
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -329,7 +375,8 @@ cdef class OrderBook:
             beyond_horizon: all levels held, also where some may be missing.
 
         Raises:
-            DepthCacheOutOfSync: not loaded, suspended, or the market has left the known range (LEFT_HORIZON).
+            DepthCacheOutOfSync: not loaded, suspended (its cause), the lease has expired (STALLED), the best bid is not
+                below the best ask (CROSSED), or the market has left the known range (LEFT_HORIZON).
 
         Cost: O(levels returned).
         """
@@ -341,7 +388,7 @@ cdef class OrderBook:
 
     def view(self, limit=None, *, number=float, beyond_horizon=False):
         """Return one atomic `BookView`: both sides, ids, times and horizons of one update id. Raises as `bids`."""
-        return read_view(self, limit, number, beyond_horizon)
+        return read_view(self, limit, number, beyond_horizon, False)
 
     def to_numpy(self, side, limit=None):
         """Return "bids" or "asks", best first, as a new float64 array of shape (n, 2). Needs numpy."""
@@ -361,11 +408,13 @@ cdef class OrderBook:
     @property
     def is_readable(self):
         """Whether both sides can be read at this moment."""
-        cdef ReadState state = NOT_LOADED
-        mutex_lock(&self._mutex)
-        state = state_of_both(self)
-        mutex_unlock(&self._mutex)
-        return state == READABLE
+        cdef Refusal refusal
+        return decide(self, &refusal) == READABLE
+
+    @property
+    def unreadable_cause(self):
+        """Why reading both sides would raise at this moment: the cause it would have, or None: they can be read."""
+        return read_cause(self)
 
     @property
     def suspended_by(self):
@@ -423,11 +472,7 @@ cdef class OrderBook:
     @property
     def is_crossed(self):
         """Whether the best bid held is not below the best ask held, which no matching engine shows."""
-        cdef bint crossed = False
-        mutex_lock(&self._mutex)
-        crossed = is_crossed(&self._bids, &self._asks)
-        mutex_unlock(&self._mutex)
-        return crossed
+        return read_flag(self, &self._is_crossed)
 
     @property
     def needs_attention(self):
@@ -477,8 +522,10 @@ cdef class OrderBook:
 
 include "core/reader.pxi"
 include "core/frames.pxi"
+include "core/keepalive.pxi"
 include "core/openssl.pxi"
 include "core/tls.pxi"
+include "core/loop.pxi"
 
 
 def read_header(payload):

@@ -112,3 +112,42 @@ class UnknownExchange(DepthCacheError, ValueError):
 
     def _sentence(self) -> str:
         return f"The exchange is not known{self._because()}."
+
+
+# What both order books say when they refuse to be read. The cause is an argument, for `ldc.types` is not above this.
+
+
+def stalled(
+    market: str | None, cause: str, last_update_id: int, age_ns: int | None, allowed_ns: int
+) -> DepthCacheOutOfSync:
+    """Return the error for a book whose lease has expired; `age_ns` is that of the last proof, None without one."""
+    allowed = f"{allowed_ns / 1e9:.3f} s are allowed"
+    why = f"no proof has come yet that it is current, and {allowed}"
+    if age_ns is not None:
+        why = f"the last proof that it is current came {age_ns / 1e9:.3f} s ago, and {allowed}"
+    what_to_do = (
+        "read again after the next proof; if that does not come, the thread that writes the book hangs or its "
+        "connection is dead: resynchronize or restart it"
+    )
+    return _unreadable(market, cause, last_update_id, why, what_to_do)
+
+
+def crossed(market: str | None, cause: str, last_update_id: int) -> DepthCacheOutOfSync:
+    """Return the error for a book whose best bid is not below its best ask."""
+    why = "its best bid is not below its best ask, which no matching engine shows"
+    return _unreadable(market, cause, last_update_id, why, _SYNCHRONIZE)
+
+
+def left_horizon(market: str | None, cause: str, last_update_id: int, side: str, horizon: float) -> DepthCacheOutOfSync:
+    """Return the error for a book one side of which has no level left inside its horizon."""
+    why = f"no level is left in its {side} up to {horizon}, where the last snapshot ended"
+    return _unreadable(market, cause, last_update_id, why, _SYNCHRONIZE)
+
+
+_SYNCHRONIZE = "load a new snapshot, or wait until it is synchronized and read again"
+
+
+def _unreadable(market: str | None, cause: str, last_update_id: int, why: str, what_to_do: str) -> DepthCacheOutOfSync:
+    subject = f"The depth cache of {market!r}" if market is not None else "The depth cache"
+    sentence = f"{subject} cannot be read at update id {last_update_id} (cause: {cause}): {why}; {what_to_do}."
+    return DepthCacheOutOfSync(market, cause, sentence)

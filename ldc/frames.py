@@ -64,6 +64,8 @@ class FrameEvent(NamedTuple):
     """What the bound book decided; None: the book has not seen the message, or refused it."""
     error: MalformedMessage | None = None
     """Why the bound book refused it."""
+    received_time_ns: int | None = None
+    """The local receive time of its last bytes, as given to `next_event`."""
 
 
 class FrameError(Exception):

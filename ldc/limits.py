@@ -1,4 +1,6 @@
-"""Rate limits: request weight, connects, messages, and the backoff after failures. Pure arithmetic.
+"""Rate limits (request weight, connects, messages), the backoff after failures, and the durations of feeds.
+
+Pure arithmetic.
 
 Rule 1: every method takes the time as an argument, in seconds of one monotonic clock. Nothing here reads a clock,
     sleeps, locks or draws a random number; `Backoff` takes its random source as an argument.
@@ -29,6 +31,9 @@ from dataclasses import dataclass, fields
 
 WEIGHT_WINDOW_S = 60.0
 """Seconds in which request weight is limited."""
+
+PACE_WINDOW_S = 1.0
+"""The window in which exchanges count the messages of one connection."""
 
 CONNECT_WINDOW_S = 300.0
 """Seconds in which connects are limited."""
@@ -392,7 +397,7 @@ class MessagePacer(RollingLimit):
 
     __slots__ = ()
 
-    def __init__(self, limit: int = 3, window_s: float = 1.0) -> None:
+    def __init__(self, limit: int = 3, window_s: float = PACE_WINDOW_S) -> None:
         super().__init__(limit, window_s)
 
 

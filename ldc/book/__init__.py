@@ -20,6 +20,9 @@ __all__ = [
     "NESTING_MAX",
     "BookReader",
     "FrameReader",
+    "KeepAlive",
+    "Lease",
+    "NativeLoop",
     "OrderBook",
     "StreamBinding",
     "StreamTally",
@@ -69,6 +72,9 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             NESTING_MAX,
             BookReader,
             FrameReader,
+            KeepAlive,
+            Lease,
+            NativeLoop,
             OrderBook,
             StreamBinding,
             StreamTally,
@@ -87,8 +93,11 @@ else:
         MESSAGE_BYTES_MAX,
         NESTING_MAX,
         BookReader,
+        Lease,
         OrderBook,
         read_header,
     )
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.keepalive import KeepAlive
+    from ldc.book.pure.native import NativeLoop
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

@@ -43,7 +43,10 @@ BAR_WIDTH_MAX = 60
 
 MEANING = {
     "NOT_LOADED": "no snapshot has come yet",
+    "FEEDER_GONE": "the feeding process has gone",
+    "HALTED": "the exchange halted the market",
     "LEFT_HORIZON": "the market left the known levels",
+    "STALLED": "its feed gives no sign of life",
     "TOO_OLD": "nothing shows that it is current",
     "GAP": "an update was lost",
     "STREAM_CLOSED": "the connection ended",

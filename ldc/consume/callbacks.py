@@ -4,16 +4,15 @@ Rule 1: `call` only queues; nobody waits for a callback.
 Rule 2: a callback that blocks or raises affects other callbacks at most.
 """
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ldc.consume.log import logger
+
 CALLBACKS_MAX = 1_000
 """Calls that may wait while a callback blocks. One more drops the oldest, which is counted."""
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 class CallbackThread:

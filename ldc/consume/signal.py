@@ -1,34 +1,40 @@
 """How a thread waits for a book that another thread writes."""
 
-import threading
+import time
 from collections.abc import Callable
 
 from ldc.book import StreamBinding
 
 
 class UpdateSignal:
-    """Wakes threads that wait for a market. Costs the writer no lock while no thread waits.
+    """Wakes threads that wait for a market. Costs the writer nothing while no thread waits.
 
-    The writer publishes, then reads `StreamBinding.waiting`. A waiter increments that, then reads what is published.
-    In either order one of the two sees the other, so no wake-up is lost.
+    The writer publishes, then reads `StreamBinding.waiting`. A waiter counts itself in, then reads what is published.
+    In either order one of the two sees the other, so no wake-up is lost. The loop wakes by the same number, without
+    the GIL.
     """
 
-    __slots__ = ("_binding", "_changed")
+    __slots__ = ("_binding",)
 
     def __init__(self, binding: StreamBinding) -> None:
-        self._changed = threading.Condition()
         self._binding = binding
 
     def notify(self) -> None:
         """Wake all waiting threads; each checks whether its condition holds."""
-        with self._changed:
-            self._changed.notify_all()
+        self._binding.wake()
 
-    def wait_for(self, has_happened: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Block until `has_happened()`, for at most so many seconds; return whether it has."""
-        with self._changed:
-            self._binding.waiting += 1
-            try:
-                return self._changed.wait_for(has_happened, timeout_s)
-            finally:
-                self._binding.waiting -= 1
+    def wait_for(self, has_happened: Callable[[], bool], timeout_s: float | None, spin_s: float = 0.0) -> bool:
+        """Block until `has_happened()`, for at most so many seconds; return whether it has. Spin first for `spin_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._binding.count_waiter(1)
+        try:
+            while True:
+                seen = self._binding.change
+                if has_happened():
+                    return True
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return False
+                self._binding.wait(seen, left_s, spin_s)
+        finally:
+            self._binding.count_waiter(-1)

@@ -69,7 +69,7 @@ cdef inline char to_lower(char byte) noexcept nogil:
     return byte + 32 if c'A' <= byte <= c'Z' else byte
 
 
-cdef inline int judge(OrderBook book, const Message* m) noexcept:
+cdef inline int judge(OrderBook book, const Message* m) noexcept nogil:
     """`judge` of sequence.py, which is the definition."""
     cdef int64_t book_id = book._place.last_update_id
     cdef int64_t start = m.previous_id if book._chains_by_previous_id else m.first_id - 1
@@ -81,10 +81,10 @@ cdef inline int judge(OrderBook book, const Message* m) noexcept:
     return APPLIED if start <= book_id else GAP
 
 
-cdef bint is_other_symbol(OrderBook book, const Message* m) noexcept:
+cdef bint is_other_symbol(OrderBook book, const Message* m) noexcept nogil:
     """Whether an update names a symbol, and not the book's; ASCII letters in any case."""
-    cdef const char* wanted = PyBytes_AS_STRING(book._symbol)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(book._symbol), index
+    cdef const char* wanted = book._symbol_text
+    cdef Py_ssize_t length = book._symbol_bytes, index
     cdef char room[SYMBOL_ROOM]
     cdef Text symbol = m.symbol
     if not m.has_symbol:
@@ -106,7 +106,7 @@ cdef struct Settled:
     int64_t saturated
 
 
-cdef int settle(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcept:
+cdef int settle(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcept nogil:
     """Bring an update to the book's scales, widened if it must be; -1 if it cannot be."""
     cdef int32_t price_scale = book._price_scale, quantity_scale = book._quantity_scale
     if m.bids.wide != NULL or m.asks.wide != NULL:
@@ -160,8 +160,9 @@ cdef inline bint is_crossed(const BookSide* bids, const BookSide* asks) noexcept
 
 
 cdef inline void attend(OrderBook book) noexcept nogil:
-    book._needs_attention = (
-        is_crossed(&book._bids, &book._asks) or side_is_short(&book._bids) or side_is_short(&book._asks))
+    """Note what the owner has to see, and whether the book can be read at all. After every change, under the lock."""
+    book._is_crossed = is_crossed(&book._bids, &book._asks)
+    book._needs_attention = book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
 
 
 cdef void commit_update(OrderBook book, const Message* m, const Place* place, const Settled* settled) noexcept nogil:
@@ -187,35 +188,37 @@ cdef void commit_update(OrderBook book, const Message* m, const Place* place, co
     attend(book)
 
 
-cdef int read_and_commit(OrderBook book, Cursor* c, Message* m, Place* place) except -1:
+cdef int read_and_judge(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcept nogil:
+    """Read an update, judge it, and settle it if it continues the book; -1: `c.problem` says why it is refused."""
     cdef const char* problem
-    cdef Settled settled
-    cdef char* larger = NULL
-    cdef Py_ssize_t text_length
     cdef int verdict = GAP
-    memset(&settled, 0, sizeof(settled))
+    memset(settled, 0, sizeof(Settled))
     if c.problem == NULL and read_update(c, m, True, book._price_scale, book._quantity_scale) == 0:
         problem = update_problem(m, book._chains_by_previous_id)
         if problem == NULL and is_other_event(m):
             problem = b"the event is not a depthUpdate"
-        if problem == NULL and book._symbol is not None and is_other_symbol(book, m):
+        if problem == NULL and book._symbol_text != NULL and is_other_symbol(book, m):
             problem = b"the symbol is not that of this book"
         if problem != NULL:
             fail(c, problem)
         else:
             verdict = judge(book, m)
             if verdict == APPLIED:
-                settle(book, c, m, &settled)
-    if c.problem != NULL:
-        mutex_lock(&book._mutex)
-        book._counters.updates_malformed += c.problem != OUT_OF_MEMORY
-        mutex_unlock(&book._mutex)
-        raise_problem(book, c, "depth update")
+                settle(book, c, m, settled)
+    return verdict if c.problem == NULL else -1
+
+
+cdef int commit_verdict(
+    OrderBook book, Cursor* c, const Message* m, Place* place, const Settled* settled, int verdict
+) noexcept nogil:
+    """Make a judged update part of the book, or count it; -1: there is no memory, and nothing has changed."""
+    cdef char* larger = NULL
+    cdef Py_ssize_t text_length
     text_length = (m.stream.length if m.has_stream else 0) + (m.symbol.length if m.has_symbol else 0)
     if text_length > book._header.capacity:
         larger = <char*>malloc(2 * text_length)
         if larger == NULL:
-            raise MemoryError()
+            return fail(c, OUT_OF_MEMORY)
     place.last_update_id = m.last_id
     place.has_event_time = m.has_event_time
     place.event_time_ms = m.event_time_ms
@@ -228,12 +231,46 @@ cdef int read_and_commit(OrderBook book, Cursor* c, Message* m, Place* place) ex
         book._header.capacity = 2 * text_length
     keep_header(&book._header, m)
     if verdict == APPLIED:
-        commit_update(book, m, place, &settled)
+        commit_update(book, m, place, settled)
     elif verdict == STALE:
         book._counters.updates_stale += 1
     else:
         book._counters.updates_gap += 1
     mutex_unlock(&book._mutex)
+    return verdict
+
+
+cdef int read_and_commit(OrderBook book, Cursor* c, Message* m, Place* place) except -1:
+    cdef Settled settled
+    cdef int verdict = read_and_judge(book, c, m, &settled)
+    if verdict >= 0:
+        verdict = commit_verdict(book, c, m, place, &settled, verdict)
+    if verdict < 0:
+        mutex_lock(&book._mutex)
+        book._counters.updates_malformed += c.problem != OUT_OF_MEMORY
+        mutex_unlock(&book._mutex)
+        raise_problem(book, c, "depth update")
+    return verdict
+
+
+cdef int apply_plain(OrderBook book, Cursor* c, Place* place, bint counts_stale) noexcept nogil:
+    """Apply an update that continues the book; with `counts_stale` also count one that is STALE. -1: it was left alone.
+
+    For the loop: nothing is counted for an update that it leaves, because Python reads that one again. The caller holds
+    `book._writers`.
+    """
+    cdef Level bid_stack[STACK_LEVELS]
+    cdef Level ask_stack[STACK_LEVELS]
+    cdef Message m
+    cdef Settled settled
+    cdef int verdict
+    message_open(&m, bid_stack, ask_stack)
+    verdict = read_and_judge(book, c, &m, &settled)
+    if verdict == APPLIED or (verdict == STALE and counts_stale):
+        verdict = commit_verdict(book, c, &m, place, &settled, verdict)
+    else:
+        verdict = -1
+    message_close(&m)
     return verdict
 
 

@@ -181,6 +181,8 @@ cdef object check_book(OrderBook book):
         if problem == NULL and (
                 max(book._price_scale, book._quantity_scale) > DECIMALS_LIMIT or book._place.last_update_id < 1):
             problem = b"a scale or the update id is out of range"
+        if problem == NULL and book._is_crossed != is_crossed(&book._bids, &book._asks):
+            problem = b"is_crossed is wrong"
     elif book._bids.slots != NULL or book._asks.slots != NULL:
         problem = b"a book that is not loaded holds memory"
     mutex_unlock(&book._mutex)

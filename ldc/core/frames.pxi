@@ -6,6 +6,7 @@
 #         A plain duplicate on a redundant market is counted in place as well.
 # Rule 2: a header is checked before its payload is waited for. The rare frames (fragments, control) may cost Python.
 # Rule 3: nothing is kept past a named limit of ldc/frames.py.
+# Rule 4: a waiting thread changes nothing of that. It is woken once, when all that arrived is applied.
 
 cdef Py_ssize_t RECEIVE_BYTES = frames.RECEIVE_BYTES
 cdef Py_ssize_t BUFFER_BYTES_KEPT = frames.BUFFER_BYTES_KEPT
@@ -47,6 +48,9 @@ cdef class StreamBinding:
     cdef public int64_t duplicates
     cdef public double heard_at
     cdef int _waiting
+    cdef int _change                    # of `wait_word`: another number after each wake
+    cdef bint _is_touched               # it stands in the list of a reader
+    cdef void* _next_touched
 
     def __cinit__(self, OrderBook book not None, owner):
         self.book = book
@@ -59,9 +63,67 @@ cdef class StreamBinding:
     def waiting(self):
         return read_in_order(&self._waiting)
 
-    @waiting.setter
-    def waiting(self, int count):
-        exchange(&self._waiting, count)
+    def count_waiter(self, int step):
+        """Count a waiting thread in (1) or out (-1)."""
+        add_atomically(&self._waiting, step)
+
+    @property
+    def change(self):
+        """A number that is another one after each `wake`: read it before you look at what you wait for."""
+        return read_in_order(&self._change)
+
+    def wake(self):
+        """Wake all threads in `wait` and `wait_past`. From any thread."""
+        wake_word(&self._change)
+
+    def wait(self, int seen, timeout_s=None, double spin_s=0.0):
+        """Block, without the GIL, while `change` is `seen`, at most so long; spin first. May return early."""
+        cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
+        cdef int64_t spin_ns = ns_of(spin_s)
+        cdef int status
+        with nogil:
+            status = sleep_until_changed(&self._change, seen, deadline, spin_ns)
+        if status != 0:
+            PyErr_CheckSignals()
+
+    def wait_past(self, int64_t after, timeout_s=None, double spin_s=0.0):
+        """Block, without the GIL, until the book can be read and is past an id; return its id, or None: look why.
+
+        None: the time is over, or the book cannot be read, or its id is lower. Ctrl-C and other signals are handled.
+        """
+        cdef OrderBook book = self.book
+        cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
+        cdef int64_t spin_ns = ns_of(spin_s)
+        cdef int64_t reached = -1
+        self.count_waiter(1)
+        try:
+            while True:
+                with nogil:
+                    reached = self._sleep_past(book, after, deadline, spin_ns)
+                if reached != -2:
+                    return None if reached < 0 else reached
+                PyErr_CheckSignals()
+        finally:
+            self.count_waiter(-1)
+
+    cdef int64_t _sleep_past(self, OrderBook book, int64_t after, int64_t deadline, int64_t spin_ns) noexcept nogil:
+        """Return the id that was reached; -1: the time is over, or the book cannot be read; -2: a signal came."""
+        cdef int seen
+        cdef int64_t reached
+        cdef Refusal refusal
+        while True:
+            seen = read_in_order(&self._change)
+            mutex_lock(&book._mutex)
+            reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
+            mutex_unlock(&book._mutex)
+            if reached > after or reached < 0:
+                return reached
+            if reached < after:         # the ids restarted, or the caller has an id of the future
+                return -1
+            if deadline >= 0 and monotonic_ns() >= deadline:
+                return -1
+            if sleep_until_changed(&self._change, seen, deadline, spin_ns) != 0:
+                return -2
 
 
 @cython.final
@@ -102,7 +164,14 @@ cdef class FrameReader:
     Thread-safety: none; it belongs to the thread that owns the connection. After a `FrameError` it is of no more use.
     """
 
-    cdef object _buffer                 # a bytearray
+    cdef object _buffer                 # a bytearray; nobody else has it
+    cdef char* _memory                  # of `_buffer`
+    cdef Py_ssize_t _size
+    cdef int _judged                    # the verdict on the frame at `_start`, which the loop has applied; -1: none
+    cdef int _failure                   # errno of the loop's last receive, 0: the end; if `_has_failed`
+    cdef bint _has_failed
+    cdef void* _touched                 # bindings with waiters whose books have changed: a list through the bindings
+    cdef int64_t _updates               # applied or counted by the loop
     cdef Py_ssize_t _start              # of what is not consumed yet
     cdef Py_ssize_t _end
     cdef Py_ssize_t _message_bytes_max
@@ -116,7 +185,8 @@ cdef class FrameReader:
     cdef uint64_t _lag_count
 
     def __cinit__(self, Py_ssize_t message_bytes_max=frames.MESSAGE_BYTES_MAX):
-        self._buffer = bytearray(2 * RECEIVE_BYTES)
+        self._judged = -1
+        self._keep(bytearray(2 * RECEIVE_BYTES))
         self._message_bytes_max = message_bytes_max
         self._fragments = []
         self._opcode = -1
@@ -176,7 +246,14 @@ cdef class FrameReader:
         self._slot_count = count
         return 0
 
-    cdef PyObject* _find(self, const char* payload, Py_ssize_t length) noexcept:
+    cdef int _keep(self, bytearray buffer) except -1:
+        """Take a new buffer."""
+        self._buffer = buffer
+        self._memory = PyByteArray_AS_STRING(buffer)
+        self._size = PyByteArray_GET_SIZE(buffer)
+        return 0
+
+    cdef PyObject* _find(self, const char* payload, Py_ssize_t length) noexcept nogil:
         """Return the tally of the stream that a message begins with the name of, or NULL."""
         cdef const char* name = payload + STREAM_PREFIX_BYTES
         cdef const char* end
@@ -218,7 +295,8 @@ cdef class FrameReader:
         elif is_oversized or size - self._end < RECEIVE_BYTES:
             if is_oversized or size - held < RECEIVE_BYTES:
                 # Doubling: a long frame is copied twice.
-                previous, self._buffer = self._buffer, bytearray(2 * held + 2 * RECEIVE_BYTES)
+                previous = self._buffer
+                self._keep(bytearray(2 * held + 2 * RECEIVE_BYTES))
                 memcpy(PyByteArray_AS_STRING(self._buffer), PyByteArray_AS_STRING(previous) + self._start, held)
             else:
                 memory = PyByteArray_AS_STRING(self._buffer)
@@ -226,6 +304,16 @@ cdef class FrameReader:
             self._start = 0
             self._end = held
         return memoryview(self._buffer)[self._end:]
+
+    @property
+    def failure(self):
+        """Errno of the receive that failed in the loop, 0 for the end of the stream; None: none has failed."""
+        return self._failure if self._has_failed else None
+
+    @property
+    def updates_in_loop(self):
+        """Updates that the loop has applied, or counted as duplicates, without the GIL."""
+        return self._updates
 
     def received(self, Py_ssize_t count):
         """Report how many bytes were written to what `writable` returned."""
@@ -240,12 +328,19 @@ cdef class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
         """
+        try:
+            return self._next_event(now, received_time_ns)
+        finally:
+            wake_touched(self)
+
+    cdef object _next_event(self, double now, int64_t received_time_ns):
         cdef const uint8_t* p
+        cdef uint8_t first
         cdef Py_ssize_t held, header_bytes
         cdef uint64_t length
         cdef PyObject* found
@@ -254,6 +349,7 @@ cdef class FrameReader:
             held = self._end - self._start
             if held < 2:
                 return None
+            first = p[0]
             length = p[1]
             header_bytes = 2
             if length >= 126:
@@ -261,11 +357,11 @@ cdef class FrameReader:
                     raise FrameError(1002, "the server masked a frame")
                 header_bytes = 4 if length == 126 else 10
                 if held < header_bytes:
-                    frames.check_first_byte(p[0], length)
+                    frames.check_first_byte(first, length)
                     return None
                 length = long_length(p + 2, header_bytes - 2)
-            if p[0] != 0x81 or self._opcode >= 0:       # anything but an unfragmented text
-                self._check_header(p[0], length)
+            if first != 0x81 or self._opcode >= 0:      # anything but an unfragmented text
+                self._check_header(first, length)
             if length > <uint64_t>self._message_bytes_max:
                 raise FrameError(
                     1009, f"a frame of {length} bytes is over the limit of {self._message_bytes_max}"
@@ -273,12 +369,14 @@ cdef class FrameReader:
             if <uint64_t>(held - header_bytes) < length:
                 return None
             self._start += header_bytes + <Py_ssize_t>length
-            if p[0] != 0x81:
-                event = self._take(p[0], (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length])
+            if first != 0x81:
+                event = self._take(
+                    first, (<const char*>p)[header_bytes:header_bytes + <Py_ssize_t>length], received_time_ns)
             else:
                 found = self._find(<const char*>p + header_bytes, <Py_ssize_t>length)
                 if found == NULL:
-                    event = text_event(<const char*>p + header_bytes, <Py_ssize_t>length, None, None, None)
+                    event = text_event(
+                        <const char*>p + header_bytes, <Py_ssize_t>length, None, None, None, received_time_ns)
                 else:
                     event = take_update(
                         self, <StreamTally>found, <const char*>p + header_bytes, <Py_ssize_t>length,
@@ -305,20 +403,20 @@ cdef class FrameReader:
             raise FrameError(1002, "a new message began inside a fragmented one")
         return 0
 
-    cdef object _take(self, uint8_t first, bytes payload):
+    cdef object _take(self, uint8_t first, bytes payload, int64_t received_time_ns):
         """Return the event that a frame is or completes, or None if it is a fragment."""
         cdef int opcode = first & 0x0F
         if opcode >= 8:
             if opcode == 8:
                 frames.check_close(payload)
-            return FrameEvent(opcode, payload)
+            return FrameEvent(opcode, payload, None, None, None, received_time_ns)
         if opcode != 0:
             self._opcode = opcode
         self._fragments.append(payload)
         self._fragment_bytes += PyBytes_GET_SIZE(payload)
         if not first & 0x80:
             return None
-        event = FrameEvent(self._opcode, b"".join(self._fragments))
+        event = FrameEvent(self._opcode, b"".join(self._fragments), None, None, None, received_time_ns)
         self._fragments.clear()
         self._fragment_bytes = 0
         self._opcode = -1
@@ -335,16 +433,18 @@ cdef inline uint64_t long_length(const uint8_t* p, Py_ssize_t count) noexcept no
     return length
 
 
-cdef object text_event(const char* payload, Py_ssize_t length, object binding, object verdict, object error):
-    return FrameEvent(1, payload[:length], binding, verdict, error)
+cdef object text_event(
+    const char* payload, Py_ssize_t length, object binding, object verdict, object error, int64_t received_time_ns
+):
+    return FrameEvent(1, payload[:length], binding, verdict, error, received_time_ns)
 
 
-cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept:
+cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept nogil:
     reader._lags[reader._lag_count % LAGS_KEPT] = lag_ns
     reader._lag_count += 1
 
 
-cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept:
+cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept nogil:
     """Count a STALE update of a redundant market; return whether nothing more is to do."""
     cdef const Place* reached = &tally.binding.book._place
     if tally.binding.book._is_first_after_snapshot:
@@ -366,6 +466,33 @@ cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place*
     return True
 
 
+cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil:
+    """A book has changed: note the threads that wait for it. They are woken once, when all that arrived is applied.
+
+    A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
+    """
+    if read_relaxed(&binding._waiting) != 0 and not binding._is_touched:
+        binding._is_touched = True
+        binding._next_touched = reader._touched
+        reader._touched = <void*>binding
+
+
+cdef void* wake_one(StreamBinding binding) noexcept nogil:
+    cdef void* following = binding._next_touched
+    binding._is_touched = False
+    binding._next_touched = NULL
+    wake_word(&binding._change)
+    return following
+
+
+cdef inline void wake_touched(FrameReader reader) noexcept nogil:
+    """Wake who waits for the books that have changed."""
+    cdef void* at = reader._touched
+    reader._touched = NULL
+    while at != NULL:
+        at = wake_one(<StreamBinding>at)
+
+
 cdef object take_update(
     FrameReader reader, StreamTally tally, const char* payload, Py_ssize_t length, double now,
     int64_t received_time_ns,
@@ -375,9 +502,13 @@ cdef object take_update(
     cdef OrderBook book = binding.book
     cdef Place place
     cdef Cursor c
-    cdef int verdict = GAP
+    cdef int verdict = GAP, judged = reader._judged
+    reader._judged = -1
     if not binding.is_direct:
-        return text_event(payload, length, binding, None, None)
+        return text_event(payload, length, binding, None, None, received_time_ns)
+    if judged >= 0:                     # applied by the loop, which left the decision
+        binding.is_direct = False
+        return text_event(payload, length, binding, VERDICTS[judged], None, received_time_ns)
     place.has_event_time = place.has_transaction_time = False
     place.has_received_time = True
     place.received_time_ns = received_time_ns
@@ -393,7 +524,7 @@ cdef object take_update(
         verdict = apply_message(book, &c, &place)
     except MalformedMessage as error:
         binding.is_direct = False
-        return text_event(payload, length, binding, None, error)
+        return text_event(payload, length, binding, None, error, received_time_ns)
     finally:
         end_writing(book)
     binding.heard_at = now
@@ -403,8 +534,8 @@ cdef object take_update(
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None
-    # A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
-    if verdict == APPLIED and not book._needs_attention and read_relaxed(&binding._waiting) == 0:
+    if verdict == APPLIED and not book._needs_attention:
+        touch(reader, binding)
         return None
     binding.is_direct = False
-    return text_event(payload, length, binding, VERDICTS[verdict], None)
+    return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

@@ -3,6 +3,9 @@
 # Rule 1: no byte outside [start, end) is ever read, no byte is read as anything but JSON (RFC 8259) in UTF-8.
 # Rule 2: no recursion, no allocation, no Python. A function returns -1 after `fail`, the cursor where it failed.
 # Rule 3: nothing here knows what a depth update is.
+# Rule 4: the bytes may change while they are read: another process can write to a mapped file, another thread to a
+#         bytearray. What is read then may be any message, or none. But no read and no write leaves its memory: a byte
+#         that was tested and is read again is tested again, and every loop ends where its bytes end.
 
 cdef enum:
     NESTING_LIMIT = 32          # containers within each other; the outermost is 1. Deeper: refused
@@ -172,7 +175,10 @@ cdef int scan_string(Cursor* c, Text* text) noexcept nogil:
 
 
 cdef Py_ssize_t unescape(const Text* text, char* out) noexcept nogil:
-    """Write what a scanned string says, in UTF-8, and return its length, which is never more than `text.length`."""
+    """Write what a scanned string says, in UTF-8, and return its length, which is never more than `text.length`.
+
+    A string that has changed since it was scanned (rule 4) ends before its first invalid escape.
+    """
     cdef const char* p = text.start
     cdef const char* end = text.start + text.length
     cdef char* q = out
@@ -184,6 +190,8 @@ cdef Py_ssize_t unescape(const Text* text, char* out) noexcept nogil:
             q += 1
             continue
         character = read_escape(&p, end)
+        if character < 0:
+            break
         if character < 0x80:
             q[0] = <char>character
             q += 1
@@ -209,6 +217,11 @@ cdef Py_ssize_t unescape(const Text* text, char* out) noexcept nogil:
 
 cdef inline bint is_digit(char byte) noexcept nogil:
     return c'0' <= byte <= c'9'
+
+
+cdef inline uint64_t digit_value(char byte) noexcept nogil:
+    """Return what a digit stands for, or more than 9 for any other byte: one read, to be tested and used."""
+    return <uint64_t><uint8_t>(<uint8_t>byte - <uint8_t>c'0')
 
 
 cdef inline const char* fast_integer(const char* p, int64_t* value) noexcept nogil:
@@ -242,17 +255,20 @@ cdef inline const char* fast_integer(const char* p, int64_t* value) noexcept nog
 
 cdef NumberKind scan_any_number(Cursor* c, int64_t* value) noexcept nogil:
     cdef bint negative = False, fits = True, is_integer = True
-    cdef uint64_t total = 0, limit
+    cdef uint64_t total = 0, limit, digit
     cdef const char* begin
     if c.p < c.end and c.p[0] == c'-':
         negative = True
         c.p += 1
     begin = c.p
     limit = <uint64_t>INT64_MAX + negative
-    while c.p < c.end and is_digit(c.p[0]):
+    while c.p < c.end:
+        digit = digit_value(c.p[0])
+        if digit > 9:
+            break
         if fits:
-            fits = total <= (limit - <uint64_t>(c.p[0] - c'0')) // 10
-            total = total * 10 + <uint64_t>(c.p[0] - c'0')
+            fits = total <= (limit - digit) // 10
+            total = total * 10 + digit
         c.p += 1
     if c.p == begin or (begin[0] == c'0' and c.p - begin > 1):
         fail(c, b"not a JSON number")

@@ -11,6 +11,7 @@ cdef enum:
     DECIMALS_LIMIT = 18             # 10**18 is the last power of ten in int64
     STACK_LEVELS = 512              # a side of an update that fits needs no allocation (real ones: p99 200, max 900)
     FAST_LEVEL_BYTES = 64           # what reading one level may touch: 2 x (15 + 1 + 8) characters and punctuation
+    SHORT_DECIMAL_BYTES = 18        # a number of no more characters fits int64, and has few decimals enough
     BYTES_BEFORE = 5                # and before it; what comes before the first level is longer
 
 cdef struct WideLevel:
@@ -274,28 +275,69 @@ cdef bint read_levels_fast(Cursor* c, MessageSide* side, int32_t price_scale, in
 
 # ----------------------------------------------------------------------------------------------- levels, careful
 
+cdef const char* NOT_A_DECIMAL = b"a price or quantity that is not a plain decimal number"
+
+
+cdef inline int read_short_decimal(
+    Cursor* c, const char* p, const char* end, int64_t* mantissa, uint8_t* decimals, uint8_t* printed
+) noexcept nogil:
+    """As `read_decimal`, of at most SHORT_DECIMAL_BYTES, which always fit. Each is read once."""
+    cdef const char* start = p
+    cdef uint64_t total = 0, stripped, digit
+    cdef uint8_t count = 0
+    decimals[0] = printed[0] = 0
+    while p < end:
+        digit = digit_value(p[0])
+        if digit > 9:
+            break
+        total = total * 10 + digit
+        p += 1
+    stripped = total            # without the trailing zeros of the fraction
+    if p < end:
+        if p == start or p[0] != c'.' or p + 1 == end:
+            return fail(c, NOT_A_DECIMAL)
+        printed[0] = <uint8_t>(end - p - 1)
+        p += 1
+        while p < end:
+            digit = digit_value(p[0])
+            if digit > 9:
+                return fail(c, NOT_A_DECIMAL)
+            total = total * 10 + digit
+            count += 1
+            if digit != 0:
+                stripped = total
+                decimals[0] = count
+            p += 1
+    elif p == start:
+        return fail(c, NOT_A_DECIMAL)
+    mantissa[0] = <int64_t>stripped
+    return 0
+
+
 cdef int read_decimal(
     Cursor* c, const char* p, const char* end, int64_t* mantissa, uint8_t* decimals, uint8_t* printed
 ) noexcept nogil:
     """Read `[0-9]+` or `[0-9]+.[0-9]+` that fills [p, end): a mantissa without the trailing zeros of the fraction."""
     cdef const char* point = p
     cdef const char* last
-    cdef uint64_t total = 0
+    cdef uint64_t total = 0, digit
+    if end - p <= SHORT_DECIMAL_BYTES:
+        return read_short_decimal(c, p, end, mantissa, decimals, printed)
     while point < end and is_digit(point[0]):
         point += 1
     if point == p:
-        return fail(c, b"a price or quantity that is not a plain decimal number")
+        return fail(c, NOT_A_DECIMAL)
     last = end
     if point < end:
         if point[0] != c'.' or point + 1 == end:
-            return fail(c, b"a price or quantity that is not a plain decimal number")
+            return fail(c, NOT_A_DECIMAL)
         last = point + 1
         while last < end and is_digit(last[0]):
             last += 1
         if last != end:
-            return fail(c, b"a price or quantity that is not a plain decimal number")
+            return fail(c, NOT_A_DECIMAL)
         printed[0] = <uint8_t>min(end - point - 1, <Py_ssize_t>DECIMALS_LIMIT + 1)
-        while (last - 1)[0] == c'0':
+        while last - 1 > point and (last - 1)[0] == c'0':
             last -= 1
         if last - 1 == point:
             last = point
@@ -307,19 +349,34 @@ cdef int read_decimal(
         decimals[0] = 0
     while p < last:
         if p != point:
-            if total > (<uint64_t>INT64_MAX - <uint64_t>(p[0] - c'0')) // 10:
+            digit = digit_value(p[0])
+            if digit > 9:       # it was a digit above: the bytes have changed
+                return fail(c, NOT_A_DECIMAL)
+            if total > (<uint64_t>INT64_MAX - digit) // 10:
                 return fail(c, b"a price or quantity that does not fit 64 bits")
-            total = total * 10 + <uint64_t>(p[0] - c'0')
+            total = total * 10 + digit
         p += 1
     mantissa[0] = <int64_t>total
     return 0
 
 
-cdef int read_decimal_string(Cursor* c, int64_t* mantissa, uint8_t* decimals, uint8_t* printed) noexcept nogil:
+cdef int read_escaped_decimal(
+    Cursor* c, const Text* text, int64_t* mantissa, uint8_t* decimals, uint8_t* printed
+) noexcept nogil:
+    cdef int status
+    cdef char* plain = <char*>malloc(text.length)
+    if plain == NULL:
+        return fail(c, OUT_OF_MEMORY)
+    status = read_decimal(c, plain, plain + unescape(text, plain), mantissa, decimals, printed)
+    free(plain)
+    return status
+
+
+cdef inline int read_decimal_string(
+    Cursor* c, int64_t* mantissa, uint8_t* decimals, uint8_t* printed
+) noexcept nogil:
     """Read a JSON string that holds a price or quantity."""
     cdef Text text
-    cdef char* plain
-    cdef Py_ssize_t length
     cdef int status
     cdef const char* start = c.p
     if c.p >= c.end or c.p[0] != c'"':
@@ -327,12 +384,9 @@ cdef int read_decimal_string(Cursor* c, int64_t* mantissa, uint8_t* decimals, ui
     if scan_string(c, &text) < 0:
         return -1
     if text.has_escapes:
-        plain = <char*>malloc(text.length)
-        if plain == NULL:
-            return fail(c, OUT_OF_MEMORY)
-        length = unescape(&text, plain)
-        status = read_decimal(c, plain, plain + length, mantissa, decimals, printed)
-        free(plain)
+        status = read_escaped_decimal(c, &text, mantissa, decimals, printed)
+    elif text.length <= SHORT_DECIMAL_BYTES:
+        status = read_short_decimal(c, text.start, text.start + text.length, mantissa, decimals, printed)
     else:
         status = read_decimal(c, text.start, text.start + text.length, mantissa, decimals, printed)
     if status < 0:

@@ -1,9 +1,8 @@
 # C shims: lock, allocation, SWAR digit parsing, atomics.
 #
-# The lock. From CPython 3.13 on it is a PyMutex: one byte, about 1 ns without contention, with and without the GIL.
-# Before 3.13 there is always the GIL, and the GIL is the lock. The code between `mutex_lock` and `mutex_unlock` runs no
-# Python and releases nothing, so that no other thread runs meanwhile. A lock of those versions (PyThread_type_lock)
-# would cost each call 26 ns for nothing. For the same reason: never release the GIL around either.
+# The lock. With a GIL it is a word and a futex, or the system's smallest lock: the loop commits without the GIL, so the
+# GIL protects nothing. Not a PyMutex there: a reader that meets it locked would give the GIL away and queue for it.
+# Without a GIL it is a PyMutex. Nobody waits for the GIL while holding the lock: no Python runs inside it.
 
 cdef extern from *:
     """
@@ -17,14 +16,78 @@ cdef extern from *:
     #include <emmintrin.h>
     #endif
 
-    #if PY_VERSION_HEX >= 0x030D0000
+    #include <errno.h>
+    #if defined(__linux__)
+    #include <linux/futex.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+    #endif
+
+    /* Atomics. Numbers that threads share without a lock: the loop writes them without the GIL. */
+    #if defined(_MSC_VER)
+    #define ldc_load(number) (*(const volatile int *)(number))
+    #define ldc_pause() _mm_pause()
+    #else
+    #define ldc_load(number) __atomic_load_n((number), __ATOMIC_RELAXED)
+    #if defined(__x86_64__) || defined(__i386__)
+    #define ldc_pause() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define ldc_pause() __asm__ __volatile__("yield")
+    #else
+    #define ldc_pause() ((void)0)
+    #endif
+    #endif
+
+    #if defined(__linux__)
+    static int ldc_futex(int *word, int operation, int value, const struct timespec *timeout) {
+        return (int)syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+    }
+    #endif
+
+    #if defined(Py_GIL_DISABLED)
     typedef PyMutex ldc_mutex;
     #define ldc_mutex_lock(mutex) PyMutex_Lock(mutex)
     #define ldc_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+    #elif defined(__linux__)
+    /* 0: free, 1: locked, 2: locked, and a thread may sleep on it. A commit takes microseconds: spin, then sleep. */
+    typedef int ldc_mutex;
+    enum { LDC_SPINS = 100 };
+    static void ldc_mutex_lock_slow(ldc_mutex *mutex) {
+        for (int spin = 0; spin < LDC_SPINS; spin++) {
+            int unlocked = 0;
+            if (ldc_load(mutex) == 0
+                    && __atomic_compare_exchange_n(mutex, &unlocked, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+                return;
+            ldc_pause();
+        }
+        while (__atomic_exchange_n(mutex, 2, __ATOMIC_ACQUIRE) != 0)
+            ldc_futex(mutex, FUTEX_WAIT, 2, NULL);
+    }
+    static inline void ldc_mutex_lock(ldc_mutex *mutex) {
+        int unlocked = 0;
+        if (!__atomic_compare_exchange_n(mutex, &unlocked, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            ldc_mutex_lock_slow(mutex);
+    }
+    static inline void ldc_mutex_unlock(ldc_mutex *mutex) {
+        if (__atomic_exchange_n(mutex, 0, __ATOMIC_RELEASE) == 2)
+            ldc_futex(mutex, FUTEX_WAKE, 1, NULL);
+    }
+    #elif defined(__APPLE__)
+    #include <os/lock.h>
+    typedef os_unfair_lock ldc_mutex;
+    #define ldc_mutex_lock(mutex) os_unfair_lock_lock(mutex)
+    #define ldc_mutex_unlock(mutex) os_unfair_lock_unlock(mutex)
+    #elif defined(_WIN32)
+    #include <windows.h>
+    typedef SRWLOCK ldc_mutex;
+    #define ldc_mutex_lock(mutex) AcquireSRWLockExclusive(mutex)
+    #define ldc_mutex_unlock(mutex) ReleaseSRWLockExclusive(mutex)
     #else
-    typedef char ldc_mutex;
-    #define ldc_mutex_lock(mutex) ((void)(mutex))
-    #define ldc_mutex_unlock(mutex) ((void)(mutex))
+    #include <pthread.h>
+    typedef pthread_mutex_t ldc_mutex;
+    #define ldc_mutex_lock(mutex) pthread_mutex_lock(mutex)
+    #define ldc_mutex_unlock(mutex) pthread_mutex_unlock(mutex)
     #endif
 
     #define LDC_ONES 0x0101010101010101ULL
@@ -139,39 +202,124 @@ cdef extern from *:
     #endif
     }
 
-    /* Set a flag and return what it was, as one step for all threads. With a GIL it is one anyway. */
-    static inline int ldc_exchange(int *flag, int value) {
-    #if !defined(Py_GIL_DISABLED)
-        int before = *flag;
-        *flag = value;
-        return before;
-    #elif defined(_MSC_VER)
-        return (int)_InterlockedExchange((volatile long *)flag, (long)value);
+    /* Set a number and return what it was, as one step for all threads. */
+    static inline int ldc_exchange(int *number, int value) {
+    #if defined(_MSC_VER)
+        return (int)_InterlockedExchange((volatile long *)number, (long)value);
     #else
-        return __atomic_exchange_n(flag, value, __ATOMIC_ACQ_REL);
+        return __atomic_exchange_n(number, value, __ATOMIC_ACQ_REL);
     #endif
     }
 
-    /* Read a number that another thread changes with ldc_exchange: the number alone, ... */
+    /* Add to a number and return what it was, as one step for all threads. */
+    static inline int ldc_add(int *number, int value) {
+    #if defined(_MSC_VER)
+        return (int)_InterlockedExchangeAdd((volatile long *)number, (long)value);
+    #else
+        return __atomic_fetch_add(number, value, __ATOMIC_ACQ_REL);
+    #endif
+    }
+
+    /* Look at a number that another thread changes: the number alone, ... */
     static inline int ldc_read_relaxed(const int *number) {
-    #if !defined(Py_GIL_DISABLED) || defined(_MSC_VER)
-        return *(const volatile int *)number;
-    #else
-        return __atomic_load_n(number, __ATOMIC_RELAXED);
-    #endif
+        return ldc_load(number);
     }
 
-    /* ... or in one order for all threads: a thread that exchanges after this read sees what was written before it. A
-       plain read would not do: a processor may read ahead of its own writes. */
+    /* ... or in one order for all threads: what was written before this look is seen by any thread that exchanges after
+       it. A plain load would not do: a processor may read ahead of its own writes. */
     static inline int ldc_read_in_order(int *number) {
-    #if !defined(Py_GIL_DISABLED)
-        return *number;
-    #elif defined(_MSC_VER)
+    #if defined(_MSC_VER)
         return (int)_InterlockedOr((volatile long *)number, 0);
     #else
         return __atomic_fetch_or(number, 0, __ATOMIC_ACQ_REL);
     #endif
     }
+
+    /* A number that one thread writes and others read; nothing else is ordered by it. */
+    static inline int64_t ldc_load_relaxed(const int64_t *number) {
+    #if defined(_MSC_VER)
+        return *(const volatile int64_t *)number;
+    #else
+        return __atomic_load_n(number, __ATOMIC_RELAXED);
+    #endif
+    }
+    static inline void ldc_store_relaxed(int64_t *number, int64_t value) {
+    #if defined(_MSC_VER)
+        *(volatile int64_t *)number = value;
+    #else
+        __atomic_store_n(number, value, __ATOMIC_RELAXED);
+    #endif
+    }
+
+    /* The lease clock, in ns: it never goes back, and it counts the time for which the machine sleeps. `exact` is for
+       writers. `coarse` is for every read of a book: at most one tick of the kernel (1 to 10 ms) behind the other.
+
+       On Linux both are CLOCK_BOOTTIME. It takes 23 ns: too long for a read of 50 ns. A coarse clock takes 5 ns, but
+       none both counts sleep and never goes back. So `coarse` is the coarse monotonic clock and the sleep measured
+       last. Sleep moves it and the wall clock apart, and so does a change of the wall clock. Whenever they have moved
+       apart by LDC_WALL_MOVED_NS, the sleep is measured again. */
+    #if defined(_WIN32)
+    #if !defined(WIN32_LEAN_AND_MEAN)
+    #define WIN32_LEAN_AND_MEAN
+    #endif
+    #if !defined(NOMINMAX)
+    #define NOMINMAX
+    #endif
+    #include <windows.h>
+    static inline int64_t ldc_clock_exact(void) {
+        return (int64_t)GetTickCount64() * 1000000;
+    }
+    #define ldc_clock_coarse ldc_clock_exact
+    #else
+    #include <time.h>
+    static inline int64_t ldc_clock(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    #if defined(__APPLE__)
+    /* Here this clock counts sleep, and the other monotonic ones of Python do not. */
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_MONOTONIC_RAW);
+    }
+    #define ldc_clock_coarse ldc_clock_exact
+    #elif defined(CLOCK_BOOTTIME)
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_BOOTTIME);
+    }
+    #else
+    static inline int64_t ldc_clock_exact(void) {
+        return ldc_clock(CLOCK_MONOTONIC);
+    }
+    #endif
+    #if defined(CLOCK_BOOTTIME) && defined(CLOCK_MONOTONIC_COARSE) && defined(CLOCK_REALTIME_COARSE)
+    #define LDC_WALL_MOVED_NS 100000000
+    static int64_t ldc_slept_ns = 0;
+    static int64_t ldc_wall_ns = INT64_MIN / 2;  /* ahead of the monotonic clock, when the sleep was measured */
+
+    /* Measure the sleep, and return the exact time. Where the thread was held up meanwhile, the next read measures. */
+    static int64_t ldc_measure_sleep(int64_t wall_ns) {
+        int64_t before = ldc_clock(CLOCK_MONOTONIC);
+        int64_t now = ldc_clock(CLOCK_BOOTTIME);
+        if (ldc_clock(CLOCK_MONOTONIC) - before < 1000000) {
+            /* In this order: who sees the new wall clock sees the sleep as well. */
+            __atomic_store_n(&ldc_slept_ns, now - before, __ATOMIC_RELEASE);
+            __atomic_store_n(&ldc_wall_ns, wall_ns, __ATOMIC_RELEASE);
+        }
+        return now;
+    }
+    static inline int64_t ldc_clock_coarse(void) {
+        int64_t monotonic = ldc_clock(CLOCK_MONOTONIC_COARSE);
+        int64_t wall_ns = ldc_clock(CLOCK_REALTIME_COARSE) - monotonic;
+        int64_t moved = wall_ns - __atomic_load_n(&ldc_wall_ns, __ATOMIC_ACQUIRE);
+        if (moved > LDC_WALL_MOVED_NS || moved < -LDC_WALL_MOVED_NS)
+            return ldc_measure_sleep(wall_ns);
+        return monotonic + __atomic_load_n(&ldc_slept_ns, __ATOMIC_ACQUIRE);
+    }
+    #elif !defined(ldc_clock_coarse)
+    #define ldc_clock_coarse ldc_clock_exact
+    #endif
+    #endif
 
     /* Memory. In the builds that check, tests can let allocations fail. */
     #if defined(LDC_CHECKED)
@@ -301,9 +449,14 @@ cdef extern from *:
     int32_t lowest_bit "ldc_lowest_bit"(uint64_t bits) noexcept nogil
     uint64_t quotes48 "ldc_quotes48"(const char* p) noexcept nogil
     bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
-    int exchange "ldc_exchange"(int* flag, int value) noexcept nogil
+    int exchange "ldc_exchange"(int* number, int value) noexcept nogil
+    int add_atomically "ldc_add"(int* number, int value) noexcept nogil
     int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
     int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
+    int64_t load_relaxed "ldc_load_relaxed"(const int64_t* number) noexcept nogil
+    void store_relaxed "ldc_store_relaxed"(int64_t* number, int64_t value) noexcept nogil
+    int64_t clock_exact "ldc_clock_exact"() noexcept nogil
+    int64_t clock_coarse "ldc_clock_coarse"() noexcept nogil
     void* malloc "ldc_malloc"(size_t size) noexcept nogil
     void* realloc "ldc_realloc"(void* memory, size_t size) noexcept nogil
     bint limit_allocations "ldc_limit_allocations"(long left) noexcept nogil
@@ -318,6 +471,7 @@ cdef extern from *:
     const int64_t POW10 "LDC_POW10"[19]
     const int64_t FITS_BEFORE "LDC_FITS_BEFORE"[19]
     const double POW10_DOUBLE "LDC_POW10_DOUBLE"[19]
+    const int64_t NEVER_NS "INT64_MIN"
     const uint64_t LETTER_KEY "0x3A2200222CULL"                 # ,"x": as `load8` returns it
     const uint64_t LETTER_KEY_MASK "0xFFFF00FFFFULL"
     const uint64_t ASCII_ZEROS "0x3030303030303030ULL"

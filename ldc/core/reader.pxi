@@ -35,7 +35,7 @@ cdef class BookReader:
 
     def view(self, limit=None, *, number=float, beyond_horizon=False):
         """As `OrderBook.view`."""
-        return read_view(self._book, limit, number, beyond_horizon)
+        return read_view(self._book, limit, number, beyond_horizon, False)
 
     def to_numpy(self, side, limit=None):
         """As `OrderBook.to_numpy`."""
@@ -44,7 +44,6 @@ cdef class BookReader:
     def compare(self, OrderBook other not None):
         """As `OrderBook.compare`."""
         return compare_books(self._book, other)
-
 
     @property
     def rule(self):
@@ -65,6 +64,11 @@ cdef class BookReader:
     def is_readable(self):
         """As `OrderBook.is_readable`."""
         return self._book.is_readable
+
+    @property
+    def unreadable_cause(self):
+        """As `OrderBook.unreadable_cause`."""
+        return read_cause(self._book)
 
     @property
     def suspended_by(self):

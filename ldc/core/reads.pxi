@@ -3,6 +3,9 @@
 cdef enum:
     STACK_READ_LEVELS = 128     # a read of no more levels needs no allocation but the result
 
+# By ReadState; a suspended book has the cause given to it.
+cdef tuple CAUSES = (None, Cause.NOT_LOADED, None, Cause.STALLED, Cause.CROSSED, Cause.LEFT_HORIZON)
+
 cdef int32_t limit_of(object limit) except -1:
     """Return how many levels are wanted; None is all."""
     cdef Py_ssize_t wanted
@@ -23,20 +26,69 @@ cdef double threshold_of(object threshold) except? -1.0:
     return value
 
 
-cdef inline ReadState state_of_side(OrderBook book, const BookSide* side, bint beyond_horizon) noexcept nogil:
-    """Whether a side can be read. Under the lock."""
+cdef struct Refusal:
+    # What a book that cannot be read says of the moment in which it was asked.
+    int64_t last_update_id
+    int64_t proven_ns           # STALLED: by the lease clock; NEVER_NS: never
+    int64_t now_ns
+    int64_t duration_ns
+    const BookSide* side        # LEFT_HORIZON: the side that has
+    int64_t horizon_key
+    int32_t price_scale
+
+
+cdef inline ReadState state_of_book(OrderBook book, Refusal* refusal) noexcept nogil:
+    """Whether the book can be read, whatever the side. Under the lock. The order is that of docs/order-book.md."""
+    cdef const LeaseTerms* terms = book._terms
     if not book._is_loaded:
         return NOT_LOADED
+    refusal.last_update_id = book._place.last_update_id
     if book._is_suspended:
         return SUSPENDED
-    if not beyond_horizon and side.has_horizon and side.known_count == 0:
+    if terms != NULL:
+        refusal.now_ns = clock_coarse()
+        if terms_ended(terms, refusal.now_ns):
+            refusal.proven_ns = load_relaxed(&terms.proven_ns)
+            refusal.duration_ns = terms.duration_ns
+            return STALLED
+    return CROSSED if book._is_crossed else READABLE
+
+
+cdef inline bint has_left(OrderBook book, const BookSide* side, Refusal* refusal) noexcept nogil:
+    """Whether a side holds no level inside its horizon. Under the lock."""
+    if not side.has_horizon or side.known_count != 0:
+        return False
+    refusal.side = side
+    refusal.horizon_key = side.horizon_key
+    refusal.price_scale = book._price_scale
+    return True
+
+
+cdef inline ReadState state_of_side(
+    OrderBook book, const BookSide* side, bint beyond_horizon, Refusal* refusal
+) noexcept nogil:
+    """Whether a side can be read. Under the lock."""
+    cdef ReadState state = state_of_book(book, refusal)
+    if state == READABLE and not beyond_horizon and has_left(book, side, refusal):
         return LEFT_HORIZON
-    return READABLE
+    return state
 
 
-cdef inline ReadState state_of_both(OrderBook book) noexcept nogil:
-    cdef ReadState state = state_of_side(book, &book._bids, False)
-    return state if state != READABLE else state_of_side(book, &book._asks, False)
+cdef inline ReadState state_of_both(OrderBook book, bint beyond_horizon, Refusal* refusal) noexcept nogil:
+    """Whether both sides can be read. Under the lock."""
+    cdef ReadState state = state_of_side(book, &book._bids, beyond_horizon, refusal)
+    if state == READABLE and not beyond_horizon and has_left(book, &book._asks, refusal):
+        return LEFT_HORIZON
+    return state
+
+
+cdef ReadState decide(OrderBook book, Refusal* refusal) noexcept:
+    """Return whether both sides can be read at this moment."""
+    cdef ReadState state = NOT_LOADED
+    mutex_lock(&book._mutex)
+    state = state_of_both(book, False, refusal)
+    mutex_unlock(&book._mutex)
+    return state
 
 
 cdef object cause_of(OrderBook book):
@@ -45,21 +97,40 @@ cdef object cause_of(OrderBook book):
     return cause
 
 
-cdef object refuse_read(OrderBook book, ReadState state):
+cdef object read_cause(OrderBook book):
+    cdef Refusal refusal
+    cdef ReadState state = decide(book, &refusal)
+    if state == SUSPENDED:
+        return cause_of(book)
+    return CAUSES[<int>state]
+
+
+cdef object refuse_read(OrderBook book, ReadState state, const Refusal* refusal):
     """Raise why a book cannot be read."""
     if state == NOT_LOADED:
         raise BookNotLoaded(book.market, Cause.NOT_LOADED)
-    raise DepthCacheOutOfSync(book.market, Cause.LEFT_HORIZON if state == LEFT_HORIZON else cause_of(book))
+    if state == SUSPENDED:
+        raise DepthCacheOutOfSync(book.market, cause_of(book))
+    if state == STALLED:
+        age_ns = refusal.now_ns - refusal.proven_ns if refusal.proven_ns != NEVER_NS else None
+        raise stalled(book.market, Cause.STALLED, refusal.last_update_id, age_ns, refusal.duration_ns)
+    if state == CROSSED:
+        raise crossed(book.market, Cause.CROSSED, refusal.last_update_id)
+    is_bids = refusal.side == &book._bids
+    horizon = units_float(-refusal.horizon_key if is_bids else refusal.horizon_key, refusal.price_scale)
+    raise left_horizon(
+        book.market, Cause.LEFT_HORIZON, refusal.last_update_id, "bids" if is_bids else "asks", horizon)
 
 
 cdef object read_best(OrderBook book, const BookSide* side, int64_t sign):
+    cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
     cdef int32_t price_scale = 0, quantity_scale = 0
     cdef Level best
     cdef bint is_empty = True
     best.price = best.quantity = 0
     mutex_lock(&book._mutex)
-    state = state_of_side(book, side, False)
+    state = state_of_side(book, side, False, &refusal)
     is_empty = side.known_count == 0
     if not is_empty:
         best.price = sign * side.slots[0].block.keys[0]
@@ -68,7 +139,7 @@ cdef object read_best(OrderBook book, const BookSide* side, int64_t sign):
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
     if state != READABLE:
-        refuse_read(book, state)
+        refuse_read(book, state, &refusal)
     if is_empty:
         return None
     if are_exact(<const int64_t*>&best, 2):
@@ -99,16 +170,17 @@ cdef object read_side(
     cdef int32_t count = 0, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
     cdef NumberType as_type = number_type(number)
     cdef double notional = threshold_of(threshold) if threshold is not None else 0.0
+    cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
     mutex_lock(&book._mutex)
-    state = state_of_side(book, side, beyond_horizon)
+    state = state_of_side(book, side, beyond_horizon, &refusal)
     if state == READABLE:
         levels = copy_levels(side, wanted, beyond_horizon, sign, stack, &count)
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
     if state != READABLE:
-        refuse_read(book, state)
+        refuse_read(book, state, &refusal)
     if levels == NULL:
         raise MemoryError()
     try:
@@ -124,7 +196,7 @@ cdef object horizon_number(bint has_horizon, int64_t price, int32_t price_scale,
     return units_number(price, price_scale, as_type) if has_horizon else None
 
 
-cdef object read_view(OrderBook book, object limit, object number, bint beyond_horizon):
+cdef object read_view(OrderBook book, object limit, object number, bint beyond_horizon, bint whatever_state):
     cdef Level bid_stack[STACK_READ_LEVELS]
     cdef Level ask_stack[STACK_READ_LEVELS]
     cdef Level* bids = bid_stack
@@ -133,12 +205,13 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     cdef bint has_bid_horizon = False, has_ask_horizon = False
     cdef int64_t bid_horizon = 0, ask_horizon = 0
     cdef NumberType as_type = number_type(number)
+    cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
     cdef Place place
     mutex_lock(&book._mutex)
-    state = state_of_side(book, &book._bids, beyond_horizon)
-    if state == READABLE:
-        state = state_of_side(book, &book._asks, beyond_horizon)
+    state = state_of_both(book, beyond_horizon, &refusal)
+    if whatever_state and state != NOT_LOADED:
+        state = READABLE
     if state == READABLE:
         bids = copy_levels(&book._bids, wanted, beyond_horizon, -1, bid_stack, &bid_count)
         asks = copy_levels(&book._asks, wanted, beyond_horizon, 1, ask_stack, &ask_count)
@@ -152,7 +225,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     mutex_unlock(&book._mutex)
     try:
         if state != READABLE:
-            refuse_read(book, state)
+            refuse_read(book, state, &refusal)
         if bids == NULL or asks == NULL:
             raise MemoryError()
         return new_record(BookView, (
@@ -178,18 +251,19 @@ cdef object read_array(OrderBook book, const BookSide* side, int64_t sign, objec
     cdef Level stack[STACK_READ_LEVELS]
     cdef Level* levels = stack
     cdef int32_t count = 0, index, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
+    cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
     cdef Py_buffer view
     cdef double* out
     mutex_lock(&book._mutex)
-    state = state_of_side(book, side, False)
+    state = state_of_side(book, side, False, &refusal)
     if state == READABLE:
         levels = copy_levels(side, wanted, False, sign, stack, &count)
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
     mutex_unlock(&book._mutex)
     if state != READABLE:
-        refuse_read(book, state)
+        refuse_read(book, state, &refusal)
     if levels == NULL:
         raise MemoryError()
     try:
@@ -260,17 +334,17 @@ cdef object read_horizon(OrderBook book, const BookSide* side, int64_t sign):
 # ----------------------------------------------------------------------------------------------- headers
 
 cdef object text_object(const Text* text, const char* start):
-    """Return what a scanned string says, its bytes lying at `start`."""
+    """Return what a scanned string says, its bytes lying at `start`. They are UTF-8, unless they have changed."""
     cdef Text here = text[0]
     cdef char* plain
     here.start = start
     if not here.has_escapes:
-        return start[:here.length].decode("utf-8")
+        return start[:here.length].decode("utf-8", "replace")
     plain = <char*>malloc(here.length + 1)
     if plain == NULL:
         raise MemoryError()
     try:
-        return plain[:unescape(&here, plain)].decode("utf-8")
+        return plain[:unescape(&here, plain)].decode("utf-8", "replace")
     finally:
         free(plain)
 

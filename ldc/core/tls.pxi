@@ -4,6 +4,7 @@
 #         and whom it trusts is loaded by the calls that `ssl` makes.
 # Rule 2: where anything is not as it was when this was written, `tls_problem` says so, and Python's `ssl` is used.
 
+import os
 import threading
 
 cdef enum:
@@ -21,6 +22,16 @@ cdef object _tls_problem_found = None
 cdef bint _is_tls_looked_for = False
 
 
+def _forget_tls_lock():
+    """In a forked child: a thread that does not exist there may have held it."""
+    global _tls_lock
+    _tls_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_tls_lock)
+
+
 def tls_problem():
     """Return None if TLS can be done without the GIL here, else one sentence that says why not.
 
@@ -36,7 +47,6 @@ def tls_problem():
 
 
 cdef object _switched_off():
-    import os
     value = os.environ.get("LDC_NATIVE_TLS", "")
     if value in ("", "1"):
         return None
@@ -59,7 +69,6 @@ def _find_openssl(file=None, without=""):
     file = file or getattr(_ssl, "__file__", None)
     if file is None:
         return "OpenSSL is linked into this interpreter itself, where its functions cannot be found"
-    import os
     path = os.fsencode(file)
     missing = openssl_load(path, hidden)
     if missing != NULL:
@@ -77,7 +86,6 @@ def _find_openssl(file=None, without=""):
 
 cdef object tls_error(Tls* tls, str host):
     """Return the exception that Python's `ssl` raises for a failure."""
-    import os
     import ssl
     cdef unsigned long reason = tls.code & 0x7fffff
     cdef bint is_of_ssl = (tls.code >> 23 & 0xff) == LIBRARY_SSL
@@ -148,7 +156,6 @@ cdef class TlsContext:
     cdef void* _context
 
     def __cinit__(self, settings, *, files=(), folders=(), with_defaults=False):
-        import os
         problem = tls_problem()
         if problem is not None:
             raise RuntimeError(f"there is no TLS without the GIL: {problem}")
@@ -217,7 +224,6 @@ cdef object _set_protocol(void* context, settings):
 
 cdef object _trust(void* context, bytes file, bytes folder):
     """Load as `ssl` does it; raise what it raises."""
-    import os
     import ssl
     cdef const char* file_name = NULL
     cdef const char* folder_name = NULL
@@ -300,6 +306,7 @@ cdef class TlsSocket:
         cdef int is_write = status == TLS_WANT_WRITE
         if status != TLS_WANT_READ and status != TLS_WANT_WRITE:
             self._fail(status)
+        PyErr_CheckSignals()  # one may have ended a call that blocks
         timeout_s = self.raw.gettimeout()
         if timeout_s == 0:
             self._fail(status)
@@ -321,7 +328,6 @@ cdef class TlsSocket:
 
     cdef int _fail(self, Py_ssize_t status) except -1:
         import errno
-        import os
         import ssl
         if status == TLS_WANT_READ:
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)")

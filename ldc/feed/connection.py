@@ -16,6 +16,7 @@ The facts of the wire are in sections 3 and 3.2 of the design paper PROTOCOL; th
 import contextlib
 import enum
 import math
+import os
 import socket
 import ssl
 import threading
@@ -25,16 +26,19 @@ from typing import Literal, NamedTuple
 
 import websocket
 
-from ldc.book import FrameReader, TlsSocket
+from ldc.book import FrameReader, KeepAlive, Lease, TlsSocket
 from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
-from ldc.limits import DEFAULT_TIMING, MessagePacer, Timing
+from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.network.connecting import mark_failed, peer_of
 from ldc.network.proxy import Proxy, ProxyRules
 from ldc.network.text import described, printable
 
 _REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
+
+LEASE_MARGIN_S = 1.0
+"""Seconds that a lease outlasts a pong in time, which a busy machine may bring late. Then reads raise STALLED."""
 
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
@@ -76,6 +80,11 @@ class ConnectionOptions(NamedTuple):
         return self
 
     @property
+    def lease_s(self) -> float:
+        """Seconds for which a book may be read without another proof: as long as a dead link may stay unnoticed."""
+        return self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S
+
+    @property
     def connect_timeout_s(self) -> float:
         """Seconds for DNS, TCP, proxy, TLS and handshake together: as many as a dead peer may stay unnoticed."""
         return self.ping_interval_s + self.ping_timeout_s
@@ -91,6 +100,7 @@ class FeedConnection:
         post: lets the group's thread call a function; False when that thread has ended.
         on_opened: called in the group's thread when the handshake has succeeded.
         now: when its life begins.
+        lease: renewed by each proof that the link is alive.
     """
 
     def __init__(
@@ -101,6 +111,7 @@ class FeedConnection:
         post: Callable[[Callable[[float], None]], bool],
         on_opened: Callable[["FeedConnection", float], None],
         now: float,
+        lease: Lease | None = None,
     ) -> None:
         self.connection_id = connection_id
         self.url = url
@@ -111,9 +122,17 @@ class FeedConnection:
         """Decodes frames, and applies updates to the books of the streams bound to it."""
         self.has_heard_control = False
         """Whether a ping or a pong came since the last `tick`. Then `next_due` may be nearer than before."""
-        self.last_pong_at: float | None = None
-        self.proven_at: float | None = None
-        """When the last ping was sent that has its pong. What the exchange sent before that has been received."""
+        self.keepalive = KeepAlive(
+            options.ping_interval_s,
+            options.ping_timeout_s,
+            options.messages_per_second,
+            pong_late_s=options.timing.pong_late_s,
+            pong_interval_s=options.timing.pong_s_min,
+            lease=lease,
+        )
+        """Pings, pongs, and the pace of all that is sent."""
+        self.is_kept_alive_by_loop = False
+        """Whether the loop watches the deadlines of pongs, and sends pings while nothing else is to be sent."""
         self.reading: Literal["native", "python"] = "python"
         """What reads the socket, once it is open: see `ConnectionStatus`."""
         self._options = options
@@ -127,14 +146,7 @@ class FeedConnection:
         self._websocket = new_websocket()
         self._socket: socket.socket | TlsSocket | None = None
         self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
-        self._pacer = MessagePacer(options.messages_per_second)
         self._outbox = bytearray()
-        self._pong: bytes | None = None  # the payload of the last ping without an answer
-        self._pong_not_before = now
-        self._was_ping_last = False
-        self._ping_due = now
-        self._pinged_at = now
-        self._pong_deadline: float | None = None
 
     # connecting
 
@@ -173,13 +185,12 @@ class FeedConnection:
             self._peer = peer_of(self._socket)
             self._socket.setblocking(False)
             if isinstance(self._socket, TlsSocket):
-                self.reading = "native"
                 self._pending = self._socket.has_pending
             elif isinstance(self._socket, ssl.SSLSocket):
                 self._pending = self._socket.pending
             self.state = ConnectionState.OPEN
             self.opened_at = now
-            self._ping_due = now + self._options.ping_interval_s
+            self.keepalive.start(now)
             self._on_opened(self, now)
 
     # input and output, never blocking
@@ -187,6 +198,26 @@ class FeedConnection:
     def fileno(self) -> int:
         """Return the descriptor, for the selector."""
         return self._socket.fileno() if self._socket is not None else -1
+
+    @property
+    def proven_at(self) -> float:
+        """When the last ping was sent that has its pong. What the exchange sent before that has been received."""
+        return self.keepalive.proven_at
+
+    @property
+    def has_ponged(self) -> bool:
+        """Whether a pong has answered a ping."""
+        return self.keepalive.last_pong_at != -math.inf
+
+    @property
+    def tls_socket(self) -> TlsSocket | None:
+        """The TLS connection that the loop can read, or None: a plain socket."""
+        return self._socket if isinstance(self._socket, TlsSocket) else None
+
+    @property
+    def can_be_served(self) -> bool:
+        """Whether the loop can read it without the GIL: not where Python's `ssl` does the TLS."""
+        return not isinstance(self._socket, ssl.SSLSocket)
 
     @property
     def wants_to_write(self) -> bool:
@@ -205,6 +236,8 @@ class FeedConnection:
         pongs. Raises `ConnectionLost`; what arrived before that has been applied or added.
         """
         assert self._socket is not None
+        if self.is_kept_alive_by_loop:
+            self._take_over(events, now)
         for _ in range(RECEIVES_PER_TURN_MAX):
             with self.reader.writable() as room:
                 room_bytes = len(room)
@@ -215,17 +248,31 @@ class FeedConnection:
                 except (OSError, ValueError) as error:
                     raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             if count == 0:
-                where = "" if self.reader.is_between_frames else " in the middle of a frame"
-                raise ConnectionLost(f"the exchange closed the connection without a close frame{where}")
+                raise ConnectionLost(self._why_ended(0))
             self.reader.received(count)
             self._take_events(events, now)
             # Over TLS a receive returns one record at most, however much room there is.
             if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; the selector sees what comes next
-        if self._pong_deadline is not None:
-            # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
-            self._pong_deadline = max(self._pong_deadline, now + self._timing.unread_s)
+        # The pong may be in what is not read yet. A peer that sends more than we read is not dead.
+        self.keepalive.extend_deadline(now + self._timing.unread_s)
         return True
+
+    def _take_over(self, events: list[FrameEvent], now: float) -> None:
+        """Take what the loop has received, and left for a decision."""
+        self._take_events(events, now)
+        if self.keepalive.is_late(now):
+            self.has_heard_control = True  # the rest is for `tick`
+        if self.reader.failure is not None:
+            raise ConnectionLost(self._why_ended(self.reader.failure))
+
+    def _why_ended(self, error_number: int) -> str:
+        """Return the reason for an end of the stream (0), or for a receive that failed."""
+        if error_number:
+            error = OSError(error_number, os.strerror(error_number))
+            return f"{type(error).__name__}: {described(error)}"
+        where = "" if self.reader.is_between_frames else " in the middle of a frame"
+        return f"the exchange closed the connection without a close frame{where}"
 
     def _take_events(self, events: list[FrameEvent], now: float) -> None:
         received_time_ns = time.time_ns()
@@ -244,12 +291,9 @@ class FeedConnection:
         self.has_heard_control = True
         opcode, payload = event.opcode, event.payload
         if opcode == Opcode.PING:
-            # Only the last ping needs an answer (RFC 6455, 5.5.3), so a flood of pings costs us nothing.
-            self._pong = payload
+            self.keepalive.note_ping(payload)
         elif opcode == Opcode.PONG:
-            self._pong_deadline = None
-            self.last_pong_at = now
-            self.proven_at = self._pinged_at
+            self.keepalive.note_pong(payload, now)
         elif opcode == Opcode.CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else 1000
             reason = printable(payload[2:].decode(), _REASON_CHARACTERS_MAX)
@@ -269,8 +313,7 @@ class FeedConnection:
                 raise ConnectionLost(f"{type(error).__name__}: {described(error)}") from error
             del self._outbox[:sent]
 
-    def _queue(self, opcode: int, payload: bytes | str, now: float) -> None:
-        self._pacer.spend(now)
+    def _queue(self, opcode: int, payload: bytes | str) -> None:
         self._outbox += websocket.ABNF.create_frame(payload, opcode).format()
 
     # time
@@ -287,44 +330,31 @@ class FeedConnection:
                     who = f"the proxy {self._proxy} stalls, or what lies behind it"
                 raise ConnectionLost(f"no connection to {self.url} within {self._options.connect_timeout_s} s: {who}")
             return
-        if self._pong_deadline is not None and now >= self._pong_deadline:
+        if self.keepalive.is_dead(now):
             raise ConnectionLost(f"no pong within {self._options.ping_timeout_s} s of a ping: the link is dead")
         try:
             self.requests.expire(now)
         except NotAcknowledged as error:
             raise ConnectionLost(str(error)) from None
-        while self._next_send(now) <= now:
-            self._send_next(now)
+        while (sendable := self.keepalive.next_message(now, self.requests.has_next)) is not None:
+            opcode, payload = sendable
+            if opcode != Opcode.TEXT:
+                self._queue(opcode, payload)
+            elif (message := self.requests.next_message(now)) is not None:
+                self.keepalive.spend(now)
+                self._queue(opcode, message)
         if self._outbox:
             self.flush()
 
-    def _next_send(self, now: float) -> float:
-        """Return when to send next: something is due then, and the pacer allows it."""
-        due = now if self.requests.has_next else math.inf
-        if self._pong is not None:
-            due = min(due, self._pong_not_before)
-        if self._pong_deadline is None:
-            due = min(due, self._ping_due)
-        return max(due, self._pacer.earliest(now))
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be sent but pings and pongs."""
+        return not self._outbox and not self.requests.has_next
 
-    def _send_next(self, now: float) -> None:
-        # After each ping a request may go out, however short the user's ping interval.
-        is_ping_due = self._pong_deadline is None and self._ping_due <= now
-        if is_ping_due and not (self.requests.has_next and self._was_ping_last):
-            self._was_ping_last = True
-            self._queue(Opcode.PING, b"", now)
-            self._pinged_at = now
-            self._pong_deadline = now + self._options.ping_timeout_s
-            self._ping_due = now + self._options.ping_interval_s
-        elif self._pong is not None and self._pong_not_before <= now:
-            self._queue(Opcode.PONG, self._pong, now)
-            self._pong = None
-            self._pong_not_before = now + self._timing.pong_s_min
-        elif self.requests.has_next:
-            self._was_ping_last = False
-            message = self.requests.next_message(now)
-            if message is not None:
-                self._queue(Opcode.TEXT, message, now)
+    def take_unsent(self, unsent: bytes) -> None:
+        """Send first what the socket did not take of a ping or a pong of the loop."""
+        self._outbox[:0] = unsent
+        self.has_heard_control = True
 
     def next_due(self, now: float) -> float:
         """Return when `tick` has something to do next."""
@@ -332,15 +362,13 @@ class FeedConnection:
             return now
         if self.state is ConnectionState.CONNECTING:
             return self._deadline
-        due = self._next_send(now)
-        if self._pong_deadline is not None:
-            late_at = self._pinged_at + self._timing.pong_late_s
-            due = min(due, self._pong_deadline, late_at if late_at > now else math.inf)
-        return min(due, self.requests.next_due())
+        if self.is_kept_alive_by_loop and self.is_idle:
+            return self.requests.next_due()
+        return min(self.keepalive.next_due(now, self.requests.has_next), self.requests.next_due())
 
     def is_pong_late(self, now: float) -> bool:
         """Whether a ping has waited for its pong for `Timing.pong_late_s`."""
-        return self._pong_deadline is not None and now - self._pinged_at >= self._timing.pong_late_s
+        return self.keepalive.is_late(now)
 
     # the end
 

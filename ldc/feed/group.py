@@ -18,12 +18,12 @@ feed the same books, whose update ids tell what is new, until the successor has 
 (`ldc.feed.handover`). Then the old connection is closed, and no book has been out of sync.
 """
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 
-from ldc.book import read_header
+from ldc.book import Lease, read_header
+from ldc.consume.log import logger
 from ldc.errors import MalformedMessage
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
@@ -37,8 +37,6 @@ from ldc.frames import FrameEvent, Opcode
 from ldc.network.text import described, printable
 from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 class FeedGroup:
@@ -76,6 +74,7 @@ class FeedGroup:
         self._request_probe = request_probe
         self._markets = MarketTable()
         self._silence_due = 0.0
+        self._lease = Lease(int(options.lease_s * 1e9))
         self._loop: EventLoop[FeedConnection] = EventLoop(
             name,
             options.timing,
@@ -91,6 +90,7 @@ class FeedGroup:
             self._loop,
             urls,
             options,
+            lease=self._lease,
             connect_budget=connect_budget,
             random=random,
             on_opened=self._connection_opened,
@@ -167,8 +167,11 @@ class FeedGroup:
             self._run_actions(market, now)
         if now >= self._silence_due:
             self._silence_due = now + self._timing.silence_check_s
-            if any(connection.last_pong_at is not None for connection in self._connections):
+            if any(connection.has_ponged for connection in self._connections):
                 self._check_silence(now)
+                # Updates only postpone a probe, so nothing is due before the earliest of them.
+                dues = [market.silence.next_due(market.heard_at) for market in self._markets]
+                self._silence_due = max(self._silence_due, min(dues, default=-math.inf))
         self._connections.watch_room()
         return self._next_due(now)
 
@@ -184,19 +187,21 @@ class FeedGroup:
             why = f"the machine slept for {slept_s:.0f} s"
             self._connections.lose(connection, why, now, is_wanted=self._wants_connection)
 
-    def _recover(self, error: Exception, now: float) -> None:
-        """Rule 5: start again, with every book suspended meanwhile."""
+    def _recover(self, error: BaseException, now: float) -> None:
+        """Rule 5: start again, with every book suspended meanwhile: before anything else."""
+        for market in self._markets:
+            market.book.suspend(Cause.NOT_LOADED)
         why = f"a fault of ldc: {type(error).__name__}: {described(error)}"
         for connection in self._connections:
             try:
                 self._connections.lose(connection, why, now, is_wanted=True)
-            except Exception:
+            except BaseException:  # a thread's top
                 logger.exception("%s: a connection could not be ended in order", self.name)
         for market in self._markets:
             try:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
                 self._run_actions(market, now)
-            except Exception:
+            except BaseException:  # a thread's top
                 market.book.suspend(Cause.NOT_LOADED)
                 logger.exception("%s: %s could not be resynchronized in order", self.name, market.market)
 
@@ -267,6 +272,8 @@ class FeedGroup:
         """Handle what a connection has received."""
         if connection.state is not ConnectionState.OPEN:
             return
+        if connection.is_kept_alive_by_loop and (unsent := self._loop.take_unsent(connection)):
+            connection.take_unsent(unsent)
         events: list[FrameEvent] = []
         lost: ConnectionLost | None = None
         try:
@@ -373,7 +380,9 @@ class FeedGroup:
         if market.is_removed:
             return
         self._markets.add(market)
+        market.book.lease = self._lease
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
+        self._silence_due = min(self._silence_due, market.silence.next_due(now))
         for connection in self._connections.open_ones:
             self._subscribe(connection, market, now)
         self._run_actions(market, now)
@@ -470,7 +479,7 @@ class FeedGroup:
 
     def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
         """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
-        if market.probe_answered(last_update_id, now):
-            self._silence_due = min(self._silence_due, now + self._timing.moved_on_s)
+        market.probe_answered(last_update_id, now)
+        self._silence_due = min(self._silence_due, market.silence.next_due(market.heard_at))
         for handover in self._connections.handovers:
             handover.probe_answered(market, last_update_id, now)

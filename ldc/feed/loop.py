@@ -10,18 +10,19 @@ Rule 4: an exception in a turn does not end the thread. `recover` is called, and
 Rule 5: the loop knows nothing of what it serves. What it calls is passed to its constructor.
 """
 
-import logging
+import contextlib
 import math
+import os
 import selectors
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from ldc.book import IMPLEMENTATION, NativeLoop
+from ldc.consume.log import logger
 from ldc.feed.mailbox import Mailbox
 from ldc.limits import Timing
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 WAIT_S_MAX = 3600.0
 """The longest wait without a tick, in seconds. A deadline that is farther away, or infinite, is checked then."""
@@ -37,6 +38,14 @@ def clock_of_sleep() -> float:
     The monotonic clock of all deadlines stands still while a Linux or macOS machine is suspended.
     """
     return time.clock_gettime(_CLOCK_OF_SLEEP) - time.monotonic() if _CLOCK_OF_SLEEP is not None else 0.0
+
+
+def new_selector() -> NativeLoop | selectors.BaseSelector:
+    """Return the loop that works without the GIL; a selector of Python where there is none, or LDC_NATIVE_LOOP=0."""
+    if IMPLEMENTATION == "cython" and os.environ.get("LDC_NATIVE_LOOP", "1") != "0":
+        with contextlib.suppress(OSError):  # this system has no poll
+            return NativeLoop()
+    return selectors.DefaultSelector()
 
 
 class Source(Protocol):
@@ -72,7 +81,7 @@ class EventLoop(Generic[SourceT]):
         read: Callable[[SourceT, float], None],
         tick: Callable[[float], float],
         machine_slept: Callable[[float, float], None],
-        recover: Callable[[Exception, float], None],
+        recover: Callable[[BaseException, float], None],
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
@@ -96,7 +105,7 @@ class EventLoop(Generic[SourceT]):
         self._stop_requested = threading.Event()
         self._stop_deadline = math.inf
         self._slept_s_before = clock_of_sleep()
-        self._selector = selectors.DefaultSelector()
+        self._selector = new_selector()
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -133,13 +142,26 @@ class EventLoop(Generic[SourceT]):
         self._release()
         self._selector.close()
         self._mailbox.close()
-        self._mailbox.run_posted(time.monotonic())  # what was accepted is run, though for nobody any more
+        self._mailbox.run_posted(time.monotonic())  # accepted work is run, also when its result is of no use
 
     # the sources
 
-    def watch(self, source: SourceT) -> None:
-        """Read a source from now on."""
+    def watch(self, source: SourceT, *, served: object = None) -> bool:
+        """Read a source from now on. Return whether the native loop serves it: `NativeLoop` says what that needs."""
+        if served is not None and isinstance(self._selector, NativeLoop):
+            self._selector.register(source, selectors.EVENT_READ, source, served)
+            return True
         self._selector.register(source, selectors.EVENT_READ, source)
+        return False
+
+    def set_keeps_alive(self, source: SourceT, *, keeps_alive: bool) -> None:
+        """Let the native loop send the pings and pongs of a source that it serves, or no longer."""
+        if isinstance(self._selector, NativeLoop):
+            self._selector.set_sends_here(source, keeps_alive)
+
+    def take_unsent(self, source: SourceT) -> bytes:
+        """Return what the native loop could not send of a ping or a pong; the caller sends it."""
+        return self._selector.take_unsent(source) if isinstance(self._selector, NativeLoop) else b""
 
     def watch_room(self, source: SourceT, *, is_wanted: bool) -> None:
         """Also run a tick as soon as a watched source has room to write, or no longer."""
@@ -159,10 +181,10 @@ class EventLoop(Generic[SourceT]):
             while not (self._stop_requested.is_set() and self._may_end()):
                 try:
                     self._turn()
-                except Exception as error:  # see rule 4
-                    logger.exception("%s failed, and starts again", self.name)
+                except BaseException as error:  # a thread's top: see rule 4
                     now = self.tick_due = time.monotonic()
-                    self._recover(error, now)
+                    self._recover(error, now)  # before the log, whose handlers are not ours
+                    logger.exception("%s failed, and starts again", self.name)
                     self._stop_requested.wait(self._timing.fault_pause_s)
         finally:
             self.close()
@@ -181,7 +203,7 @@ class EventLoop(Generic[SourceT]):
                     readable.add(key.data)
                 if events & selectors.EVENT_WRITE:
                     self.tick_due = now
-        # Posted work comes before the sources: it may say what their data is to be kept for.
+        # Posted work comes before the sources: a snapshot that begins decides what of their data is retained.
         if self._mailbox:
             self._mailbox.run_posted(now)
             self.tick_due = now

@@ -1,6 +1,7 @@
 """How other threads reach an event loop's thread: posted work, which wakes its selector.
 
-Rule 1: work that was accepted is run exactly once, also when the thread ends at that moment. Otherwise `post` says so.
+Rule 1: work that was accepted is run exactly once, also when the thread ends at that moment. Otherwise `post` returns
+    False.
 """
 
 import contextlib

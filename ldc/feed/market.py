@@ -5,11 +5,11 @@ Rule 2: no socket, no clock and no thread; `now` is an argument.
 """
 
 import enum
-import logging
 import math
 from collections.abc import Callable
 
-from ldc.book import OrderBook, StreamBinding, StreamTally
+from ldc.book import Lease, OrderBook, StreamBinding, StreamTally
+from ldc.consume.log import logger
 from ldc.consume.signal import UpdateSignal
 from ldc.errors import MalformedMessage
 from ldc.feed.silence import SilenceWatch
@@ -17,8 +17,7 @@ from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.network.text import described
 from ldc.sync.actions import Refreshed, RefreshResult, StateChanged
 from ldc.sync.machine import Synchronizer
-
-logger = logging.getLogger("binance_local_depth_cache")
+from ldc.types import Cause
 
 
 class MessageDrop(enum.StrEnum):
@@ -155,6 +154,16 @@ class LiveMarket:
                 audit.result.value,
                 audit.comparison,
             )
+
+    def close(self) -> None:
+        """Make the book unreadable for good, from any thread, whatever the feed's thread is doing.
+
+        A lease that was never renewed is expired. So the book cannot be read again even if that thread resumes it.
+        """
+        self.is_removed = True
+        self.book.lease = Lease(1)
+        self.book.suspend(Cause.STOPPED)
+        self.signal.notify()
 
     def wake_waiters(self) -> None:
         """Wake the threads that wait for this market. Costs one comparison while there are none."""

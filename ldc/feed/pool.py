@@ -6,12 +6,13 @@ Rule 2: each connection that opened and each that closed is reported to the grou
 Rule 3: the group's thread calls everything but `SharedConnectBudget.take`.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+from ldc.book import Lease
+from ldc.consume.log import logger
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
 from ldc.feed.handover import Handover
 from ldc.feed.loop import EventLoop
@@ -20,8 +21,6 @@ from ldc.limits import ConnectBudget
 
 if TYPE_CHECKING:
     from ldc.snapshots.shared_budget import SharedBudget
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 class SharedConnectBudget:
@@ -63,6 +62,7 @@ class ConnectionPool:
         loop: of the group; reads the connections that are open.
         urls: one for each slot.
         options: what all connections of a manager have in common.
+        lease: of the books; each connection renews it by its proofs.
         connect_budget: of all groups of the process.
         random: a number from 0 up to 1, for jitter.
         on_opened: called with a connection that is open, before anything is subscribed on it.
@@ -76,6 +76,7 @@ class ConnectionPool:
         urls: Sequence[str],
         options: ConnectionOptions,
         *,
+        lease: Lease,
         connect_budget: SharedConnectBudget,
         random: Callable[[], float],
         on_opened: Callable[[FeedConnection, float], None],
@@ -86,6 +87,7 @@ class ConnectionPool:
         """Why the last connection was lost."""
         self._loop = loop
         self._options = options
+        self._lease = lease
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._slots = [
@@ -174,11 +176,15 @@ class ConnectionPool:
         """Let the loop watch for room to write where data waits to be sent."""
         for connection in self.open_ones:
             self._loop.watch_room(connection, is_wanted=connection.wants_to_write)
+            if connection.is_kept_alive_by_loop:
+                self._loop.set_keeps_alive(connection, keeps_alive=connection.is_idle)
 
     # for the slots
 
     def _connect(self, url: str, now: float) -> FeedConnection:
-        connection = FeedConnection(next(self._connection_ids), url, self._options, self._loop.post, self._opened, now)
+        connection = FeedConnection(
+            next(self._connection_ids), url, self._options, self._loop.post, self._opened, now, self._lease
+        )
         connection.connect()
         return connection
 
@@ -189,5 +195,8 @@ class ConnectionPool:
         self._on_closed(connection, now, not self.open_ones)
 
     def _opened(self, connection: FeedConnection, now: float) -> None:
-        self._loop.watch(connection)
+        connection.is_kept_alive_by_loop = self._loop.watch(
+            connection, served=connection if connection.can_be_served else None
+        )
+        connection.reading = "native" if connection.is_kept_alive_by_loop else "python"
         self._on_opened(connection, now)

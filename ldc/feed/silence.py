@@ -3,6 +3,8 @@
 Rule 1: no I/O, and `now` is an argument. The group requests the probes.
 """
 
+import math
+
 from ldc.limits import Timing
 
 
@@ -26,6 +28,16 @@ class SilenceWatch:
             self._quiet_s, self.requested_at, self._expected_since = self._timing.quiet_s_first, None, None
         quiet_since = heard_at if self.requested_at is None else self.requested_at
         return not self.is_probing and self._expected_since is None and now - quiet_since >= self._quiet_s
+
+    def next_due(self, heard_at: float) -> float:
+        """Return when `is_due` or `is_dead` may be true at the earliest, if no update comes."""
+        if self._expected_since is not None:
+            return self._expected_since + self._timing.moved_on_s
+        if self.is_probing:
+            return math.inf
+        if self.requested_at is None or heard_at > self.requested_at:
+            return heard_at + self._timing.quiet_s_first
+        return self.requested_at + self._quiet_s
 
     def probe_requested(self, now: float) -> None:
         """Note a probe. The wait for the next one doubles, unless an update comes."""

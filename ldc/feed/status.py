@@ -53,7 +53,7 @@ def proven_at(connections: Sequence[FeedConnection], market: LiveMarket) -> floa
     proofs = [market.heard_at, market.probed_at]
     for connection in connections:
         pinged_at = connection.proven_at
-        if pinged_at is not None and pinged_at >= connection.requests.acknowledged.get(market.stream, math.inf):
+        if pinged_at >= connection.requests.acknowledged.get(market.stream, math.inf):
             proofs.append(pinged_at)
     gap_since = market.synchronizer.gap_since
     return max(proofs) if gap_since is None else min(gap_since, max(proofs))

@@ -4,18 +4,26 @@ Rule 1: `ldc.network.certificates` decides whom to trust, the same both ways. Wh
     do it is left to `ssl`, and the log says why.
 """
 
-import logging
 import os
 import ssl
 import threading
 
 from ldc.book import TlsContext, tls_problem
+from ldc.consume.log import logger
 from ldc.network.certificates import Trusted, bundled_file, new_context, not_loaded, trusted
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 _lock = threading.Lock()
 _contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}
+
+
+def _forget_lock() -> None:
+    """In a forked child: a thread that does not exist there may have held it."""
+    global _lock  # noqa: PLW0603 - see above
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def tls_context() -> TlsContext | ssl.SSLContext:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
+from ldc.consume.log import logger
 from ldc.errors import DepthCacheAlreadyStopped, DepthCacheNotFound, DepthCacheOutOfSync
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
@@ -41,8 +42,6 @@ from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
 from ldc.sync.machine import Synchronizer
 from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import venue_named
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 PROBE_LEVELS = 5
 """Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
@@ -203,6 +202,7 @@ class BinanceLocalDepthCacheManager:
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
+                    cache.live.close()  # at once, even if the feed's thread stands still
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
         return True
@@ -234,6 +234,8 @@ class BinanceLocalDepthCacheManager:
             downloads, self._downloads = self._downloads, None
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
+            for cache in self._caches.values():
+                cache.live.close()  # at once, even if a feed's thread stands still
             self._caches.clear()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
@@ -245,6 +247,7 @@ class BinanceLocalDepthCacheManager:
             if not group.join(max(0.0, give_up_at - time.monotonic())):
                 logger.warning("%s did not end in time; it ends later by itself", group.name)
         self._callbacks.join(max(0.0, give_up_at - time.monotonic()))
+        logger.flush(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
 
@@ -381,7 +384,12 @@ class BinanceLocalDepthCacheManager:
                 return True
 
     def wait_for_update(
-        self, market: str, after_update_id: int | None = None, timeout: float | None = None
+        self,
+        market: str,
+        after_update_id: int | None = None,
+        timeout: float | None = None,
+        *,
+        spin_us: float = 0,
     ) -> int | None:
         """Block until the book has moved past an update id (None: its present id); return the new id.
 
@@ -392,9 +400,11 @@ class BinanceLocalDepthCacheManager:
         - With None, it raises when a book that was readable at the call is lost. It waits for a book that was not.
         - After the exchange has restarted its ids, an older id counts as past. The new, lower id is returned at once.
 
+        `spin_us`: microseconds to look at the book, without the GIL, before the thread sleeps. It costs a core then.
+
         Otherwise raises as `wait_until_synchronized`.
         """
-        return self._found(market).wait_for_update(after_update_id, timeout)
+        return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
 
     def get_status(self, market: str) -> DepthCacheStatus:
         """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).

@@ -19,7 +19,6 @@ that runs while `cancel` is called. The epoch identifies the request of an answe
 """
 
 import functools
-import logging
 import os
 import random
 import threading
@@ -31,6 +30,7 @@ from typing import NamedTuple
 
 import requests
 
+from ldc.consume.log import logger
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.snapshots.queue import QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import (
@@ -58,8 +58,6 @@ CONNECT_S_MAX = 5.0
 
 CLOSE_S_MAX = 0.5
 """Seconds that closing the last client waits for the threads. A thread that is still running then ends later."""
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 class SnapshotBegins(NamedTuple):
@@ -275,21 +273,35 @@ class SnapshotDownloader:
         return workers
 
     def _run_worker(self, workers: _WorkerPool, worker: Worker) -> None:
-        while (download := self._next_download(workers, worker)) is not None:
-            request = download.ticket.request
-            self._report(download, SnapshotBegins(download.ticket.began))
+        while True:
             try:
-                result = worker.fetch(download)
-            except Exception as error:  # a bug of ours, but the next download may still succeed
-                logger.exception("The download of the snapshot of %s failed in an unforeseen way.", request.market)
-                result = failure(request.market, FailureKind.UNREACHABLE, f"unforeseen {type(error).__name__}")
-            with self._lock:
-                self._downloads.pop(download.ticket, None)
-                news = self._queue.settle(download.ticket, result, download.headers, self._clock())
+                download = self._next_download(workers, worker)
+                if download is None:
+                    break
+                self._run_download(worker, download)
+            except BaseException:  # a thread's top
+                logger.exception("A snapshot worker failed in an unforeseen way; it continues.")
+                with self._lock:
+                    self._work.wait(RETRY_S)  # a fault that lasts must not use up the processor
+        worker.close()
+
+    def _run_download(self, worker: Worker, download: Download) -> None:
+        """Download, settle the ticket, and report: whatever is raised in between."""
+        market = download.ticket.request.market
+        self._report(download, SnapshotBegins(download.ticket.began))
+        try:
+            result = worker.fetch(download)
+        except BaseException as error:  # a thread's top
+            logger.exception("The download of the snapshot of %s failed in an unforeseen way.", market)
+            result = failure(market, FailureKind.UNREACHABLE, f"unforeseen {type(error).__name__}")
+        with self._lock:
+            self._downloads.pop(download.ticket, None)
+            news = self._queue.settle(download.ticket, result, download.headers, self._clock())
+        try:
             self._settle_shared(download.ticket)
+        finally:
             if news is not None:
                 self._report(download, news)
-        worker.close()
 
     def _next_download(self, workers: _WorkerPool, worker: Worker) -> Download | None:
         """Wait for a download and begin it; None: the pool is stopping. The shared budget is a file: taken unlocked."""

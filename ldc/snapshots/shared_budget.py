@@ -17,7 +17,6 @@ and the pause restarts.
 
 import hashlib
 import json
-import logging
 import math
 import os
 import threading
@@ -27,6 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ldc.consume.log import logger
 from ldc.limits import BAN_PAUSE_S_MAX, WEIGHT_WINDOW_S
 from ldc.network.text import described
 
@@ -41,8 +41,6 @@ RETRY_S = 1.0
 
 _POLL_S = 0.002
 """Seconds between two tries to lock the file."""
-
-logger = logging.getLogger("binance_local_depth_cache")
 
 
 def shared_folder(shared_budget: bool | str | os.PathLike[str]) -> Path | None:

@@ -59,7 +59,7 @@ def is_far_from_updates(book: "OrderBook", updates: "Iterable[Update]", empty: "
             continue
     if not is_loaded or not empty.bid_count or not empty.ask_count:
         return False
-    view = empty.view(1)
+    view = empty.held_levels(1)
     return all(are_prices_far_apart(middle, float(side[0][0])) for side in (view.bids, view.asks))
 
 
@@ -69,7 +69,7 @@ def _best_prices(book: "OrderBook") -> tuple[float | None, float | None]:
     A best price past its side's horizon is not: it may be a level far out. If the two cross by far, one of them is
     wrong; which one is unknown, so neither counts.
     """
-    view: Any = book.view(1, beyond_horizon=True)
+    view: Any = book.held_levels(1)
     bid, ask = (float(side[0][0]) if side else None for side in (view.bids, view.asks))
     if bid is not None and ask is not None and bid > ask and are_prices_far_apart(bid, ask):
         return None, None

@@ -419,8 +419,8 @@ def differences(live: "OrderBook", candidate: "OrderBook") -> tuple[frozenset[Di
 
     O(levels) in Python. It is called only when `compare` has found a difference, which is rare.
     """
-    ours: Any = live.view(number=Decimal, beyond_horizon=True)
-    theirs: Any = candidate.view(number=Decimal, beyond_horizon=True)
+    ours: Any = live.held_levels(number=Decimal)
+    theirs: Any = candidate.held_levels(number=Decimal)
     found: set[Difference] = set()
     compared_count = 0
     for is_bid, our_side, their_side, horizons in (
@@ -442,8 +442,8 @@ def extended(live: "OrderBook", candidate: "OrderBook", make_book: "Callable[[],
 
     A book takes levels only from a snapshot, so one is written in the exchange's format. O(levels).
     """
-    ours: Any = live.view(number=Decimal, beyond_horizon=True)
-    theirs: Any = candidate.view(number=Decimal, beyond_horizon=True)
+    ours: Any = live.held_levels(number=Decimal)
+    theirs: Any = candidate.held_levels(number=Decimal)
     bids = _joined(True, ours.bids, ours.bid_horizon, theirs.bids, theirs.bid_horizon)
     asks = _joined(False, ours.asks, ours.ask_horizon, theirs.asks, theirs.ask_horizon)
     # A side without levels would be taken for an empty one. Of a side with a horizon that is not known.

@@ -10,6 +10,7 @@ import pytest
 from messages import (
     ASKS,
     BIDS,
+    READS,
     dumps,
     everything,
     everything_but_counters,
@@ -18,11 +19,12 @@ from messages import (
     loaded_book,
     make_snapshot,
     make_update,
+    outcome,
 )
 
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
 from ldc.sequence import FUTURES, SequenceRule
-from ldc.types import Header, Verdict
+from ldc.types import Cause, Header, Verdict
 
 
 def test_an_update_changes_inserts_and_removes(books: ModuleType) -> None:
@@ -240,17 +242,57 @@ def test_entries_that_cannot_be_held_are_not_counted_as_repeated(books: ModuleTy
     assert book.counters.prices_repeated == 1
 
 
-def test_a_crossed_book_says_so_and_stays_readable(books: ModuleType) -> None:
+def test_a_crossed_book_cannot_be_read_from_the_commit_on(books: ModuleType) -> None:
     book = loaded_book(books)
     assert not book.needs_attention
     book.apply(make_update(101, bids=[("100.20", "1")]))
     assert book.is_crossed
     assert book.needs_attention
-    assert (book.best_bid, book.best_ask) == ((100.2, 1.0), (100.2, 0.5))
+    assert not book.is_readable
+    assert book.unreadable_cause == Cause.CROSSED
+    for name, read in READS.items():
+        for face in (book, book.reader):
+            with pytest.raises(DepthCacheOutOfSync) as raised:
+                read(face)
+            assert (raised.value.market, raised.value.cause) == (book.market, Cause.CROSSED), name
+            assert "at update id 101" in str(raised.value)
+    # What it takes to repair it goes on, and so does what its owner looks at.
     book.check()
+    assert (book.last_update_id, book.bid_count) == (101, len(BIDS) + 1)
+    assert book.held_levels(1, number=str)[:2] == ((("100.20", "1.000"),), (("100.20", "0.500"),))
+    assert book.compare(book).is_equal
+    book.suspend("GAP")
+    assert book.unreadable_cause == outcome(lambda: book.best_bid)[2] == "GAP"
+    book.resume()
+    assert book.unreadable_cause == Cause.CROSSED
     book.apply(make_update(102, bids=[("100.20", "0")]))
     assert not book.is_crossed
     assert not book.needs_attention
+    assert book.is_readable
+    assert book.unreadable_cause is None
+    assert book.best_bid is not None
+
+
+def test_a_crossed_book_is_readable_again_by_whatever_uncrosses_it(books: ModuleType) -> None:
+    def crossed() -> Any:
+        book = loaded_book(books)
+        book.apply(make_update(101, bids=[("100.20", "1")]))
+        assert not book.is_readable
+        return book
+
+    book = crossed()
+    book.load_snapshot(make_snapshot(last_update_id=200))
+    assert book.unreadable_cause is None
+    book = crossed()
+    sound = loaded_book(books, last_update_id=101)
+    book.adopt(sound)
+    assert book.unreadable_cause is None
+    sound.adopt(crossed())
+    assert sound.unreadable_cause == Cause.CROSSED
+    book = crossed()
+    book.clear()
+    assert (book.is_crossed, book.unreadable_cause) == (False, Cause.NOT_LOADED)
+    book.check()
 
 
 def test_last_header_is_of_the_update_judged_last(books: ModuleType) -> None:

@@ -2,10 +2,12 @@
 
 After every step all looks and reads of both books are compared, also the types of what comes out and of what is raised,
 and each checks its invariants. The history: snapshots, updates that fit, repeat, overlap and leave gaps, payloads that
-are broken, suspensions, widening decimals, and a second pair of books to compare with and adopt from.
+are broken, suspensions, leases, widening decimals, and a second pair of books to compare with and adopt from.
 """
 
+import functools
 import operator
+from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +46,7 @@ ODD_LEVELS = st.lists(
 )
 RESTING = st.builds(printed, st.integers(1, 30), st.integers(0, 2), st.just(0))
 TIMES = st.none() | st.integers(-(2**63), 2**63 - 1) | st.sampled_from(["5", 1.5, 2**63])
+HOUR_NS = 3_600_000_000_000
 RARELY = st.integers(0, 9).map(lambda number: number == 7)
 
 
@@ -160,6 +163,14 @@ class BothBooks(RuleBasedStateMachine):
     def resume(self) -> None:
         self.both(lambda book: book.resume())
 
+    @rule(kind=st.sampled_from([None, None, "proven", "expired", "never proven"]))
+    def lease(self, kind: str | None) -> None:
+        for module, book in zip(self.modules, self.books, strict=True):
+            lease = None if kind is None else module.Lease(1 if kind == "expired" else HOUR_NS)
+            if lease is not None and kind != "never proven":
+                lease.renew(module.Lease.now_ns() if kind == "proven" else 0)
+            book.lease = lease
+
     @rule(really=RARELY)
     def clear(self, really: bool) -> None:
         if really:
@@ -172,16 +183,11 @@ class BothBooks(RuleBasedStateMachine):
     @precondition(lambda self: self.books[0].is_loaded)
     @rule(limit=LIMITS, bids=LEVELS)
     def load_other_as_ours_is(self, limit: int | None, bids: Any) -> None:
-        ours = self.books[0].reader
-        suspended_by = ours.suspended_by
-        self.both(lambda book: book.resume())
-        view = ours.view(number=str, beyond_horizon=True)
+        view = self.books[0].held_levels(number=str)
         body = make_snapshot(view.bids, view.asks, self.book_id - 1)
         self.both(lambda book: book.load_snapshot(body, limit), self.others)
         update = make_update(self.book_id, self.book_id, self.book_id - 1, bids=bids)
         self.both(lambda book: book.apply(update), self.others)
-        if suspended_by is not None:
-            self.both(lambda book: book.suspend(suspended_by))
 
     @rule()
     def compare(self) -> None:
@@ -204,6 +210,9 @@ class BothBooks(RuleBasedStateMachine):
         for ours, theirs in (self.books, self.others):
             assert everything(ours) == everything(theirs)
             assert everything(ours.reader) == everything(theirs)
+            for number in (float, Decimal, str):
+                held = [outcome(functools.partial(book.held_levels, number=number)) for book in (ours, theirs)]
+                assert repr(held[0]) == repr(held[1])
             ours.check()
             theirs.check()
 

@@ -1,6 +1,7 @@
 """The frame reader: what RFC 6455 allows comes out whole, what it forbids is refused, and nothing grows without end."""
 
 import itertools
+import threading
 import tracemalloc
 from types import ModuleType
 from typing import Any
@@ -47,13 +48,19 @@ def events(reader: Any, data: bytes, now: float = 1.0, received_time_ns: int = 7
         reader.received(count)
         while (event := reader.next_event(now, received_time_ns)) is not None:
             found.append(event)
+    assert {event.received_time_ns for event in found} <= {received_time_ns}
     return found
+
+
+def returned(payload: bytes, binding: Any = None, verdict: Verdict | None = None) -> FrameEvent:
+    """Return the event of a text that was received at 7, as `events` does unless it is given another time."""
+    return FrameEvent(TEXT, payload, binding, verdict, None, 7)
 
 
 def feed(reader: Any, data: bytes) -> list[tuple[int, bytes]]:
     """Deliver bytes, and take all messages out."""
     found = events(reader, data)
-    assert {event[2:] for event in found} <= {(None, None, None)}
+    assert {event[2:5] for event in found} <= {(None, None, None)}
     return [event[:2] for event in found]
 
 
@@ -97,7 +104,7 @@ def test_a_name_that_is_cut_off_or_too_long_belongs_to_no_binding(readers, rest)
     reader = readers.FrameReader()
     reader.bind("btcusdt@depth", binding)
     payload = b'{"stream":"btcusdt@depth' + rest
-    assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
+    assert events(reader, frame(payload)) == [returned(payload)]
     assert binding.heard_at == 0.0
 
 
@@ -261,8 +268,8 @@ def test_another_verdict_is_returned_and_what_follows_is_not_applied(readers, fi
     payloads = [update(first, last), update(101), update(102)]
     found = events(reader, b"".join(map(frame, payloads)))
     assert found == [
-        (TEXT, payloads[0], binding, verdict, None),
-        *((TEXT, each, binding, None, None) for each in payloads[1:]),
+        returned(payloads[0], binding, verdict),
+        *(returned(each, binding) for each in payloads[1:]),
     ]
     assert found[0].binding is binding
     assert found[0].binding.owner == "the owner"
@@ -275,7 +282,7 @@ def test_another_verdict_is_returned_and_what_follows_is_not_applied(readers, fi
 def test_a_binding_that_is_not_direct_hands_everything_out(readers):
     reader, binding = bound(readers)
     binding.is_direct = False
-    assert events(reader, frame(update(101)), now=9.0) == [(TEXT, update(101), binding, None, None)]
+    assert events(reader, frame(update(101)), now=9.0) == [returned(update(101), binding)]
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)  # nobody has judged it yet
 
 
@@ -293,17 +300,105 @@ def test_what_the_book_refuses_is_returned_with_its_error(readers):
     assert binding.book.last_update_id == 100
 
 
-def test_a_thread_that_waits_is_told_of_what_was_applied(readers):
+def test_a_waiting_thread_never_makes_its_book_older(readers):
+    """400 updates in one buffer: all are applied before the reader returns, and then waiters are woken, once."""
     reader, binding = bound(readers)
-    binding.waiting = 1
-    assert events(reader, frame(update(101))) == [(TEXT, update(101), binding, Verdict.APPLIED, None)]
-    assert (binding.book.last_update_id, binding.is_direct) == (101, False)
+    _, other = bound(readers)
+    other.count_waiter(1)
+    reader.bind("ethusdt@depth@100ms", other)
+    data = b"".join(frame(update(number)) for number in range(101, 501))
+    assert len(data) < frames.RECEIVE_BYTES
+    binding.count_waiter(1)
+    change, other_change = binding.change, other.change
+    assert events(reader, data) == []
+    assert (binding.book.last_update_id, binding.is_direct) == (500, True)
+    assert binding.change == change + 1
+    assert events(reader, frame(update(501))) == []
+    assert binding.change == change + 2
+    binding.count_waiter(-1)
+    assert events(reader, frame(update(502))) == []
+    assert binding.change == change + 2  # nobody waits
+    assert other.change == other_change
+
+
+def test_waiters_are_woken_by_what_has_changed_and_was_not_returned(readers):
+    reader, binding = bound(readers)
+    binding.count_waiter(2)
+    change = binding.change
+    crossing = update(102, bids=[("100.30", "1")])
+    data = frame(update(90, 100)) + frame(update(101)) + frame(crossing) + frame(update(103))
+    assert [event.verdict for event in events(reader, data)] == [Verdict.STALE, None, None, None]
+    assert binding.change == change
+    binding.is_direct = True
+    assert events(reader, frame(update(101))) == []
+    assert events(reader, frame(crossing)) == [returned(crossing, binding, Verdict.APPLIED)]
+    assert binding.change == change + 1
+
+
+def test_waiters_of_a_binding_of_two_readers_are_woken_by_each(readers):
+    first, second, binding = twice_bound(readers)
+    binding.count_waiter(1)
+    change = binding.change
+    assert events(first, frame(update(102))) == events(second, frame(update(103))) == []
+    assert binding.change == change + 2
+
+
+def test_a_wait_ends_at_an_id_past_the_one_given(readers):
+    reader, binding = bound(readers)
+    reached = []
+    thread = threading.Thread(target=lambda: reached.append(binding.wait_past(100, 20.0)))
+    thread.start()
+    while not binding.waiting:
+        pass
+    assert events(reader, frame(update(101))) == []
+    thread.join(20.0)
+    assert reached == [101]
+    assert binding.waiting == 0
+
+
+def test_a_wait_is_over_at_once_where_it_cannot_help(readers):
+    _, binding = bound(readers)
+    assert binding.wait_past(99) == 100
+    assert binding.wait_past(100, 0.0) is None
+    assert binding.wait_past(101) is None  # an id of the future: the caller decides
+    binding.book.suspend("GAP")
+    assert binding.wait_past(100) is None
+    assert binding.waiting == 0
+
+
+def test_a_wait_for_a_change_ends_by_a_wake_or_the_time(readers):
+    _, binding = bound(readers)
+    seen = binding.change
+    binding.wait(seen, 0.001)
+    binding.wait(seen, 0.001, 0.0005)
+    woken = threading.Event()
+
+    def wait():
+        while binding.change == seen:
+            binding.wait(seen)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    binding.wake()
+    assert woken.wait(20.0)
+    thread.join()
+
+
+def test_an_event_carries_the_time_of_its_last_receive(readers):
+    reader = readers.FrameReader()
+    assert events(reader, frame(b"one ", TEXT, fin=False), received_time_ns=1) == []
+    found = events(reader, frame(b"?", PING) + frame(b"two", CONTINUATION), received_time_ns=2)
+    assert [(event.opcode, event.received_time_ns) for event in found] == [(PING, 2), (TEXT, 2)]
+    reader, binding = bound(readers)
+    binding.is_direct = False
+    assert events(reader, frame(update(101)), received_time_ns=3)[0].received_time_ns == 3
 
 
 def test_a_book_that_needs_attention_is_returned(readers):
     reader, binding = bound(readers)
     crossing = update(101, bids=[("100.30", "1")])
-    assert events(reader, frame(crossing)) == [(TEXT, crossing, binding, Verdict.APPLIED, None)]
+    assert events(reader, frame(crossing)) == [returned(crossing, binding, Verdict.APPLIED)]
     assert binding.book.is_crossed
 
 
@@ -321,7 +416,7 @@ def test_every_stream_finds_its_own_book_and_others_none(readers):
         reader.unbind(gone)  # once more means nothing
     for number, name in enumerate(names):
         payload = update(101, stream=name)
-        expected = [(TEXT, payload, None, None, None)] if number % 7 == 0 else []
+        expected = [returned(payload)] if number % 7 == 0 else []
         assert events(reader, frame(payload)) == expected
         assert bindings[name].book.last_update_id == (100 if number % 7 == 0 else 101)
     assert events(reader, frame(update(102, stream="m1usdt@depth@100m"))) != []
@@ -345,7 +440,7 @@ def test_every_stream_finds_its_own_book_and_others_none(readers):
 )
 def test_a_message_that_does_not_begin_with_a_bound_name_is_returned_without_a_binding(readers, payload):
     reader, binding = bound(readers)
-    assert events(reader, frame(payload)) == [(TEXT, payload, None, None, None)]
+    assert events(reader, frame(payload)) == [returned(payload)]
     assert (binding.book.last_update_id, binding.heard_at) == (100, 0.0)
 
 
@@ -353,7 +448,7 @@ def test_a_message_in_fragments_is_returned_without_a_binding(readers):
     reader, binding = bound(readers)
     whole = update(101)
     data = frame(whole[:50], fin=False) + frame(whole[50:], CONTINUATION)
-    assert events(reader, data) == [(TEXT, whole, None, None, None)]
+    assert events(reader, data) == [returned(whole)]
     assert binding.book.last_update_id == 100
 
 

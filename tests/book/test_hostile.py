@@ -81,8 +81,8 @@ class Victim:
         assert self.book.apply(payload) is verdict, payload
         assert self.book.last_update_id == (update.last if verdict is Verdict.APPLIED else self.start), payload
         # Whatever a refused message before this one might have left behind would show here as well.
-        assert dict(self.book.bids(number=Decimal, beyond_horizon=True)) == self.sides[0], payload
-        assert dict(self.book.asks(number=Decimal, beyond_horizon=True)) == self.sides[1], payload
+        held = self.book.held_levels(number=Decimal)
+        assert [dict(held.bids), dict(held.asks)] == list(self.sides), payload
         self.renew()
 
     def is_unharmed(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
 from wire_frames import CLOSE, PING, PONG, TEXT, frame
 
+from ldc.book import KeepAlive
 from ldc.feed.connection import (
     RECEIVES_PER_TURN_MAX,
     ConnectionLost,
@@ -86,6 +87,11 @@ class Driver:
 
     def requests(self, count: int) -> list[dict]:
         return [json.loads(payload) for payload in self.sent(TEXT, count)]
+
+
+def ping_number(number: int) -> bytes:
+    """Return what that ping of a connection carries."""
+    return number.to_bytes(8, "big")
 
 
 @pytest.fixture
@@ -195,6 +201,7 @@ def test_what_answers_no_request_is_refused(reply, driver):
 
 
 def test_a_request_without_an_answer_is_repeated_and_in_the_end_the_connection_is_lost(driver):
+    driver.connection.keepalive = KeepAlive(5.0, 3600.0, 3)
     driver.open()
     driver.exchange.on_request = lambda connection, request: ()
     driver.connection.requests.subscribe(["a"])
@@ -202,7 +209,6 @@ def test_a_request_without_an_answer_is_repeated_and_in_the_end_the_connection_i
     def wait_in_vain():
         while driver.now < 1020:
             driver.pass_time(0.5)
-            driver.connection._pong_deadline = None
 
     with pytest.raises(ConnectionLost, match=f"not acknowledged in {ACKNOWLEDGE_TRIES_MAX} tries"):
         wait_in_vain()
@@ -213,7 +219,7 @@ def test_a_request_without_an_answer_is_repeated_and_in_the_end_the_connection_i
 def test_a_ping_without_a_pong_in_time_ends_the_connection(driver):
     driver.open().is_deaf = True
     driver.pass_time(7.9)
-    assert driver.sent(PING, 1) == [b""]
+    assert driver.sent(PING, 1) == [ping_number(1)]
     with pytest.raises(ConnectionLost, match="no pong within 3 s"):
         driver.pass_time(0.2)
 
@@ -223,9 +229,8 @@ def test_a_pong_in_time_keeps_the_connection(driver):
     for number in range(1, 5):
         driver.pass_time(5.05)
         driver.sent(PING, number)
-        driver.connection.last_pong_at = None
-        driver.receive(lambda: driver.connection.last_pong_at)
-    assert driver.connection.last_pong_at == driver.now
+        driver.receive(lambda: not driver.connection.keepalive.waits_for_pong)
+    assert driver.connection.keepalive.last_pong_at == driver.now
 
 
 def test_a_pong_may_be_in_what_is_not_read_yet(driver):
@@ -234,7 +239,7 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver):
     counting = driver.connection._socket = CountingSocket(driver.connection._socket)
     driver.pass_time(5.05)
     other.send_raw(frame(b"x" * 1000) * 3 * 16 * 66)  # half as much again as one turn may receive
-    other.send_raw(frame(b"", PONG))
+    other.send_raw(frame(ping_number(1), PONG))
     driver.now += 10.0  # a standstill of ours
     assert select.select([driver.connection], [], [], PATIENCE_S)[0]
     counting.fills_room = True
@@ -242,7 +247,7 @@ def test_a_pong_may_be_in_what_is_not_read_yet(driver):
     assert counting.receives == RECEIVES_PER_TURN_MAX
     counting.fills_room = False
     driver.connection.tick(driver.now)
-    driver.receive(lambda: driver.connection.last_pong_at)
+    driver.receive(lambda: driver.connection.has_ponged)
     driver.pass_time(2.0)
 
 
@@ -300,14 +305,15 @@ def test_a_receive_that_left_room_is_not_followed_by_another(driver):
 
 
 def test_pings_in_short_intervals_leave_room_for_requests(driver):
-    driver.connection._options = OPTIONS._replace(ping_interval_s=0.01)
+    driver.connection.keepalive = KeepAlive(0.01, 3.0, 3)
     driver.open()
 
     def ping_for(seconds):
         end = driver.now + seconds
         while driver.now < end:
             driver.pass_time(0.02, step_s=0.02)
-            driver.connection._pong_deadline = None  # the pong has come
+            for number in range(1, 100):  # the pong of the ping that waits is among these
+                driver.connection.keepalive.note_pong(ping_number(number), driver.now)
 
     ping_for(0.9)  # as many as may be sent
     driver.connection.requests.subscribe(["a"])
@@ -328,7 +334,7 @@ def test_of_a_flood_of_pings_only_the_last_is_answered_and_at_most_once_a_second
     other.send("end")
     driver.receive(lambda: len(driver.messages) == 2)
     driver.pass_time(0.9)
-    assert driver.connection._pong == b"4"
+    assert driver.sent(PONG, 1) == [b"3"]
     driver.pass_time(0.2)
     assert driver.sent(PONG, 2) == [b"3", b"4"]
 

@@ -67,7 +67,10 @@ def test_what_takes_a_lock_is_recognized():
 @pytest.mark.skipif(sys.getprofile() is not None, reason="another profiler runs")
 @pytest.mark.skipif(ldc.IMPLEMENTATION != "cython", reason="the order book in plain Python reads JSON, under a lock")
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
-def test_an_update_costs_few_calls_and_none_of_logging_json_or_a_lock(kind):
+@pytest.mark.parametrize("loop", ["native", "python"])
+def test_an_update_costs_few_calls_and_none_of_logging_json_or_a_lock(loop, kind, monkeypatch):
+    """In the loop without the GIL it costs none at all."""
+    monkeypatch.setenv("LDC_NATIVE_LOOP", "1" if loop == "native" else "0")
     profile = Profile()
     with live(kind) as (exchange, manager):
         synchronize(exchange, manager)
@@ -81,6 +84,9 @@ def test_an_update_costs_few_calls_and_none_of_logging_json_or_a_lock(kind):
         assert cache.group.post(lambda now: sys.setprofile(None))
         reach(exchange, manager)
     made, made_by_ldc = profile.each_time(profile.all), profile.each_time(profile.by_ldc)
+    if loop == "native":
+        assert made == {}
+        return
     assert any(name == "FeedConnection.receive" for _, name in made_by_ldc)  # the path was seen
     assert sum(made_by_ldc.values()) <= CALLS_MAX, made_by_ldc
     assert [callee for callee in made if Path(callee[0]).parent.name in ("logging", "json")] == []

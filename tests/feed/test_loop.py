@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from live_kit import no_thread_is_left  # noqa: F401
+from log_kit import logged
 from loopback_exchange import PATIENCE_S
 
 from ldc.feed.loop import EventLoop
@@ -151,7 +152,7 @@ def test_an_exception_does_not_end_the_thread(owner, caplog):
     owner.other.send(b"f")
     owner.wait_for("read f", "recover", "tick")
     assert "nobody foresaw this" in str(owner.error)
-    assert "nobody foresaw this" in caplog.text
+    assert "nobody foresaw this" in logged(caplog).text
     owner.other.send(b"1")
     owner.wait_for("read 1")
 

@@ -150,7 +150,7 @@ def value_of(payload: bytes) -> Any:
 
 def assert_unchanged(book: Any, rule: str, payload: bytes) -> None:
     """Assert that a book holds the levels it was made with, printed as they were sent."""
-    view = book.view(number=str, beyond_horizon=True)
+    view = book.held_levels(number=str)
     assert (view.bids, view.asks) == BASE_VIEWS[rule], payload
     assert (book.price_decimals, book.quantity_decimals) == BASES[rule][2], payload
 
@@ -166,7 +166,7 @@ def must_refuse(call: Callable[[bytes], object], payload: bytes) -> None:
 def assert_levels(book: Any, sides: list[dict[Decimal, Decimal]], decimals: tuple[int, ...], payload: bytes) -> None:
     """Assert that a book holds these levels, printed with these decimals."""
     assert (book.price_decimals, book.quantity_decimals) == decimals, payload
-    view = book.view(number=str, beyond_horizon=True)
+    view = book.held_levels(number=str)
     for held, side, worst_first in zip((view.bids, view.asks), sides, (True, False), strict=True):
         ordered = sorted(side.items(), reverse=worst_first)
         assert held == tuple(tuple(map(printed, level, decimals)) for level in ordered), payload

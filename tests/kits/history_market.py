@@ -126,8 +126,7 @@ class SimulatedMarket:
                 synchronizer.update_malformed(now)
             else:
                 if verdict or self.book.needs_attention:
-                    if not self.book.is_crossed:  # other threads may read a crossed one until its owner has acted
-                        self.check_readable()
+                    self.check_readable()
                     synchronizer.after_apply(connection_id, verdict, payload, None, now)
         if self.log is not None:
             self.log.append((now, connection_id, self.book.last_header))
@@ -184,6 +183,9 @@ class SimulatedMarket:
         book = self.book
         if book.suspended_by is not None:
             assert self.implausible_count <= REFUSED_IN_A_ROW_MAX, "a snapshot was refused once too often"
+            return
+        if book.is_crossed:  # it cannot be read, though it is not suspended yet
+            assert book.unreadable_cause == Cause.CROSSED
             return
         counters = book.counters
         seen = book.last_update_id, counters.books_adopted, counters.snapshots_loaded

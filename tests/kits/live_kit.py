@@ -63,13 +63,20 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.fixture
 def sent_at(monkeypatch: pytest.MonkeyPatch) -> dict[FeedConnection, list[float]]:
     """When each connection sent a frame, by the clock that paces them: a busy exchange hears in one go what was not."""
+    monkeypatch.setenv("LDC_NATIVE_LOOP", "0")  # what the loop in C sends is seen by nobody; its pace is the same code
     times: dict[FeedConnection, list[float]] = {}
-    queue = FeedConnection._queue
+    queue, tick = FeedConnection._queue, FeedConnection.tick
+    ticked_at: dict[FeedConnection, float] = {}
 
-    def note(connection: FeedConnection, opcode: int, payload: bytes | str, now: float) -> None:
-        times.setdefault(connection, []).append(now)
-        queue(connection, opcode, payload, now)
+    def note_time(connection: FeedConnection, now: float) -> None:
+        ticked_at[connection] = now
+        tick(connection, now)
 
+    def note(connection: FeedConnection, opcode: int, payload: bytes | str) -> None:
+        times.setdefault(connection, []).append(ticked_at[connection])
+        queue(connection, opcode, payload)
+
+    monkeypatch.setattr(FeedConnection, "tick", note_time)
     monkeypatch.setattr(FeedConnection, "_queue", note)
     return times
 

@@ -63,16 +63,16 @@ def loaded_book(
 
 def exact_bids(book: Any) -> list[tuple[str, str]]:
     """Return all bids held, as text."""
-    return [tuple(level) for level in book.bids(number=str, beyond_horizon=True)]
+    return list(book.held_levels(number=str).bids)
 
 
 def exact_asks(book: Any) -> list[tuple[str, str]]:
     """Return all asks held, as text."""
-    return [tuple(level) for level in book.asks(number=str, beyond_horizon=True)]
+    return list(book.held_levels(number=str).asks)
 
 
 LOOKS = (
-    "rule", "market", "is_loaded", "is_readable", "suspended_by", "last_update_id", "event_time_ms",
+    "rule", "market", "is_loaded", "is_readable", "unreadable_cause", "suspended_by", "last_update_id", "event_time_ms",
     "transaction_time_ms", "received_time_ns", "bid_horizon", "ask_horizon", "bid_count", "ask_count", "is_crossed",
     "needs_attention", "last_header", "counters", "price_decimals", "quantity_decimals",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from live_kit import (  # noqa: F401
     reach,
     synchronize,
 )
+from log_kit import logged
 from loopback_exchange import PATIENCE_S, LoopbackExchange, Market, RestReply
 
 import binance_local_depth_cache
@@ -449,7 +450,7 @@ def test_a_normal_stop_logs_no_warning(caplog):
     with live() as (exchange, manager):
         synchronize(exchange, manager)
         manager.stop_manager()
-    assert [record.message for record in caplog.records if record.levelno >= 30] == []
+    assert [record.message for record in logged(caplog).records if record.levelno >= 30] == []
 
 
 def test_the_constructor_opens_nothing():
@@ -635,7 +636,7 @@ def test_a_callback_that_raises_disturbs_no_market(caplog, kind):
             reach(exchange, manager)
             assert_exact(exchange, manager)
         eventually(lambda: manager._callbacks.raised == 2, "two exceptions")
-    assert "The callback" in caplog.text
+    assert "The callback" in logged(caplog).text
 
 
 def seconds_to_stop_while_a_callback_blocks():

@@ -427,7 +427,7 @@ def test_a_pong_proves_nothing_of_what_was_subscribed_after_its_ping():
         cache = manager.get_depth_cache("BTCUSDT")
         connection = exchange.connection()
         # The exchange has it a moment before the group has.
-        eventually(lambda: any(own.proven_at is not None for own in cache.group._connections), "a pong")
+        eventually(lambda: any(own.has_ponged for own in cache.group._connections), "a pong")
         connection.is_ponging = False
         exchange.wait_for(lambda: connection.requests(), "the request")
         eventually(lambda: len(connection.opcodes(9)) >= 2, "a ping that is not answered")

@@ -16,6 +16,7 @@ from live_kit import (  # noqa: F401
     reach,
     synchronize,
 )
+from log_kit import logged
 from loopback_exchange import LoopbackExchange
 from network_kit import black_hole, clear_environment, fresh_addresses, refuse_by_system, resolve_to  # noqa: F401
 from relays import Relay, http_tunnel, say_nothing, socks5
@@ -297,7 +298,7 @@ def test_a_strangers_answer_to_the_handshake_is_told_in_one_printable_line(excha
     ):
         error = last_error(manager)
     assert said in error
-    for text in (error, *(record.getMessage() for record in caplog.records)):
+    for text in (error, *(record.getMessage() for record in logged(caplog).records)):
         assert text.isprintable(), text
 
 
@@ -321,9 +322,9 @@ def test_the_refusal_of_a_subscription_and_the_reason_of_a_close_are_told_in_one
         assert "refuses" in (error := last_error(manager))
         assert error.isprintable()
         exchange.connections[0].close(1008, "go\n\x1b[2J\u202e")
-        eventually(lambda: "1008" in "".join(record.getMessage() for record in caplog.records), "the end of it")
+        eventually(lambda: "1008" in "".join(record.getMessage() for record in logged(caplog).records), "the end of it")
         with pytest.raises(DepthCacheOutOfSync) as refused:
             manager.get_asks("BTCUSDT")
         assert str(refused.value).isprintable()
-    for record in caplog.records:
+    for record in logged(caplog).records:
         assert record.getMessage().isprintable()

@@ -172,7 +172,8 @@ def twin(name: str) -> Any:
 
 
 def is_property(node: ast.FunctionDef) -> bool:
-    return any(ast.unparse(decorator) == "property" for decorator in node.decorator_list)
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return any(decorator == "property" or decorator.endswith(".setter") for decorator in decorators)
 
 
 def parameters_in_the_stub(node: ast.FunctionDef) -> list[str]:
@@ -213,7 +214,7 @@ def test_the_stub_and_the_book_in_plain_python_have_the_same_names(in_stub: ast.
 def test_the_reference_of_the_order_book_has_all_its_names():
     """mkdocstrings shows what the page lists: the extension has no source that it could read."""
     page = (PROJECT / "docs" / "reference" / "order-book.md").read_text(encoding="utf-8")
-    for in_stub in STUB_CLASSES[:2]:
+    for in_stub in (each for each in STUB_CLASSES if each.name in ("OrderBook", "BookReader", "Lease")):
         listed = page.partition(f"::: ldc._book.{in_stub.name}\n")[2].partition(":::")[0]
         assert set(re.findall(r"- (\w+)$", listed, re.MULTILINE)) == {
             each.name for each in functions_of(in_stub) if not each.name.startswith("_")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from live_kit import eventually
+from log_kit import logged
 from scripted_server import ScriptedServer, Talk, always, in_turn, once, reply
 from snapshot_kit import (
     LONG_S,
@@ -334,7 +335,7 @@ def test_a_report_that_raises_is_logged_and_the_other_requests_continue(kit, cap
             ill.request(f"M{number}", 1, Purpose.SYNCHRONIZE, 100)
         for _ in range(8):
             assert isinstance(well.get(), SnapshotBody)
-        eventually(lambda: "The report about the snapshot of M0 raised." in caplog.messages, "the log message")
+        eventually(lambda: "The report about the snapshot of M0 raised." in logged(caplog).messages, "the log message")
     ill.close()
 
 
@@ -344,7 +345,7 @@ def test_a_bug_of_ours_is_logged_reported_and_survived(kit, caplog, monkeypatch)
     with caplog.at_level(logging.ERROR, logger="binance_local_depth_cache"):
         for _ in range(2):
             assert "unforeseen KeyError" in client.failure().text
-    assert "failed in an unforeseen way" in caplog.text
+    assert "failed in an unforeseen way" in logged(caplog).text
 
 
 def descriptors() -> int:

@@ -564,6 +564,13 @@ def test_the_wait_of_a_market_that_repeats_grows_as_the_weight_is_used_up():
     assert [wait_s(3, used) for used in (2_399, 3_000, 3_600, 4_600, 4_800)] == pytest.approx([0, 60 / 9, 10, 60, 60])
 
 
+def test_a_deepening_that_used_all_it_may_makes_no_gap_last_long():
+    pool = WeightPool.of(6_000, lambda: 0.5)
+    pool.spend(3_600, Purpose.DEEPEN, NOW)  # three quarters of a share of 4,800
+    waits_s = [pool.repeat_earliest(5, 0.8, [NOW] * tries, NOW) - NOW for tries in (2, 3, 10)]
+    assert waits_s == pytest.approx([0.0, 1.0, 1.0])
+
+
 def test_a_wait_for_weight_ends_when_half_of_it_is_left_again():
     queue = queue_of()
     client = client_of(queue, weight_share=0.8)

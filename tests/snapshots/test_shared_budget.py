@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F401 - used by their names
+from log_kit import logged
 
 from ldc.limits import CONNECT_WINDOW_S, WEIGHT_WINDOW_S
 from ldc.manager.manager import BinanceLocalDepthCacheManager
@@ -175,7 +176,7 @@ def test_a_folder_that_cannot_be_written_allows_nothing(tmp_path, caplog):
     one = budget_in(tmp_path / "file" / "folder")
     assert one.take(5, 1000, 100.0) == (100.0 + RETRY_S, "")
     assert one.take(5, 1000, 102.0) == (102.0 + RETRY_S, "")
-    assert len(caplog.records) == 1
+    assert len(logged(caplog).records) == 1
 
 
 def taker(folder: Path, count: int, *more: str) -> subprocess.Popen:

@@ -31,6 +31,7 @@ from ldc.book.pure.json import (
     read_snapshot,
     read_update,
 )
+from ldc.book.pure.lease import Lease
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Level,
@@ -45,7 +46,7 @@ from ldc.book.pure.side import (
     load_sides,
     read_levels,
 )
-from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
+from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, crossed, left_horizon, stalled
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
 from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
@@ -60,6 +61,7 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
     "BookReader",
+    "Lease",
     "OrderBook",
     "read_header",
 ]
@@ -88,6 +90,7 @@ class _State:
         "is_first_after_snapshot",
         "last_header",
         "last_update_id",
+        "lease",
         "lock",
         "market",
         "received_time_ns",
@@ -105,6 +108,7 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.lease: Lease | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -127,20 +131,29 @@ class _State:
         return self.sides
 
     def readable(self) -> Sides:
-        """Return the levels, unless the whole book cannot be read. Under the lock."""
-        sides = self.loaded()
+        """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
+        sides, lease = self.loaded(), self.lease
+        assert self.last_update_id is not None
         if self.suspended_by is not None:
             raise DepthCacheOutOfSync(self.market, self.suspended_by)
+        if lease is not None:
+            age_ns = lease.age_ns
+            if age_ns is None or age_ns > lease.duration_ns:
+                raise stalled(self.market, Cause.STALLED, self.last_update_id, age_ns, lease.duration_ns)
+        if sides.is_crossed:
+            raise crossed(self.market, Cause.CROSSED, self.last_update_id)
         return sides
 
-    def raise_left_horizon(self, side: str, horizon: float) -> NoReturn:
-        """Say that a side has no known level left."""
-        raise DepthCacheOutOfSync(
-            self.market,
-            Cause.LEFT_HORIZON,
-            f"{self._subject()} cannot be read at update {self.last_update_id}: no level is left in its {side} up to "
-            f"{horizon}, where the last snapshot ended; load a new one, or wait until it is synchronized.",
-        )
+    def readable_inside(self, *names: str) -> Sides:
+        """Return the levels, unless the book or one of these sides cannot be read. Under the lock."""
+        sides = self.readable()
+        for name in names:
+            side = getattr(sides, name)
+            if side.has_left:
+                assert self.last_update_id is not None
+                horizon = converter(float, sides.price_decimals)(side.horizon_price)
+                raise left_horizon(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, horizon)
+        return sides
 
     def malformed(self, what: str, why: Unreadable) -> MalformedMessage:
         """Return the error for a message that was refused."""
@@ -290,14 +303,19 @@ class _Reads:
         self, limit: SupportsIndex | None = None, *, number: NumberType = float, beyond_horizon: bool = False
     ) -> BookView:
         """Return both sides, ids, times and horizons, all of the same update id."""
+        return self._view(limit, number, beyond_horizon, False)
+
+    def _view(
+        self, limit: SupportsIndex | None, number: NumberType, beyond_horizon: bool, whatever_state: bool
+    ) -> BookView:
         wanted = _wanted(limit)
         _check_number(number)
         state = self._state
         with state.lock:
-            sides = state.readable()
-            if not beyond_horizon:
-                self._check_horizon(sides, "bids")
-                self._check_horizon(sides, "asks")
+            if whatever_state:
+                sides = state.loaded()
+            else:
+                sides = state.readable() if beyond_horizon else state.readable_inside("bids", "asks")
             bids = sides.bids.top(wanted, beyond_horizon)
             asks = sides.asks.top(wanted, beyond_horizon)
             horizons = sides.bids.horizon_price, sides.asks.horizon_price
@@ -342,10 +360,18 @@ class _Reads:
 
     @property
     def is_readable(self) -> bool:
-        """Loaded, not suspended, and neither side has left its horizon."""
-        state = self._state
-        with state.lock:
-            return state.sides is not None and state.suspended_by is None and not state.sides.has_left
+        """Whether both sides can be read at this moment."""
+        return self.unreadable_cause is None
+
+    @property
+    def unreadable_cause(self) -> str | None:
+        """Why reading both sides would raise at this moment: the cause it would have, or None: they can be read."""
+        with self._state.lock:
+            try:
+                self._state.readable_inside("bids", "asks")
+            except DepthCacheOutOfSync as error:
+                return error.cause
+        return None
 
     @property
     def suspended_by(self) -> str | None:
@@ -462,20 +488,13 @@ class _Reads:
         threshold = _threshold(threshold_volume)
         _check_number(number)
         with self._state.lock:
-            sides = self._state.readable()
-            if not beyond_horizon:
-                self._check_horizon(sides, name)
+            sides = self._state.readable() if beyond_horizon else self._state.readable_inside(name)
             levels = getattr(sides, name).top(wanted, beyond_horizon)
             price_decimals, quantity_decimals = sides.price_decimals, sides.quantity_decimals
         if threshold is not None:
             levels = levels[: count_worth(levels, price_decimals, quantity_decimals, threshold)]
         price_of, quantity_of = converter(number, price_decimals), converter(number, quantity_decimals)
         return [[price_of(price), quantity_of(quantity)] for price, quantity in levels]
-
-    def _check_horizon(self, sides: Sides, name: str) -> None:
-        side = getattr(sides, name)
-        if side.has_left:
-            self._state.raise_left_horizon(name, converter(float, sides.price_decimals)(side.horizon_price))
 
     def _horizon(self, name: str) -> float | None:
         with self._state.lock:
@@ -602,6 +621,26 @@ class OrderBook(_Reads):
         """Undo `suspend`."""
         with self._state.lock:
             self._state.suspended_by = None
+
+    @property
+    def lease(self) -> Lease | None:
+        """The `Lease` that its writer renews, or None: the book never stalls. Set it before the book is shared."""
+        return self._state.lease
+
+    @lease.setter
+    def lease(self, lease: Lease | None) -> None:
+        if lease is not None and not isinstance(lease, Lease):
+            raise TypeError(f"a lease of the same implementation is needed, not a {type(lease).__qualname__}")
+        with self._state.lock:
+            self._state.lease = lease
+
+    def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView:
+        """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
+
+        It is a `view` with `beyond_horizon=True` that is not refused to a book that is suspended, stalled or crossed.
+        Only `BookNotLoaded` is raised. A `BookReader` does not have it.
+        """
+        return self._view(limit, number, True, True)
 
     def check(self) -> None:
         """Raise ``AssertionError`` if an invariant is broken: a fault of ldc, never of its input. O(levels)."""

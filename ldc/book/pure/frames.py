@@ -4,8 +4,8 @@ Rule 1: `ldc.frames` says what a frame may be, and names the limits.
 Rule 2: the reader does not look into messages, except for what a close frame must say. The reader of a text message
         checks that it is UTF-8; the order book does so while it reads.
 Rule 3: a depth update of a book that is bound and direct is applied at once. Anything but a plain APPLIED is returned:
-        another verdict, a book that needs attention, a thread that waits. From then on the binding is not direct. The
-        updates that follow are returned unapplied, in their order, until the owner makes it direct again.
+        another verdict, or a book that needs attention. From then on the binding is not direct. The updates that follow
+        are returned unapplied, in their order, until the owner makes it direct again.
 Rule 4: a market that several connections bring (its binding is redundant) comes in duplicates. A duplicate is counted
         here and not returned, unless the exchange may have restarted its ids. That is so in three cases: no update
         was applied since the snapshot; it is the second in a row on its stream with an event time past the book's; its
@@ -15,6 +15,8 @@ How to drive it: `writable()` gives the memory to receive into, `received(n)` sa
 with `next_event()` until it returns None. An event owns its bytes, so it may be kept.
 """
 
+import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -39,6 +41,10 @@ from ldc.types import Verdict
 PREFIX_BYTES = len(STREAM_PREFIX)
 
 
+LOOK_AGAIN_S = 0.5
+"""A waiting thread looks at least so often: no thread wakes it when a lease expires, for its writer stands still."""
+
+
 class StreamBinding:
     """A stream's book, and who decides what becomes of its updates.
 
@@ -49,7 +55,17 @@ class StreamBinding:
     Thread-safety: it belongs to the thread that reads the stream. Only `waiting` is changed by other threads.
     """
 
-    __slots__ = ("book", "duplicates", "heard_at", "is_direct", "is_redundant", "owner", "waiting")
+    __slots__ = (
+        "_changed",
+        "book",
+        "change",
+        "duplicates",
+        "heard_at",
+        "is_direct",
+        "is_redundant",
+        "owner",
+        "waiting",
+    )
 
     def __init__(self, book: Any, owner: Any) -> None:
         self.book = book
@@ -63,7 +79,52 @@ class StreamBinding:
         self.heard_at = 0.0
         """When the book last judged an update of the stream. An update that it refused does not count."""
         self.waiting = 0
-        """How many threads wait for the book to change: then every change is returned."""
+        """How many threads wait for the book to change."""
+        self.change = 0
+        """A number that is another one after each `wake`: read it before you look at what you wait for."""
+        self._changed = threading.Condition()
+
+    def count_waiter(self, step: int) -> None:
+        """Count a waiting thread in (1) or out (-1)."""
+        with self._changed:
+            self.waiting += step
+
+    def wake(self) -> None:
+        """Wake all threads in `wait` and `wait_past`. From any thread."""
+        with self._changed:
+            self.change += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, timeout_s: float | None = None, spin_s: float = 0.0) -> None:
+        """Block while `change` is `seen`, at most so long; spin first. May return early: look again."""
+        spin_end = time.monotonic() + spin_s
+        while self.change == seen and time.monotonic() < spin_end:
+            pass
+        with self._changed:
+            if self.change == seen:
+                self._changed.wait(LOOK_AGAIN_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_AGAIN_S))
+
+    def wait_past(self, after: int, timeout_s: float | None = None, spin_s: float = 0.0) -> int | None:
+        """Block until the book can be read and is past an id; return its id, or None: look why.
+
+        None: the time is over, or the book cannot be read, or its id is lower.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.count_waiter(1)
+        try:
+            while True:
+                seen = self.change
+                reached: int | None = self.book.last_update_id if self.book.is_readable else None
+                if reached is None or reached > after:
+                    return reached
+                if reached < after:  # the ids restarted, or the caller has an id of the future
+                    return None
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return None
+                self.wait(seen, left_s, spin_s)
+        finally:
+            self.count_waiter(-1)
 
 
 class StreamTally:
@@ -101,6 +162,7 @@ class FrameReader:
         "_opcode",
         "_start",
         "_tallies",
+        "_touched",
     )
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
@@ -113,6 +175,7 @@ class FrameReader:
         self._opcode: int | None = None  # of the message whose fragments are being collected
         self._tallies: dict[bytes, StreamTally] = {}
         self._lags_ns: deque[int] = deque(maxlen=LAGS_KEPT)
+        self._touched: set[StreamBinding] = set()  # bindings with waiters whose books have changed
 
     def bind(self, stream: str, binding: StreamBinding) -> None:
         """Apply the updates of a stream to a book, while it is direct. Replaces an earlier binding of the stream."""
@@ -129,6 +192,16 @@ class FrameReader:
     def lags_ns(self) -> list[int]:
         """Return how much later than the first copy each of the last LAGS_KEPT redundant updates arrived."""
         return list(self._lags_ns)
+
+    @property
+    def failure(self) -> int | None:
+        """None: no loop receives into this reader."""
+        return None
+
+    @property
+    def updates_in_loop(self) -> int:
+        """0: no loop receives into this reader."""
+        return 0
 
     @property
     def is_between_frames(self) -> bool:
@@ -160,17 +233,21 @@ class FrameReader:
 
         Args:
             now: noted as `StreamBinding.heard_at`.
-            received_time_ns: the local receive time, passed to the books.
+            received_time_ns: the local receive time, passed to the books and returned in the event.
 
         Raises:
             FrameError: the server broke the protocol. The reader is of no more use.
         """
-        while (message := self._next_message()) is not None:
-            first, payload = message
-            event = self._take(first, payload) if first != 0x81 else self._take_text(payload, now, received_time_ns)
-            if event is not None:
-                return event
-        return None
+        event = None
+        try:
+            while event is None and (message := self._next_message()) is not None:
+                first, payload = message
+                event = self._take(first, payload) if first != 0x81 else self._take_text(payload, now, received_time_ns)
+        finally:
+            for binding in self._touched:  # their waiters are woken once, when all that arrived is applied
+                binding.wake()
+            self._touched.clear()
+        return None if event is None else event._replace(received_time_ns=received_time_ns)
 
     def _next_message(self) -> tuple[int, bytes] | None:
         """Return the first byte and the payload of the next frame, or None."""
@@ -222,7 +299,9 @@ class FrameReader:
                 self._lags_ns.append(0)
             elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, now, received_time_ns):
                 return None
-        if not verdict and not binding.book.needs_attention and not binding.waiting:  # APPLIED is 0
+        if not verdict and not binding.book.needs_attention:  # APPLIED is 0
+            if binding.waiting:
+                self._touched.add(binding)
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)

@@ -152,11 +152,6 @@ class Sides:
         bids, asks = self.bids.keys, self.asks.keys
         return bool(bids and asks) and -bids[0] >= asks[0]
 
-    @property
-    def has_left(self) -> bool:
-        """Whether a side has no level left inside its horizon."""
-        return self.bids.has_left or self.asks.has_left
-
     def rescaled(self, price_decimals: int, quantity_decimals: int) -> "Sides":
         """Return a copy at these scales, which are not narrower."""
         price_factor = POWERS_OF_TEN[price_decimals - self.price_decimals]
