@@ -139,10 +139,10 @@ def recovery(name: str, seconds: list[float], counters: dict[str, Any]) -> Recov
     return Recovery(name, seconds, counters["connects"], counters["weight_used"], refused)
 
 
-def resets(venue: str, *, count: int = 20, apart_s: float = 5.0, markets: int = 20) -> Recovery:
+def resets(venue: str, *, count: int = 20, apart_s: float = 5.0, markets: int = 20, rate: float = 10.0) -> Recovery:
     """Reset the connection again and again."""
     seconds: list[float] = []
-    with setup(venue, markets, 10.0) as each:
+    with setup(venue, markets, rate) as each:
         for _ in range(count):
             began, before = time.monotonic(), each.losses()
             each.tell("cut")
@@ -151,10 +151,10 @@ def resets(venue: str, *, count: int = 20, apart_s: float = 5.0, markets: int = 
         return recovery(f"{venue}, {count} resets of {markets} markets", seconds, each.tell("count"))
 
 
-def gaps(venue: str, *, count: int = 10, apart_s: float = 5.0, markets: int = 20) -> Recovery:
+def gaps(venue: str, *, count: int = 10, apart_s: float = 5.0, markets: int = 20, rate: float = 10.0) -> Recovery:
     """Lose an update of one market again and again."""
     seconds: list[float] = []
-    with setup(venue, markets, 10.0) as each:
+    with setup(venue, markets, rate) as each:
         synchronizer = each.synchronizers["COIN0USDT"]
         for _ in range(count):
             began, before = time.monotonic(), {"COIN0USDT": each.losses()["COIN0USDT"]}
@@ -189,16 +189,17 @@ def main() -> int:
     parser.add_argument("--resets", type=int, default=20)
     parser.add_argument("--gaps", type=int, default=10)
     parser.add_argument("--apart", type=float, default=5.0, help="seconds between two faults")
+    parser.add_argument("--rate", type=float, default=10.0, help="updates of each market a second; not of the cut")
     parser.add_argument("--seeds", type=int, default=10_000)
     arguments = parser.parse_args()
     logging.getLogger("binance_local_depth_cache").setLevel(logging.ERROR)  # each loss is a warning
     measures: list[Callable[[], Recovery]] = [
         *(
-            lambda venue=venue: resets(venue, count=arguments.resets, apart_s=arguments.apart)
+            lambda venue=venue: resets(venue, count=arguments.resets, apart_s=arguments.apart, rate=arguments.rate)
             for venue in ("binance.com", "binance.com-futures")
         ),
         *(
-            lambda venue=venue: gaps(venue, count=arguments.gaps, apart_s=arguments.apart)
+            lambda venue=venue: gaps(venue, count=arguments.gaps, apart_s=arguments.apart, rate=arguments.rate)
             for venue in ("binance.com", "binance.com-futures")
         ),
         cut,
