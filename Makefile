@@ -40,8 +40,8 @@ help:
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
-	@echo "make bench-recovery        how long books cannot be read after each of a series of faults"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
+	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
 	@echo "make coverage  which lines the tests run, in the .pyx as well"
 	@echo "make matrix    make test on every Python from 3.11; those that are not installed come from Debian's packages"
@@ -107,14 +107,14 @@ bench-blocks: $(VENV)/.installed
 bench-fresh: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
 
-# Takes 5 minutes: the faults are 5 seconds apart.
-bench-recovery: $(VENV)/.installed
-	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)
-
 # A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py
+
+# How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
+bench-recovery: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)
 
 # What others have made, in an environment of its own: they need a hundred packages, and some a certain Python.
 PEERS_VENV ?= build/peers-venv

@@ -1,112 +1,221 @@
-"""How long books cannot be read after each of a series of faults: `make bench-recovery`.
+"""How soon markets are readable again after a fault, over loopback, in front of the embedded exchange.
 
-The embedded exchange runs in a process of its own. Every 5 seconds it resets the connection that brings all markets,
-or leaves out one update of one market. The time counts from the first look that finds a book unreadable to the first
-that finds all readable again; a look comes every 2 ms. A series shows whether a fault makes the next one dearer.
+    python benchmarks/bench_recovery.py
+    python benchmarks/bench_recovery.py --resets 3 --gaps 3 --apart 2
+
+    resets    the one connection of 20 markets is reset, 20 times, 5 s apart; spot and USD-M
+    gaps      one update of a market is lost, 10 times, 5 s apart; spot and USD-M
+    cut       all connections of 200 markets are reset at once
+    refusal   a host refuses for 10 minutes, in virtual time: connects of one group, the most of so many seeds
+
+A time is from the fault, of a gap from the update that shows it, until the book can be read. Each market of a reset
+counts. The exchange runs in a process of its own and counts connects and weight as the real one does. Ends with 1 if it
+refused a request, or a market did not come back.
 """
 
 import argparse
 import json
+import logging
+import random
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import ldc
+from ldc.limits import ReconnectPolicy
+from ldc.sync.machine import Synchronizer
+from ldc.types import SyncState
 
 EXCHANGE = """
-import sys
+import json, sys
 from ldc.simulator import SimulatedExchange
-with SimulatedExchange(sys.argv[2:], venue=sys.argv[1], seed=1, updates_per_second=20.0) as exchange:
+markets = [f"COIN{number}USDT" for number in range(int(sys.argv[2]))]
+options = {"venue": sys.argv[1], "seed": 1, "levels": 1000, "updates_per_second": float(sys.argv[3])}
+with SimulatedExchange(markets, **options) as exchange:
     print(exchange.restful_base_uri, exchange.websocket_base_uri, flush=True)
+    server = exchange._server
     for line in sys.stdin:
-        name, market = line.split()
-        exchange.inject(name, market=None if market == "-" else market)
+        command, _, market = line.strip().partition(" ")
+        if command == "cut":
+            server.call(lambda: [connection.abort() for connection in list(server._connections)])
+        elif command == "drop":
+            exchange.inject("drop", market=market)
+        print(json.dumps(exchange.statistics()), flush=True)
 """
 
-LOOK_EVERY_S = 0.002
-NOTICED_WITHIN_S = 3.0
-"""A fault that no look has noticed after so long counts as 0 seconds."""
-BACK_WITHIN_S = 120.0
+PATIENCE_S = 60.0
+LOOK_S = 0.002
+REFUSAL_S = 600.0
 
 
-def wait_for(happened: Callable[[], bool], at_most_s: float) -> bool:
-    """Look until it has happened; return whether it has."""
-    ends, pause = time.monotonic() + at_most_s, threading.Event()
-    while not happened():
-        if time.monotonic() > ends:
-            return False
-        pause.wait(LOOK_EVERY_S)
-    return True
+class Recovery(NamedTuple):
+    """How long markets took to come back, and what it cost."""
+
+    name: str
+    seconds: list[float]
+    connects: int
+    weight: int
+    refused: int
+    """Answers 429 and 418."""
+
+    def __str__(self) -> str:
+        times = sorted(self.seconds)
+        p95 = times[max(0, round(0.95 * len(times)) - 1)]
+        return (
+            f"{self.name}: {len(times)} times back: median {statistics.median(times):.3f} s, p95 {p95:.3f} s, "
+            f"longest {times[-1]:.3f} s; {self.connects} connects, {self.weight} weight in all, "
+            f"{self.refused} requests refused"
+        )
 
 
-def outages_s(manager: ldc.BinanceLocalDepthCacheManager, inject: Callable[[], None], count: int) -> list[float]:
-    """Inject so many faults, 5 seconds apart; return for each how long not all books could be read."""
-    total, found, pause = len(manager.get_list_of_depth_caches()), [], threading.Event()
-    for _ in range(count):
-        begun = time.monotonic()
-        inject()
-        if wait_for(lambda: manager.get_progress().synchronized < total, NOTICED_WITHIN_S):
-            lost = time.monotonic()
-            if not wait_for(lambda: manager.get_progress().synchronized == total, BACK_WITHIN_S):
-                raise SystemExit(f"not all books are readable {BACK_WITHIN_S:.0f} s after a fault")
-            found.append(time.monotonic() - lost)
-        else:
-            found.append(0.0)
-        pause.wait(max(0.0, 5.0 - (time.monotonic() - begun)))
-    return found
+class Setup:
+    """A manager in front of an exchange in another process."""
+
+    def __init__(self, manager: ldc.BinanceLocalDepthCacheManager, exchange: "subprocess.Popen[str]") -> None:
+        self._exchange = exchange
+        self.synchronizers: dict[str, Synchronizer] = {
+            market: manager.get_depth_cache(market).live.synchronizer for market in manager.get_list_of_depth_caches()
+        }
+
+    def tell(self, command: str) -> dict[str, Any]:
+        """Let the exchange do something; return its counters."""
+        assert self._exchange.stdin is not None
+        assert self._exchange.stdout is not None
+        self._exchange.stdin.write(f"{command}\n")
+        self._exchange.stdin.flush()
+        counters: dict[str, Any] = json.loads(self._exchange.stdout.readline())
+        return counters
+
+    def losses(self) -> dict[str, int]:
+        """Return how often each market was lost."""
+        return {market: sum(each.resyncs.values()) for market, each in self.synchronizers.items()}
+
+    def back_after(self, before: dict[str, int], began: float) -> list[float]:
+        """Wait until each of these markets was lost once more and is readable; return the seconds since `began`."""
+        waiting, seconds, pause = set(before), [], threading.Event()
+        while waiting:
+            now = time.monotonic()
+            if now - began > PATIENCE_S:
+                raise TimeoutError(f"{len(waiting)} markets did not come back")
+            for market in list(waiting):
+                each = self.synchronizers[market]
+                is_back = each.state is SyncState.SYNCHRONIZED and each.book.is_readable
+                if is_back and sum(each.resyncs.values()) > before[market]:
+                    waiting.remove(market)
+                    seconds.append(now - began)
+            pause.wait(LOOK_S)
+        return seconds
 
 
-def run(name: str, markets: int, resets: int, gaps: int) -> dict[str, list[float]]:
-    """Return the outages of one kind of exchange by fault."""
-    names = [f"COIN{number}USDT" for number in range(markets)]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", EXCHANGE, name, *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    rest, stream = process.stdout.readline().split()
-
-    def inject(fault: str, market: str) -> None:
-        process.stdin.write(f"{fault} {market}\n")
-        process.stdin.flush()
-
-    try:
-        with ldc.BinanceLocalDepthCacheManager(name, websocket_base_uri=stream, restful_base_uri=rest) as manager:
-            manager.create_depth_cache(names)
-            if not manager.wait_until_synchronized(timeout=BACK_WITHIN_S):
-                raise SystemExit("the books were never readable")
-            return {
-                "reset": outages_s(manager, lambda: inject("reset", "-"), resets),
-                "gap": outages_s(manager, lambda: inject("drop", names[0]), gaps),
-            }
-    finally:
-        process.stdin.close()
-        process.wait(30)
+@contextmanager
+def setup(venue: str, count: int, updates_per_second: float) -> Iterator[Setup]:
+    """Start an exchange with so many markets and a manager that follows them."""
+    command = [sys.executable, "-P", "-c", EXCHANGE, venue, str(count), str(updates_per_second)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as exchange:
+        assert exchange.stdin is not None
+        assert exchange.stdout is not None
+        rest, websocket = exchange.stdout.readline().split()
+        try:
+            with ldc.BinanceLocalDepthCacheManager(
+                venue, restful_base_uri=rest, websocket_base_uri=websocket
+            ) as manager:
+                markets = [f"COIN{number}USDT" for number in range(count)]
+                manager.create_depth_cache(markets)
+                if not manager.wait_until_synchronized(timeout=PATIENCE_S):
+                    raise TimeoutError("the markets were not synchronized in the beginning")
+                yield Setup(manager, exchange)
+        finally:
+            exchange.stdin.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--exchange", nargs="+", default=["binance.com", "binance.com-futures"])
-    parser.add_argument("--markets", type=int, default=20)
+def recovery(name: str, seconds: list[float], counters: dict[str, Any]) -> Recovery:
+    """Return what was measured, with the exchange's counters at the end."""
+    refused = counters.get("status_429", 0) + counters.get("status_418", 0)
+    return Recovery(name, seconds, counters["connects"], counters["weight_used"], refused)
+
+
+def resets(venue: str, *, count: int = 20, apart_s: float = 5.0, markets: int = 20, rate: float = 10.0) -> Recovery:
+    """Reset the connection again and again."""
+    seconds: list[float] = []
+    with setup(venue, markets, rate) as each:
+        for _ in range(count):
+            began, before = time.monotonic(), each.losses()
+            each.tell("cut")
+            seconds += each.back_after(before, began)
+            threading.Event().wait(max(0.0, began + apart_s - time.monotonic()))
+        return recovery(f"{venue}, {count} resets of {markets} markets", seconds, each.tell("count"))
+
+
+def gaps(venue: str, *, count: int = 10, apart_s: float = 5.0, markets: int = 20, rate: float = 10.0) -> Recovery:
+    """Lose an update of one market again and again."""
+    seconds: list[float] = []
+    with setup(venue, markets, rate) as each:
+        synchronizer = each.synchronizers["COIN0USDT"]
+        for _ in range(count):
+            began, before = time.monotonic(), {"COIN0USDT": each.losses()["COIN0USDT"]}
+            unreadable_s = synchronizer.unsynchronized_s
+            each.tell("drop COIN0USDT")
+            each.back_after(before, began)
+            seconds.append(synchronizer.unsynchronized_s - unreadable_s)
+            threading.Event().wait(max(0.0, began + apart_s - time.monotonic()))
+        return recovery(f"{venue}, {count} gaps", seconds, each.tell("count"))
+
+
+def cut(venue: str = "binance.com", *, markets: int = 200) -> Recovery:
+    """Reset all connections at once."""
+    with setup(venue, markets, 2.0) as each:
+        began, before = time.monotonic(), each.losses()
+        each.tell("cut")
+        return recovery(f"{venue}, a cut of {markets} markets", each.back_after(before, began), each.tell("count"))
+
+
+def connects_while_refused(seed: int) -> int:
+    """Return how often one slot connects to a host that refuses at once for `REFUSAL_S`. In virtual time."""
+    policy, now, connects = ReconnectPolicy(random.Random(seed).random), 0.0, 0
+    while now < REFUSAL_S:
+        connects += 1
+        now += policy.after_refusal()
+    return connects
+
+
+def main() -> int:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resets", type=int, default=20)
     parser.add_argument("--gaps", type=int, default=10)
-    parser.add_argument("--json", action="store_true", help="print every outage, for programs")
+    parser.add_argument("--apart", type=float, default=5.0, help="seconds between two faults")
+    parser.add_argument("--rate", type=float, default=10.0, help="updates of each market a second; not of the cut")
+    parser.add_argument("--seeds", type=int, default=10_000)
     arguments = parser.parse_args()
-    for name in arguments.exchange:
-        for fault, found in run(name, arguments.markets, arguments.resets, arguments.gaps).items():
-            if arguments.json:
-                print(json.dumps({"exchange": name, "fault": fault, "outages_s": found}), flush=True)
-                continue
-            p95 = sorted(found)[max(0, round(0.95 * len(found)) - 1)] if found else 0.0
-            print(
-                f"{name:22}{fault:8}{len(found):3} times, 5 s apart, {arguments.markets} markets: "
-                f"p50 {statistics.median(found or [0]):.2f} s, p95 {p95:.2f} s, longest {max(found or [0]):.2f} s",
-                flush=True,
-            )
+    logging.getLogger("binance_local_depth_cache").setLevel(logging.ERROR)  # each loss is a warning
+    measures: list[Callable[[], Recovery]] = [
+        *(
+            lambda venue=venue: resets(venue, count=arguments.resets, apart_s=arguments.apart, rate=arguments.rate)
+            for venue in ("binance.com", "binance.com-futures")
+        ),
+        *(
+            lambda venue=venue: gaps(venue, count=arguments.gaps, apart_s=arguments.apart, rate=arguments.rate)
+            for venue in ("binance.com", "binance.com-futures")
+        ),
+        cut,
+    ]
+    refused = 0
+    for measure in measures:
+        result = measure()
+        refused += result.refused
+        print(result, flush=True)
+    connects = [connects_while_refused(seed) for seed in range(arguments.seeds)]
+    print(
+        f"a host that refuses for {REFUSAL_S / 60:.0f} minutes sees {statistics.mean(connects):.0f} connects of a slot "
+        f"on average, {max(connects)} at most ({len(connects)} seeds)"
+    )
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

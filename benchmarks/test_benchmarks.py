@@ -13,6 +13,7 @@ import bench_peers
 import bench_peers_check
 import bench_peers_report
 import bench_readers
+import bench_recovery
 import bench_scale
 import bench_scale_traffic
 from bench_budgets import Budget
@@ -322,3 +323,16 @@ def test_what_is_read_beside_the_writer_leaves_the_books_right(capsys) -> None:
     measured[1]["readers"] = measured[1]["readers"]._replace(is_correct=False)
     assert not bench_readers.print_runs(recording, measured)
     assert "no number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("venue", ["binance.com", "binance.com-futures"])
+def test_recovery_is_measured_in_small(venue: str) -> None:
+    found = bench_recovery.resets(venue, count=2, apart_s=0.0, markets=2)
+    assert (len(found.seconds), found.connects, found.refused) == (4, 3, 0)
+    assert "longest" in str(found)
+    assert len(bench_recovery.gaps(venue, count=2, apart_s=0.0, markets=2).seconds) == 2
+    assert len(bench_recovery.cut(venue, markets=3).seconds) == 3
+
+
+def test_a_host_that_refuses_for_ten_minutes_sees_few_connects() -> None:
+    assert max(bench_recovery.connects_while_refused(seed) for seed in range(1_000)) <= 60

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ldc.errors import DepthCacheError
 from ldc.limits import WEIGHT_WINDOW_S, checked_weight_share
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
-from ldc.snapshots.weight import REPEATS_COUNTED_MAX, WeightPool, part_for
+from ldc.snapshots.weight import REPEATS_FREE, WeightPool, part_for
 from ldc.sync.actions import Purpose
 from ldc.venues import Venue
 
@@ -197,7 +197,7 @@ class QueueClient:
             self._began_at[request.market] = now
 
     def _note_synchronizing(self, market: str, now: float) -> None:
-        began_at = self._synchronizing.pop(market, None) or deque(maxlen=REPEATS_COUNTED_MAX)
+        began_at = self._synchronizing.pop(market, None) or deque(maxlen=REPEATS_FREE)
         began_at.append(now)
         self._synchronizing[market] = began_at
         while next(iter(self._synchronizing.values()))[-1] <= now - WEIGHT_WINDOW_S:

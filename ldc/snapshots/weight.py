@@ -26,12 +26,9 @@ PROBE_PART = 0.1
 REPEATS_FREE = 3
 """So many snapshots in a minute may synchronize one market before it is slowed, however scarce the weight is."""
 
-REPEATS_KEEP_PART = 0.1
-"""The part of a share that repeats leave to the other lost books. It is below what refreshes leave (`SPARE_PART`), so
-that a long deepening, which uses all that it may, makes no gap last longer."""
-
-REPEATS_COUNTED_MAX = 16
-"""Those of one market in a minute that are counted; more do not slow it further."""
+REPEAT_PART = 0.25
+"""The part of the weight that is left which a slowed market may use in a minute. One or a few leave all that others may
+use. Beside ten of them, less urgent snapshots are still served for half of the time."""
 
 HOST_PAUSE_S_FIRST = 0.5
 """Seconds: the ceiling of the random pause after a host's second failure in a row. It doubles with each further one."""
@@ -85,17 +82,15 @@ class WeightPool:
     def repeat_earliest(self, weight: int, share: float, began_at: Sequence[float], now: float) -> float:
         """Return when a market may be synchronized that was before, at these times, the latest last; `now` if at once.
 
-        It waits only while at most half of the share is left, and after `REPEATS_FREE` tries in a minute. Then the
-        wait since the last try is `tries * minute / affordable`, a minute at most. `tries`: those past `REPEATS_FREE`,
-        this one included. `affordable`: what the weight left above `REPEATS_KEEP_PART` of the share pays for.
+        It waits only while at most half of the share is left, and after `REPEATS_FREE` times in a minute. Then its
+        tries are so far apart that it uses `REPEAT_PART` of what is left in a minute; a minute at most.
         """
         allowed = self.budget.allowed(share)
-        tries = 1 + sum(time > now - WEIGHT_WINDOW_S for time in began_at) - REPEATS_FREE
         left = allowed - self.budget.used(now)
-        if tries <= 0 or 2 * left > allowed:
+        is_repeated = len(began_at) >= REPEATS_FREE and began_at[-REPEATS_FREE] > now - WEIGHT_WINDOW_S
+        if not is_repeated or 2 * left > allowed:
             return now
-        left_to_repeats = left - allowed * REPEATS_KEEP_PART
-        wait_s = min(WEIGHT_WINDOW_S, WEIGHT_WINDOW_S * weight * tries / max(1.0, left_to_repeats))
+        wait_s = min(WEIGHT_WINDOW_S, WEIGHT_WINDOW_S * weight / max(1.0, REPEAT_PART * left))
         not_scarce_at = self.budget.earliest(allowed // 2 + 1, now, share)
         return max(now, min(began_at[-1] + wait_s, not_scarce_at))
 

@@ -85,8 +85,9 @@ from ldc.types import Cause, Header, SyncState, Verdict
 if TYPE_CHECKING:
     from ldc.book import OrderBook
 
-SNAPSHOT_WAIT_S = 1.0
-"""After the acknowledgement, how long to wait for the first update. Then a snapshot is requested without it."""
+SNAPSHOT_WAIT_S = 0.5
+"""After the acknowledgement, how long to wait for the first update. Then a snapshot is requested without it. Windows of
+updates are 100 to 250 ms long by default; a quiet market is readable again within a second of a lost connection."""
 
 
 class Input(enum.StrEnum):
@@ -779,14 +780,14 @@ class Synchronizer:
         self._numbering.note_lost(price)
         self.resyncs[cause] += 1
         self._buffer = self.gap.end()
-        self.refresher.abort()
+        self.refresher.abort(now - self.state_since)
         self._unsynchronized_since = now
         self._enter(state, cause, now, header, payload)
 
     def _end(self, now: float, state: SyncState, cause: Cause) -> None:
         """Stop or fail: nothing waits any more."""
         self._suspend(cause)
-        self.refresher.abort()
+        self.refresher.abort(now - self.state_since)
         self.requests.cancel()
         self._drop(UpdateDrop.INACTIVE, self._buffer.clear() + len(self.gap.end()))
         self._streams.clear()

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
 REFRESH_PAUSE_S = 1.0
 """Between two refreshes of a market. It limits the requests of a market that leaves every horizon at once."""
 
+DEEPEN_PAUSE_S = 10.0
+"""From a synchronization to the request for a deeper snapshot, if the one before did not last `STABLE_S`. Each loss
+makes the deeper levels void, and the next loss needs their weight."""
+
+STABLE_S = 60.0
+"""A market that was SYNCHRONIZED for so long deepens at once after it was lost."""
+
 AHEAD_S_MAX = 300.0
 """How long a candidate ahead of the live book waits for the stream. Then it is discarded (EXPIRED) and refetched. A
 quiet market may be silent for minutes, and waiting costs only the candidate's memory."""
@@ -141,6 +148,7 @@ class Refresher:
         self._is_contradicted = False
         self._refusals = 0
         self._not_before = 0.0
+        self._deepen_pause_s = 0.0
         self._interval_due: float | None = None
 
     # -- what the synchronizer asks
@@ -171,14 +179,17 @@ class Refresher:
         self._backoff.reset()
         self._not_before = now
         self._set_interval(now)
-        self._deepen(now)
+        self._deepen(now, self._deepen_pause_s)
 
     def resume(self, now: float) -> None:
         """The market has resumed without a snapshot."""
-        self._deepen(now)  # the interval goes on, or a market that resumes often would never be refreshed
+        self._deepen(
+            now, self._deepen_pause_s
+        )  # the interval goes on, or a market that resumes often would never be refreshed
 
-    def abort(self) -> None:
-        """The market has left SYNCHRONIZED: there is nothing to refresh."""
+    def abort(self, lasted_s: float) -> None:
+        """The market has left SYNCHRONIZED after `lasted_s`: there is nothing to refresh."""
+        self._deepen_pause_s = DEEPEN_PAUSE_S if lasted_s < STABLE_S else 0.0
         if self._purpose is None:
             return
         self._requests.cancel()
@@ -187,13 +198,16 @@ class Refresher:
         self.aborted += 1
         self._forget()
 
-    def want(self, purpose: Purpose, now: float) -> None:
-        """Refresh the market. If a refresh is under way, a more urgent purpose replaces a request not yet served."""
+    def want(self, purpose: Purpose, now: float, not_before: float = 0.0) -> None:
+        """Refresh the market, not before that time.
+
+        If a refresh is under way, a more urgent purpose replaces a request not yet served.
+        """
         if self._purpose is None:
             self._purpose = purpose
             self.started[purpose] += 1
             self._wanted_limit = self._limit_for(purpose)
-            self._requests.issue(purpose, self._wanted_limit, max(now, self._not_before))
+            self._requests.issue(purpose, self._wanted_limit, max(now, not_before, self._not_before))
             return
         waiting = self._requests.awaited
         if waiting is None or self._requests.has_begun or purpose >= self._purpose:
@@ -277,11 +291,11 @@ class Refresher:
         deeper = [step for step in self._limits if step > self.limit]
         return deeper[0] if deeper and purpose in (Purpose.HORIZON, Purpose.DEEPEN) else self.limit
 
-    def _deepen(self, now: float) -> None:
-        """Request the next deeper limit, if there is one and the book is not complete."""
+    def _deepen(self, now: float, pause_s: float = 0.0) -> None:
+        """Request the next deeper limit after a pause, if there is one and the book is not complete."""
         is_complete = self._book.bid_horizon is None and self._book.ask_horizon is None
         if not is_complete and self._limit_for(Purpose.DEEPEN) > self.limit:
-            self.want(Purpose.DEEPEN, now)
+            self.want(Purpose.DEEPEN, now, now + pause_s)
 
     def _set_interval(self, now: float) -> None:
         self._interval_due = None if self._interval_s is None else now + self._interval_s

@@ -13,7 +13,7 @@ from sync_kit import BIDS, Market, market_in, snapshot, update
 
 from ldc.errors import DepthCacheOutOfSync
 from ldc.sync.actions import ACTIONS_MAX, Purpose, RequestSnapshot, SnapshotDrop, StateChanged, UpdateDrop
-from ldc.sync.machine import TABLE, Cell, Input, Synchronizer, state_diagram
+from ldc.sync.machine import SNAPSHOT_WAIT_S, TABLE, Cell, Input, Synchronizer, state_diagram
 from ldc.types import Cause, SyncState, Verdict
 
 IDLE, BUFFERING, SYNCHRONIZED, STOPPED, FAILED = SyncState
@@ -183,13 +183,13 @@ def the_only_live_stream_opens_again() -> Market:
 @case(Input.STREAM_ACKNOWLEDGED, IDLE, BUFFERING)
 def an_acknowledgement_opens_a_stream_that_is_not_open() -> Market:
     market = market_in(IDLE).acknowledge()
-    assert market.synchronizer.next_due() == market.now + 1.0
+    assert market.synchronizer.next_due() == market.now + SNAPSHOT_WAIT_S
     return market
 
 
 @case(Input.STREAM_ACKNOWLEDGED, BUFFERING, BUFFERING)
 def an_acknowledgement_starts_the_wait_for_a_first_update() -> Market:
-    market = Market().open().acknowledge().wait(0.999)
+    market = Market().open().acknowledge().wait(SNAPSHOT_WAIT_S - 0.001)
     assert market.requests == []
     market.wait(0.001)
     assert market.requests == [RequestSnapshot(1, Purpose.SYNCHRONIZE, 100, market.now)]
@@ -463,7 +463,7 @@ def a_live_market_that_is_refused_twice_fails() -> Market:
 @case(Input.TICK, BUFFERING, BUFFERING)
 def the_wait_for_a_first_update_ends() -> Market:
     market = market_in(BUFFERING)
-    market.synchronizer.tick(market.now + 0.5)
+    market.synchronizer.tick(market.now + SNAPSHOT_WAIT_S / 2)
     assert market._drain().request is None
     market.wait(1.0)
     assert market.request is not None

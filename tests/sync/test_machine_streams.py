@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from sync_kit import BOOKS, Market, market_in, snapshot
 
+from ldc.sync.machine import SNAPSHOT_WAIT_S
 from ldc.sync.streams import RESYNC_AFTER_STALE, STREAMS_MAX
 from ldc.types import Cause, SyncState
 
@@ -89,9 +90,9 @@ def test_a_book_that_crossed_when_it_resumed_is_not_resumed_by_the_next_update(m
 
 
 def test_a_wait_does_not_outlive_its_stream(market_at: MarketIn) -> None:
-    market = market_at(BUFFERING).wait(0.5).close().open().wait(10.0)
+    market = market_at(BUFFERING).wait(SNAPSHOT_WAIT_S / 2).close().open().wait(10.0)
     assert market.request is None
-    market.acknowledge().wait(0.9)
+    market.acknowledge().wait(0.9 * SNAPSHOT_WAIT_S)
     assert market.request is None
     assert market.wait(0.1).request is not None
 

@@ -14,7 +14,9 @@ from ldc.sync.refresh import (
     AHEAD_UPDATES_MAX_UNREADABLE,
     AUDIT_CONFIRM_S,
     CONFIRMS_MAX,
+    DEEPEN_PAUSE_S,
     REFRESH_PAUSE_S,
+    STABLE_S,
     Difference,
     differences,
     extended,
@@ -769,9 +771,27 @@ def test_a_market_that_was_synchronized_again_is_deepened_without_the_wait_of_th
     market_at: MarketIn,
 ) -> None:
     """The exchange has just answered, whatever kept it from answering the refresh that was given up."""
-    market = market_at(limits=(4, 6)).fail(retry_at=1_060.0).resync().snapshot(100)
+    market = market_at(limits=(4, 6)).fail(retry_at=1_160.0).wait(STABLE_S).resync().snapshot(100)
     assert market.request is not None
     assert (market.request.purpose, market.request.due) == (Purpose.DEEPEN, market.now)
+
+
+def test_a_market_that_was_lost_soon_is_deepened_later(market_at: MarketIn) -> None:
+    """Each loss makes the deeper levels void, and the next loss needs their weight. What is urgent does not wait."""
+    market = market_at(limits=(4, 6)).wait(STABLE_S - 1.0).resync().snapshot(100)
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.DEEPEN, market.now + DEEPEN_PAUSE_S)
+    market.update(100, 110, bids=dict.fromkeys(["98.00", "99.00", "100.00"], "0"))
+    assert (market.request.purpose, market.request.due) == (Purpose.HORIZON, market.now)
+
+
+@pytest.mark.parametrize(("lasted_s", "pause_s"), [(STABLE_S - 1.0, DEEPEN_PAUSE_S), (STABLE_S, 0.0)])
+def test_a_market_that_resumes_is_deepened_later_too_if_it_was_lost_soon(
+    market_at: MarketIn, lasted_s: float, pause_s: float
+) -> None:
+    market = market_at(limits=(4, 6)).wait(lasted_s).close().open().update(100, 110)
+    assert market.request is not None
+    assert (market.request.purpose, market.request.due) == (Purpose.DEEPEN, market.now + pause_s)
 
 
 @pytest.mark.parametrize(
