@@ -154,6 +154,11 @@ class Timing:
     silence_check_s: float = 2.0
     """Silent markets are searched this often, so a dead subscription is found up to this much later."""
 
+    # requests
+
+    request_check_s: float = 5.0
+    """It is checked this often that the downloader holds what markets await. What it lacks twice is requested again."""
+
     # the threads
 
     fault_pause_s: float = 1.0

@@ -50,7 +50,9 @@ class FeedGroup:
         options: what all connections of the manager have in common.
         connect_budget: shared by all groups that reach the same venue.
         request_snapshot, cancel_snapshot, request_probe: do what a synchronizer or the silence watch requests, at once
-            and without blocking. The answers are posted to `snapshot_...` and `probe_answered`.
+            and without blocking. The answers are posted to `snapshot_...` and `probe_answered`. The epoch None cancels
+            all requests of a market.
+        holds_request: whether the answer to a request may still come; the epoch None stands for the probe.
         random: a number from 0 up to 1, for jitter.
     """
 
@@ -62,8 +64,9 @@ class FeedGroup:
         *,
         connect_budget: SharedConnectBudget,
         request_snapshot: Callable[[LiveMarket, RequestSnapshot], None],
-        cancel_snapshot: Callable[[LiveMarket, int], None],
+        cancel_snapshot: Callable[[LiveMarket, int | None], None],
         request_probe: Callable[[LiveMarket], None],
+        holds_request: Callable[[LiveMarket, int | None], bool],
         random: Callable[[], float],
     ) -> None:
         self.name = name
@@ -72,6 +75,8 @@ class FeedGroup:
         self._request_snapshot = request_snapshot
         self._cancel_snapshot = cancel_snapshot
         self._request_probe = request_probe
+        self._holds_request = holds_request
+        self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
         self._silence_due = 0.0
         self._lease = Lease(int(options.lease_s * 1e9))
@@ -172,11 +177,14 @@ class FeedGroup:
                 # Updates only postpone a probe, so nothing is due before the earliest of them.
                 dues = [market.silence.next_due(market.heard_at) for market in self._markets]
                 self._silence_due = max(self._silence_due, min(dues, default=-math.inf))
+        if now >= self._requests_due:
+            self._check_requests(now)
         self._connections.watch_room()
         return self._next_due(now)
 
     def _next_due(self, now: float) -> float:
         due = max(now, self._silence_due) if self._markets else now + self._timing.silence_check_s
+        due = min(due, self._requests_due)
         for other_due in (self._markets.next_due, self._connections.next_due(now)):
             if other_due is not None:
                 due = min(due, other_due)
@@ -400,6 +408,7 @@ class FeedGroup:
         market.is_removed = True
         market.synchronizer.stop(now)
         self._run_actions(market, now)
+        self._cancel_snapshot(market, None)
         market.signal.notify()
 
     def _resync(self, market: LiveMarket, cause: Cause, now: float, *, unsubscribe: bool) -> None:
@@ -427,6 +436,28 @@ class FeedGroup:
             elif market.silence.is_due(market.heard_at, now):
                 market.silence.probe_requested(now)
                 self._request_probe(market)
+                self._expect_answer(now)
+
+    def _expect_answer(self, now: float) -> None:
+        """A request was made: check later that it was not lost."""
+        self._requests_due = min(self._requests_due, now + self._timing.request_check_s)
+
+    def _check_requests(self, now: float) -> None:
+        """Request again what is awaited and was lost, whoever lost it. The end of a market cancels its requests."""
+        self._requests_due = math.inf
+        for market in list(self._markets):
+            awaited = market.synchronizer.requests.awaited
+            if awaited is not None:
+                self._expect_answer(now)
+                if market.is_lost(awaited.epoch, is_held=self._holds_request(market, awaited.epoch)):
+                    market.last_error = f"the request for the snapshot of {market.market} was lost; it is repeated"
+                    logger.warning("%s: %s", self.name, market.last_error)
+                    market.synchronizer.snapshot_failed(awaited.epoch, now)
+                    self._run_actions(market, now)
+            if market.silence.is_probing:
+                self._expect_answer(now)
+                if market.is_lost(None, is_held=self._holds_request(market, None)):
+                    self.probe_answered(market, None, now)
 
     def _run_actions(self, market: LiveMarket, now: float) -> None:
         """Do what a market's synchronizer requests, and note when it wants to be ticked again."""
@@ -437,6 +468,8 @@ class FeedGroup:
         for action in actions:
             if not isinstance(action, RequestSnapshot) or action.epoch not in cancelled:
                 self._run_action(market, action)
+        if actions and market.synchronizer.requests.awaited is not None:
+            self._expect_answer(now)
         self._markets.plan(market, now)
         self._loop.tick_due = now
 

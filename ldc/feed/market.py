@@ -15,7 +15,7 @@ from ldc.errors import MalformedMessage
 from ldc.feed.silence import SilenceWatch
 from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.network.text import described
-from ldc.sync.actions import Refreshed, RefreshResult, StateChanged
+from ldc.sync.actions import Refreshed, RefreshResult, SnapshotDrop, StateChanged
 from ldc.sync.machine import Synchronizer
 from ldc.types import Cause
 
@@ -42,6 +42,7 @@ class LiveMarket:
         "last_error",
         "last_restart_time",
         "market",
+        "missing",
         "on_restart",
         "on_state",
         "probed_at",
@@ -94,6 +95,8 @@ class LiveMarket:
         self.last_error: str | None = None
         """Why its last snapshot failed, or its stream was refused."""
         self.has_logged_malformed = False
+        self.missing: dict[bool, int | None] = {}
+        """Of the snapshot (False) and the probe (True) the request that the downloader did not hold when checked."""
         self.on_state = on_state
         self.on_restart = on_restart
 
@@ -110,6 +113,19 @@ class LiveMarket:
     def heard_at(self) -> float:
         """When its last update was judged, by its book or by its synchronizer."""
         return max(self.binding.heard_at, self.synchronizer.judged_at)
+
+    def is_lost(self, epoch: int | None, *, is_held: bool) -> bool:
+        """Note whether the downloader holds a request (None: the probe); return whether it was lost, and count that.
+
+        Missing once proves nothing, because the answer may be on its way to this thread. Missing in two checks does.
+        """
+        is_probe = epoch is None
+        was_missing = is_probe in self.missing and self.missing.pop(is_probe) == epoch
+        if not is_held and not was_missing:
+            self.missing[is_probe] = epoch
+        is_lost = was_missing and not is_held
+        self.synchronizer.requests.dropped[SnapshotDrop.LOST] += is_lost
+        return is_lost
 
     def note_acknowledged(self, unix_time: float) -> None:
         """Note that its stream is subscribed. After an interruption that is a restart."""

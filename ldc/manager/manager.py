@@ -555,6 +555,7 @@ class BinanceLocalDepthCacheManager:
             request_snapshot=self._routes.request_snapshot,
             cancel_snapshot=self._routes.cancel_snapshot,
             request_probe=self._routes.request_probe,
+            holds_request=self._routes.holds_request,
             random=self._random,
         )
         self._group_sizes[group] = 0

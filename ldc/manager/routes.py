@@ -20,8 +20,7 @@ from ldc.venues import Venue
 PROBE_LEVELS = 5
 """Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
 
-_EPOCH_BITS = 32  # the downloader's epoch is `LiveMarket.serial` above these bits, and the synchronizer's epoch below
-_EPOCH_MASK = (1 << _EPOCH_BITS) - 1
+_PROBE_EPOCH = 0  # the synchronizer's epochs, which name snapshots, begin at 1
 
 
 class Routes:
@@ -51,30 +50,43 @@ class Routes:
 
     def request_snapshot(self, live: LiveMarket, action: RequestSnapshot) -> None:
         """Request a snapshot for a synchronizer."""
-        serial, need = live.serial << _EPOCH_BITS, need_of(live.book)
-        self._download(live.symbol, serial | action.epoch, action.purpose, action.limit, action.due, need)
+        self._download(live, action.epoch, action.purpose, action.limit, action.due, need_of(live.book))
 
     def request_probe(self, live: LiveMarket) -> None:
         """Request the exchange's update id of a silent market."""
-        self._download(live.symbol, live.serial << _EPOCH_BITS, None, self._venue.honoured_limit(PROBE_LEVELS))
+        self._download(live, _PROBE_EPOCH, None, self._venue.honoured_limit(PROBE_LEVELS))
 
     def _download(
-        self, symbol: str, epoch: int, purpose: Purpose | None, limit: int, due: float | None = None, need: float = 0.0
+        self,
+        live: LiveMarket,
+        epoch: int,
+        purpose: Purpose | None,
+        limit: int,
+        due: float | None = None,
+        need: float = 0.0,
     ) -> None:
         downloads = self.downloads
         if downloads is None:
             return
         try:
-            downloads.request(symbol, epoch, purpose, limit, due=due, need=need)
+            downloads.request(live.symbol, epoch, purpose, limit, owner=live.serial, due=due, need=need)
         except ValueError:  # the client was closed meanwhile
             if self.downloads is not None:
                 raise
 
-    def cancel_snapshot(self, live: LiveMarket, epoch: int) -> None:
-        """Cancel a request, if it still waits."""
+    def cancel_snapshot(self, live: LiveMarket, epoch: int | None) -> None:
+        """Cancel a request, if it still waits; None: all requests of the market, probes too."""
         downloads = self.downloads
         if downloads is not None:
-            downloads.cancel(live.symbol, live.serial << _EPOCH_BITS | epoch)
+            downloads.cancel(live.symbol, epoch, owner=live.serial)
+
+    def holds_request(self, live: LiveMarket, epoch: int | None) -> bool:
+        """Return whether the answer to a request (None: to the probe) may still come."""
+        downloads = self.downloads
+        if downloads is None:
+            return True
+        is_probe = epoch is None
+        return downloads.holds(live.symbol, epoch or _PROBE_EPOCH, owner=live.serial, is_probe=is_probe)
 
     def restarted(self, live: LiveMarket) -> None:
         """Queue the callback that the user gave."""
@@ -86,9 +98,9 @@ class Routes:
     def deliver(self, request: SnapshotRequest, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         """Post the news of a download to the feed thread of its market."""
         cache = self.caches.get(request.market)
-        if cache is None or cache.live.serial != request.epoch >> _EPOCH_BITS:
+        if cache is None or cache.live.serial != request.owner:
             return  # stopped meanwhile, and perhaps created again
-        live, group, epoch = cache.live, cache.group, request.epoch & _EPOCH_MASK
+        live, group, epoch = cache.live, cache.group, request.epoch
         if request.purpose is None:
             if not isinstance(news, SnapshotBegins):
                 last_update_id = update_id_of(news, live.book.rule)

@@ -32,9 +32,11 @@ import requests
 
 from ldc.consume.log import logger
 from ldc.network.proxy import ProxyRules, address_key
-from ldc.snapshots.queue import QueueClient, SnapshotQueue, SnapshotRequest, Ticket
+from ldc.network.text import described
+from ldc.snapshots.queue import QueueClient, RequestKey, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import (
     BODY_BYTES_MAX,
+    NO_HEADERS,
     FailureKind,
     SnapshotBody,
     SnapshotFailure,
@@ -60,6 +62,13 @@ CLOSE_S_MAX = 0.5
 """Seconds that closing the last client waits for the threads. A thread that is still running then ends later."""
 
 
+_SHARED_FAULT = "The shared budget in %s failed in an unforeseen way."
+
+_WATCHDOG = "ldc-snapshot-watchdog"
+_THREAD_NAMES = (_WATCHDOG, *(f"ldc-snapshot-{number}" for number in range(WORKERS)))
+"""In the order of their start: no download begins that nobody ends at its deadline."""
+
+
 class SnapshotBegins(NamedTuple):
     """The request is about to be sent."""
 
@@ -75,8 +84,12 @@ SnapshotReport = Callable[[SnapshotRequest, SnapshotBegins | SnapshotBody | Snap
 class _WorkerPool:
     """Worker and watchdog threads; started by the first request, stopped when the last client closes."""
 
-    threads: list[threading.Thread] = field(default_factory=list)
+    threads: dict[str, threading.Thread] = field(default_factory=dict)
+    """By name: `_THREAD_NAMES`."""
+    kept: KeptConnections = field(default_factory=KeptConnections)
     is_stopping: bool = False
+    has_logged: bool = False
+    """That a thread could not be started."""
 
 
 class SnapshotClient:
@@ -107,21 +120,31 @@ class SnapshotClient:
         purpose: Purpose | None,
         limit: int,
         *,
+        owner: int = 0,
         due: float | None = None,
         need: float = 0.0,
     ) -> None:
-        """Request a snapshot (purpose None: a probe). Replaces a waiting one of that market.
+        """Request a snapshot (purpose None: a probe). Replaces a waiting one of that market and owner.
 
         `limit` must be one that the venue honours. `due` is a time of the downloader's clock; None: at once.
+        If no thread can be started now, the request waits; `holds` tries again.
         Raises ``ValueError`` for another limit, for a text that cannot be a market, and after `close`.
         """
         normalized = self.queue_client.venue.normalized_market(market)
-        request = SnapshotRequest(normalized, epoch, purpose, limit, need=need)
+        request = SnapshotRequest(normalized, epoch, purpose, limit, need=need, owner=owner)
         self._downloader._put(self, request if due is None else request._replace(due=due))
 
-    def cancel(self, market: str, epoch: int | None = None) -> None:
-        """Cancel the requests of a market, or the one of that epoch. Does nothing if there is none."""
-        self._downloader._cancel(self, self.queue_client.venue.normalized_market(market), epoch)
+    def cancel(self, market: str, epoch: int | None = None, *, owner: int = 0) -> None:
+        """Cancel the requests of a market's owner, or those of that epoch. Does nothing if there is none."""
+        self._downloader._cancel(self, self.queue_client.venue.normalized_market(market), epoch, owner)
+
+    def holds(self, market: str, epoch: int, *, owner: int = 0, is_probe: bool = False) -> bool:
+        """Return whether that request waits or is in flight. If neither, its answer was reported, or never will be.
+
+        Starts the threads that are missing, so that a request which waits is served. O(downloads in flight).
+        """
+        key = self.queue_client.venue.normalized_market(market), owner, is_probe
+        return self._downloader._holds(self, key, epoch)
 
     def estimated_s(self, count: int, limit: int) -> float | None:
         """Return about how many seconds until `count` books can be read; None: not known yet, 0 after `close`.
@@ -217,14 +240,19 @@ class SnapshotDownloader:
     def _put(self, client: SnapshotClient, request: SnapshotRequest) -> None:
         with self._lock:
             self._queue.put(client.queue_client, request)
-            if self._workers is None:
-                self._workers = self._start_workers()
+            self._start_missing_threads()
             self._work.notify()
 
-    def _cancel(self, client: SnapshotClient, market: str, epoch: int | None) -> None:
+    def _cancel(self, client: SnapshotClient, market: str, epoch: int | None, owner: int) -> None:
         with self._lock:
-            self._queue.cancel(client.queue_client, market, epoch)
+            self._queue.cancel(client.queue_client, market, epoch, owner)
             self._work.notify()  # a request that waited behind it may begin earlier
+
+    def _holds(self, client: SnapshotClient, key: RequestKey, epoch: int) -> bool:
+        with self._lock:
+            if client.queue_client in self._clients:
+                self._start_missing_threads()
+            return self._queue.holds(client.queue_client, key, epoch)
 
     def _close(self, client: SnapshotClient) -> None:
         workers = None
@@ -243,34 +271,45 @@ class SnapshotDownloader:
             self._settle_shared(ticket)
         if workers is not None:
             give_up_at = time.monotonic() + CLOSE_S_MAX
-            for thread in workers.threads:
+            for thread in workers.threads.values():
                 if thread is not threading.current_thread():
                     thread.join(max(0.0, give_up_at - time.monotonic()))
 
     def _abort(self, ticket: Ticket) -> None:
-        download = self._downloads.pop(ticket)
-        download.sockets.end()
+        download = self._downloads.pop(ticket, None)
+        if download is not None:
+            download.sockets.end()
+        headers = NO_HEADERS if download is None else download.headers
         result = failure(ticket.request.market, FailureKind.UNREACHABLE, "the download was aborted")
-        self._queue.settle(ticket, result, download.headers, self._clock())
+        self._queue.settle(ticket, result, headers, self._clock())
 
     # -- the threads
 
-    def _start_workers(self) -> _WorkerPool:
-        workers, kept = _WorkerPool(), KeptConnections()
-        watchdog = threading.Thread(target=self._run_watchdog, args=(workers,), name="ldc-snapshot-watchdog")
-        workers.threads.append(watchdog)
-        for number in range(WORKERS):
-            worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max, kept)
-            name = f"ldc-snapshot-{number}"
-            workers.threads.append(threading.Thread(target=self._run_worker, args=(workers, worker), name=name))
-        try:
-            for thread in workers.threads:
-                thread.daemon = True
+    def _start_missing_threads(self) -> None:
+        """Start what does not run of the watchdog and the workers. Under the lock.
+
+        If the system has no more threads, the others do the work. The next request and the next `holds` try again.
+        """
+        if self._workers is None:
+            self._workers = _WorkerPool()
+        pool = self._workers
+        for name in _THREAD_NAMES:
+            thread = pool.threads.get(name)
+            if thread is not None and thread.is_alive():
+                continue
+            if name == _WATCHDOG:
+                thread = threading.Thread(target=self._run_watchdog, args=(pool,), name=name, daemon=True)
+            else:
+                worker = Worker(self._connect_s_max, self._download_s_max, self._body_bytes_max, pool.kept)
+                thread = threading.Thread(target=self._run_worker, args=(pool, worker), name=name, daemon=True)
+            try:
                 thread.start()
-        except RuntimeError:  # the system has no more threads
-            workers.is_stopping = True
-            raise
-        return workers
+            except (RuntimeError, MemoryError) as error:  # the system has no more threads
+                if not pool.has_logged:
+                    pool.has_logged = True
+                    logger.warning("A thread for snapshots cannot be started: %s; ldc tries again", described(error))
+                return
+            pool.threads[name] = thread
 
     def _run_worker(self, workers: _WorkerPool, worker: Worker) -> None:
         while True:
@@ -297,11 +336,9 @@ class SnapshotDownloader:
         with self._lock:
             self._downloads.pop(download.ticket, None)
             news = self._queue.settle(download.ticket, result, download.headers, self._clock())
-        try:
-            self._settle_shared(download.ticket)
-        finally:
-            if news is not None:
-                self._report(download, news)
+        if news is not None:
+            self._report(download, news)
+        self._settle_shared(download.ticket)  # last, because no answer waits for a file
 
     def _next_download(self, workers: _WorkerPool, worker: Worker) -> Download | None:
         """Wait for a download and begin it; None: the pool is stopping. The shared budget is a file: taken unlocked."""
@@ -328,6 +365,15 @@ class SnapshotDownloader:
         return None
 
     def _begin(self, ticket: Ticket, worker: Worker) -> Download:
+        try:
+            return self._begun(ticket, worker)
+        except BaseException:  # no ticket stays in flight: its weight would count, and its answer be awaited, for ever
+            self._downloads.pop(ticket, None)
+            result = failure(ticket.request.market, FailureKind.UNREACHABLE, "the download could not begin")
+            self._queue.settle(ticket, result, NO_HEADERS, self._clock())
+            raise
+
+    def _begun(self, ticket: Ticket, worker: Worker) -> Download:
         worker.sockets.begin_download()
         client, deadline = self._clients[ticket.client], ticket.began + self._download_s_max
         may_repeat = functools.partial(self._may_repeat, ticket)
@@ -350,24 +396,34 @@ class SnapshotDownloader:
         return bool(ticket.repeat_key)
 
     def _run_watchdog(self, workers: _WorkerPool) -> None:
-        while True:
-            with self._lock:
-                if workers.is_stopping:
-                    return
-                now = self._clock()
-                late = [download for download in self._downloads.values() if download.deadline <= now]
-                timed_out = [(download, self._time_out(download, now)) for download in late]
-                if not late:
-                    first = min((download.deadline for download in self._downloads.values()), default=None)
-                    self._watch.wait(None if first is None else first - now)
-            for download, news in timed_out:
-                self._settle_shared(download.ticket)
-                if news is not None:
-                    self._report(download, news)
+        while not workers.is_stopping:
+            try:
+                self._end_late_downloads(workers)
+            except BaseException:  # a thread's top
+                logger.exception("The snapshot watchdog failed in an unforeseen way; it continues.")
+                with self._lock:
+                    self._watch.wait(RETRY_S)
+
+    def _end_late_downloads(self, workers: _WorkerPool) -> None:
+        """Wait for the next deadline; settle and report one download that is late."""
+        with self._lock:
+            if workers.is_stopping:
+                return
+            now = self._clock()
+            download = min(self._downloads.values(), key=lambda each: each.deadline, default=None)
+            if download is None or download.deadline > now:
+                self._watch.wait(None if download is None else download.deadline - now)
+                return
+            news = self._time_out(download, now)
+            del self._downloads[download.ticket]
+        if news is not None:
+            self._report(download, news)  # its worker settles it in the shared budget: here a file would delay others
 
     def _time_out(self, download: Download, now: float) -> SnapshotBody | SnapshotFailure | None:
-        download.sockets.end()
-        del self._downloads[download.ticket]
+        try:
+            download.sockets.end()
+        except BaseException:  # a thread's top: the socket is of no account beside the answer
+            logger.exception("The sockets of a late download could not be ended.")
         market, status = download.ticket.request.market, download.status
         result: SnapshotBody | SnapshotFailure
         if status is None or status == requests.codes.ok:
@@ -382,12 +438,15 @@ class SnapshotDownloader:
         """Settle a download in the shared budget. Call it without the lock, because that is a file."""
         for key in (ticket.shared_key, ticket.repeat_key):
             if ticket.shared_budget is not None and key:
-                ticket.shared_budget.settle(key, ticket.paused_until, self._clock())
+                try:
+                    ticket.shared_budget.settle(key, ticket.paused_until, self._clock())
+                except BaseException:  # a thread's top: the entry expires by itself
+                    logger.exception(_SHARED_FAULT, ticket.shared_budget.folder)
 
     def _report(self, download: Download, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
         try:
             download.report(download.ticket.request, news)
-        except Exception:  # whatever a report does, the other requests continue
+        except BaseException:  # a thread's top: whatever a report does, the other requests continue
             logger.exception("The report about the snapshot of %s raised.", download.ticket.request.market)
 
 
@@ -396,8 +455,8 @@ def _take_shared(ticket: Ticket, now: float) -> tuple[float, str]:
     assert ticket.shared_budget is not None
     try:
         return ticket.shared_budget.take(ticket.weight, ticket.allowed, now)
-    except Exception:  # a bug of ours, but its weight pool must continue some time
-        logger.exception("The shared budget in %s failed in an unforeseen way.", ticket.shared_budget.folder)
+    except BaseException:  # a thread's top: its weight pool must continue some time
+        logger.exception(_SHARED_FAULT, ticket.shared_budget.folder)
         return now + RETRY_S, ""
 
 

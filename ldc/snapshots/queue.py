@@ -3,7 +3,8 @@
 Rule 1: pure. `now` is an argument (seconds of one monotonic clock), randomness comes from `random`, nothing is locked.
 Rule 2: no request is sent that a limit forbids. Rather late than banned.
 Rule 3: each request is answered exactly once, unless its client cancels or replaces it.
-Rule 4: memory is bounded: each client has at most one snapshot and one probe of a market waiting.
+Rule 4: memory is bounded: each owner has at most one snapshot and one probe waiting. A cancelled request may keep its
+    place in a heap for a while (`DEAD_MAX`).
 
 Theory of operation. A *client* is one manager with its settings. Clients that draw on the same weight of the same
 address share a *weight pool*: one budget, one order. The most urgent request of a pool goes first. No other request
@@ -55,6 +56,10 @@ FORBIDDEN_PAUSE_S = 60.0
 _CONCERNS_ONE_REQUEST = frozenset({FailureKind.UNKNOWN_MARKET, FailureKind.REFUSED})
 _FORBIDS_REQUESTS = frozenset({FailureKind.RATE_LIMITED, FailureKind.BANNED, FailureKind.FORBIDDEN})
 
+DEAD_MAX = 64
+"""Cancelled requests that may stay in a heap, besides as many as there are live ones. One more, and the heap is rebuilt
+without them. So cancelling n requests costs O(n log n) in all, and memory stays bounded."""
+
 _DISTANCE_MIN = 1e-9  # relative; a horizon at the best price itself
 
 
@@ -73,11 +78,17 @@ class SnapshotRequest(NamedTuple):
     """Not to be sent before this time."""
     need: float = 0.0
     """Among equals the greater goes first; see `need_of`."""
+    owner: int = 0
+    """Who awaits the answer: a number that the client gives to each depth cache, also to a later one of this market."""
 
     @property
-    def key(self) -> tuple[str, bool]:
-        """The market, and whether this is a probe. A client has at most one request of a key waiting."""
-        return self.market, self.purpose is None
+    def key(self) -> "RequestKey":
+        """A client has at most one request of a key waiting. One owner's request never replaces another's."""
+        return self.market, self.owner, self.purpose is None
+
+
+RequestKey = tuple[str, int, bool]
+"""The market, its owner, and whether it is a probe."""
 
 
 class _Waiting(NamedTuple):
@@ -117,10 +128,10 @@ class QueueClient:
         self.download_s = 0.0
         """Seconds that all downloads took together."""
         self.cancelled = 0
-        """Requests that were cancelled, or replaced by a newer one of the same market."""
+        """Requests that were cancelled, or replaced by a newer one of the same owner."""
+        self._waiting: dict[RequestKey, _Waiting] = {}  # what waits; whatever else is in a heap is dead
         self._ready: list[_Waiting] = []  # a heap: the most urgent first
         self._later: list[tuple[float, int, _Waiting]] = []  # a heap: the first due first
-        self._keys: set[tuple[str, bool]] = set()  # of all that wait
         self._began_at: dict[str, float] = {}  # by market, while init_time_window may forbid another one
         self._not_before = -math.inf  # init_interval
         self._synchronizing: dict[str, deque[float]] = {}  # by market, when such downloads began; the latest is last
@@ -138,36 +149,58 @@ class QueueClient:
     @property
     def waiting_count(self) -> int:
         """How many requests wait."""
-        return len(self._ready) + len(self._later)
+        return len(self._waiting)
 
     def _weights_of(self, purpose: Purpose) -> list[int]:
         """Return the weights of the waiting requests with that purpose."""
-        waiting = (*self._ready, *(later[2] for later in self._later))
-        return [each.weight for each in waiting if each.request.purpose is purpose]
+        return [each.weight for each in self._waiting.values() if each.request.purpose is purpose]
 
     def _add(self, waiting: _Waiting) -> None:
         request = waiting.request
         due = request.due
         if self.init_time_window_s is not None and request.market in self._began_at:
             due = max(due, self._began_at[request.market] + self.init_time_window_s)
+        self._cancel(request.key)  # an earlier one of the same owner
         heapq.heappush(self._later, (due, waiting.sequence, waiting))
-        self._keys.add(request.key)
+        self._waiting[request.key] = waiting
 
-    def _remove(self, is_unwanted: Callable[[SnapshotRequest], bool]) -> None:
-        before = self.waiting_count
-        self._ready = [waiting for waiting in self._ready if not is_unwanted(waiting.request)]
-        self._later = [later for later in self._later if not is_unwanted(later[2].request)]
-        removed = before - self.waiting_count
-        if removed:
+    def _cancel(self, key: RequestKey, epoch: int | None = None) -> None:
+        """Cancel the request of a key, if it waits and has that epoch. O(log n) on average: see `DEAD_MAX`."""
+        waiting = self._waiting.get(key)
+        if waiting is None or (epoch is not None and waiting.request.epoch != epoch):
+            return
+        del self._waiting[key]
+        self.cancelled += 1
+        self._forget_dead()
+
+    def _cancel_all(self) -> None:
+        self.cancelled += len(self._waiting)
+        self._waiting.clear()
+        self._ready.clear()
+        self._later.clear()
+
+    def _is_dead(self, waiting: _Waiting) -> bool:
+        """Whether a request in a heap was cancelled or replaced."""
+        return self._waiting.get(waiting.request.key) is not waiting
+
+    def _forget_dead(self) -> None:
+        """Remove the dead at the heads of the heaps. If there are too many of them behind the heads, rebuild."""
+        if len(self._ready) + len(self._later) > 2 * len(self._waiting) + DEAD_MAX:
+            self._ready = [waiting for waiting in self._ready if not self._is_dead(waiting)]
+            self._later = [later for later in self._later if not self._is_dead(later[2])]
             heapq.heapify(self._ready)
             heapq.heapify(self._later)
-            self._keys = {waiting.request.key for waiting in (*self._ready, *(later[2] for later in self._later))}
-            self.cancelled += removed
+        while self._ready and self._is_dead(self._ready[0]):
+            heapq.heappop(self._ready)
+        while self._later and self._is_dead(self._later[0][2]):
+            heapq.heappop(self._later)
 
     def _head(self, pool: WeightPool, now: float) -> _Waiting | None:
         """Return the request that this client's own settings allow to begin now."""
         while self._later and self._later[0][0] <= now:
             waiting = heapq.heappop(self._later)[2]
+            if self._is_dead(waiting):
+                continue
             request, earliest = waiting.request, now
             if request.purpose is Purpose.SYNCHRONIZE and (began_at := self._synchronizing.get(request.market)):
                 earliest = pool.repeat_earliest(waiting.weight, self.weight_share, began_at, now)
@@ -175,6 +208,7 @@ class QueueClient:
                 heapq.heappush(self._later, (earliest, waiting.sequence, waiting))
             else:
                 heapq.heappush(self._ready, waiting)
+        self._forget_dead()
         return self._ready[0] if self._ready and self._not_before <= now else None
 
     def _next_time(self) -> float:
@@ -185,7 +219,8 @@ class QueueClient:
     def _begin(self, now: float) -> None:
         """Remove the head, and note its time for the intervals."""
         request = heapq.heappop(self._ready).request
-        self._keys.remove(request.key)
+        del self._waiting[request.key]
+        self._forget_dead()
         self.started += 1
         if request.purpose is Purpose.SYNCHRONIZE:
             self._note_synchronizing(request.market, now)
@@ -296,7 +331,7 @@ class SnapshotQueue:
         return in_flight
 
     def put(self, client: QueueClient, request: SnapshotRequest) -> None:
-        """Queue a request. Replaces a waiting request of this client with the same key (market, snapshot or probe).
+        """Queue a request. Replaces a waiting request of this client with the same key (market, owner, kind).
 
         Raises ``ValueError`` for a request that can never be served: the venue does not honour its limit, its weight
         exceeds the share, or its client has left.
@@ -313,23 +348,38 @@ class SnapshotQueue:
                 f"a snapshot of {request.limit} levels of {request.market} costs {weight}, more than its part of a "
                 f"weight_share of {client.weight_share} ever has; request fewer levels"
             )
-        if request.key in client._keys:
-            client._remove(lambda other: other.key == request.key)
         self._sequence += 1
         purpose = len(Purpose) if request.purpose is None else request.purpose
         rank = (int(purpose), request.limit, -request.need)
         client._add(_Waiting(rank, self._sequence, weight, request))
 
-    def cancel(self, client: QueueClient, market: str | None = None, epoch: int | None = None) -> list[Ticket]:
-        """Cancel requests of a client: all, those of a market, or the one of an epoch of a market.
+    def cancel(
+        self, client: QueueClient, market: str | None = None, epoch: int | None = None, owner: int = 0
+    ) -> list[Ticket]:
+        """Cancel requests of a client: all, the snapshot and the probe of an owner, or those of them with that epoch.
 
-        Waiting requests are removed. Downloads in flight are returned; their answers will not be delivered.
+        What waits is removed. Downloads in flight are returned; their answers will not be delivered.
         """
+        if market is None:
+            client._cancel_all()
+            return self._cancel_in_flight(client, lambda _request: True)
+        keys: list[RequestKey] = [(market, owner, False), (market, owner, True)]
+        for key in keys:
+            client._cancel(key, epoch)
+        return self._cancel_in_flight(client, lambda request: request.key in keys and epoch in (None, request.epoch))
 
-        def is_unwanted(request: SnapshotRequest) -> bool:
-            return (market is None or request.market == market) and (epoch is None or request.epoch == epoch)
+    def holds(self, client: QueueClient, key: RequestKey, epoch: int) -> bool:
+        """Return whether that request waits or is in flight, so that an answer will come."""
+        waiting = client._waiting.get(key)
+        return (waiting is not None and waiting.request.epoch == epoch) or any(
+            ticket.client is client
+            and not ticket.is_cancelled
+            and ticket.request.key == key
+            and ticket.request.epoch == epoch
+            for ticket in self._in_flight
+        )
 
-        client._remove(is_unwanted)
+    def _cancel_in_flight(self, client: QueueClient, is_unwanted: Callable[[SnapshotRequest], bool]) -> list[Ticket]:
         found = [
             ticket
             for ticket in self._in_flight

@@ -78,6 +78,8 @@ class SnapshotDrop(enum.StrEnum):
     """It was ahead of the stream, and the stream did not reach it in time."""
     DIFFERENT = "DIFFERENT"
     """It differs from the live book. A second snapshot has to confirm that."""
+    LOST = "LOST"
+    """It never came: its request, or that of a probe, was lost in this process."""
     ABANDONED = "ABANDONED"
     """The market left SYNCHRONIZED while the snapshot waited for the stream."""
 

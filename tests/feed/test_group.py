@@ -17,7 +17,7 @@ from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import Timing
 from ldc.network.proxy import ProxyRules
-from ldc.sync.actions import RequestSnapshot
+from ldc.sync.actions import RequestSnapshot, SnapshotDrop
 from ldc.sync.machine import SNAPSHOT_WAIT_S, Synchronizer
 from ldc.types import Cause, SyncState
 
@@ -37,7 +37,11 @@ class Bench:
     def __init__(self, exchange: LoopbackExchange, connects: int = 300, options: ConnectionOptions = OPTIONS) -> None:
         self.exchange = exchange
         self.requests: list[tuple[LiveMarket, RequestSnapshot]] = []
-        self.cancelled: list[int] = []
+        self.cancelled: list[int | None] = []
+        self.timing = options.timing
+        self.is_held = True
+        self.held_asked = 0
+        self.probed: list[LiveMarket] = []
         self.states: list[tuple[SyncState, str]] = []
         self.restarts: list[str] = []
         self.group = FeedGroup(
@@ -47,10 +51,15 @@ class Bench:
             connect_budget=SharedConnectBudget(connects),
             request_snapshot=lambda market, action: self.requests.append((market, action)),
             cancel_snapshot=lambda market, epoch: self.cancelled.append(epoch),
-            request_probe=lambda market: None,
+            request_probe=lambda market: self.probed.append(market),
+            holds_request=self.holds,
             random=lambda: 0.0,
         )
         self.group.start()
+
+    def holds(self, _market: LiveMarket, _epoch: int | None) -> bool:
+        self.held_asked += 1
+        return self.is_held
 
     def market(self, symbol: str = "BTCUSDT") -> LiveMarket:
         book = OrderBook("spot", market=symbol, symbol=symbol)
@@ -71,6 +80,7 @@ class Bench:
             1,
             lambda market, change: self.states.append((change.state, change.cause.value)),
             lambda market: self.restarts.append(market.market),
+            self.timing,
         )
         self.group.add(market)
         return market
@@ -134,6 +144,56 @@ def test_a_market_goes_through_its_states(bench):
     assert bench.states == [
         (SyncState.BUFFERING, "NOT_LOADED"), (SyncState.SYNCHRONIZED, "NOT_LOADED"), (SyncState.STOPPED, "STOPPED"),
     ]  # fmt: skip
+
+
+@contextmanager
+def checking() -> Iterator[Bench]:
+    """A group that checks its requests every few milliseconds, and probes a silent market as often."""
+    often = Timing(request_check_s=0.005, quiet_s_first=0.01, quiet_s_max=0.01, silence_check_s=0.005)
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange, options=OPTIONS._replace(timing=often, ping_interval_s=0.05))
+        try:
+            yield bench
+        finally:
+            bench.group.stop()
+            assert bench.group.join(PATIENCE_S)
+
+
+def test_an_awaited_snapshot_that_the_downloader_does_not_hold_is_requested_again():
+    """A regression: whatever lost the request, the market waited for its answer for ever."""
+    with checking() as bench:
+        market = bench.market()
+        bench.exchange.subscribed("BTCUSDT")
+        bench.exchange.update("BTCUSDT")
+        eventually(lambda: len(bench.requests) == 1, "the request")
+        eventually(lambda: bench.held_asked > 5, "some checks")
+        assert len(bench.requests) == 1
+        bench.is_held = False
+        eventually(lambda: len(bench.requests) > 1, "the repeated request")
+        bench.is_held = True
+        assert market.synchronizer.requests.dropped[SnapshotDrop.LOST] >= 1
+        assert market.last_error is not None
+        assert "lost" in market.last_error
+        bench.answer(len(bench.requests))
+        assert market.signal.wait_for(lambda: market.synchronizer.state is SyncState.SYNCHRONIZED, PATIENCE_S)
+
+
+def test_a_probe_that_the_downloader_does_not_hold_is_given_up_and_repeated():
+    with checking() as bench:
+        market = bench.synchronized()
+        eventually(lambda: len(bench.probed) == 1, "the probe")
+        eventually(lambda: bench.held_asked > 5, "some checks")
+        assert len(bench.probed) == 1
+        bench.is_held = False
+        eventually(lambda: len(bench.probed) > 1, "the repeated probe")
+        assert market.synchronizer.requests.dropped[SnapshotDrop.LOST] >= 1
+
+
+def test_a_market_that_ends_cancels_all_its_requests(bench):
+    market = bench.synchronized()
+    bench.group.remove(market)
+    eventually(lambda: None in bench.cancelled, "the cancellation")
 
 
 def test_a_request_that_is_cancelled_at_once_is_never_made(bench):

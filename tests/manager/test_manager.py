@@ -597,10 +597,10 @@ def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
         manager.create_depth_cache("AUSDT")
         request = manager._downloads.request
 
-        def note(symbol, epoch, purpose, limit, *, due, need):
+        def note(symbol, epoch, purpose, limit, *, owner, due, need):
             if purpose is ldc.manager.routes.Purpose.DEEPEN:
                 asked[symbol] = need
-            request(symbol, epoch, purpose, limit, due=due, need=need)
+            request(symbol, epoch, purpose, limit, owner=owner, due=due, need=need)
 
         manager._downloads.request = note
         manager.create_depth_cache("BUSDT")

@@ -37,6 +37,7 @@ from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.feed.group import FeedGroup
 from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.snapshots.queue import SnapshotQueue
 from ldc.types import SyncState
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -906,3 +907,28 @@ def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():
         assert_all_well(exchange, manager)
         assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
+
+
+# ------------------------------------------------------------------------------------------------ requests
+
+
+def test_a_request_of_a_stopped_market_neither_replaces_nor_cancels_that_of_its_successor(monkeypatch):
+    """A regression: the old feed was held up, and requested after the new one did. The new book waited for ever."""
+    with live() as (exchange, manager):
+        synchronize(exchange, manager)
+        old = manager.get_depth_cache("BTCUSDT").live
+        manager.stop_depth_cache("BTCUSDT")
+        with monkeypatch.context() as held:
+            held.setattr(SnapshotQueue, "take", lambda _queue, _now: None)  # requests wait
+            manager.create_depth_cache("BTCUSDT")
+            new = manager.get_depth_cache("BTCUSDT").live
+            eventually(lambda: new.synchronizer.requests.awaited is not None, "the request of the new market")
+            action = new.synchronizer.requests.awaited
+            routes = manager._routes
+            eventually(lambda: routes.holds_request(new, action.epoch), "the request in the queue")
+            routes.request_snapshot(old, action)
+            routes.cancel_snapshot(old, action.epoch)
+            assert routes.holds_request(new, action.epoch)
+            assert not routes.holds_request(old, action.epoch)
+        routes.request_snapshot(old, action)  # wakes a worker
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)

@@ -356,21 +356,123 @@ def descriptors() -> int:
 counts_descriptors = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
 
 
-def test_a_system_that_has_no_more_threads_is_an_error_and_leaves_none_behind(kit, monkeypatch):
+@pytest.mark.parametrize("room_for", [0, 1, 3])
+def test_a_system_that_has_no_more_threads_costs_no_request_and_is_tried_again(kit, monkeypatch, room_for):
+    """A regression: the error was raised into the feed's thread, and every market of its group lost its book."""
     client = kit.client_of(kit.serve(always(reply())).base_uri)
     start, started = threading.Thread.start, []
 
-    def start_three(thread: threading.Thread) -> None:
-        if len(started) == 3:
-            raise RuntimeError("can't start new thread")
-        started.append(thread)
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name.startswith("ldc-snapshot"):
+            if len(started) == room_for:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
         start(thread)
 
     with monkeypatch.context() as poor:
-        poor.setattr(threading.Thread, "start", start_three)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            client.ask()
-    wait_for_the_end_of(started)
+        poor.setattr(threading.Thread, "start", start_some)
+        client.ask()
+        if room_for > 1:  # the watchdog, and a worker
+            assert isinstance(client.result(), SnapshotBody)
+        else:
+            assert client.client.holds("BTCUSDT", 1)
+    client.client.holds("ANY", 1)
+    assert len(downloader_threads()) == WORKERS + 1
+    if room_for <= 1:
+        assert isinstance(client.result(), SnapshotBody)
+    assert isinstance(client.get("ETHUSDT"), SnapshotBody)
+
+
+class Fault(BaseException):
+    """What no `except Exception` catches."""
+
+
+@pytest.mark.parametrize("place", ["settle", "take", "give_back"])
+def test_a_shared_budget_that_raises_ends_no_worker(kit, monkeypatch, tmp_path, place):
+    """A regression: after four of these nobody downloaded any more, and each market waited for ever."""
+    pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
+    client = kit.client_of(kit.serve(always(reply())).base_uri, shared_folder=tmp_path)
+    assert isinstance(client.get(), SnapshotBody)
+    threads = downloader_threads()
+    raised = []
+
+    def raising(*_arguments: object) -> Any:
+        raised.append(place)
+        raise Fault
+
+    for number in range(2 * WORKERS):
+        with monkeypatch.context() as faulty:
+            if place != "give_back":
+                faulty.setattr(SharedBudget, place, raising)
+            else:  # the request is cancelled while the file is asked
+
+                def take_late(*_arguments: object, market: str = f"M{number}") -> tuple[float, str]:
+                    client.client.cancel(market)
+                    return 0.0, "key"
+
+                faulty.setattr(SharedBudget, "take", take_late)
+                faulty.setattr(SharedBudget, "give_back", raising)
+            client.ask(f"M{number}")
+            eventually(lambda: len(raised) > number, "the fault")  # noqa: B023 - called at once
+        if place != "give_back":
+            assert isinstance(client.result(), SnapshotBody)
+    assert downloader_threads() == threads
+    assert isinstance(client.get("LAST"), SnapshotBody)
+
+
+@pytest.mark.parametrize("fault", [Fault, SystemExit, MemoryError])
+def test_a_report_that_raises_anything_ends_no_thread(kit, fault):
+    """Whatever is raised: the answer is reported, and settled, by a worker or the watchdog that goes on."""
+    server = kit.serve(STALLS["in the body"])
+    client = kit.client_of(server.base_uri, download_s_max=0.05)
+    heard = []
+
+    def report(_request: SnapshotRequest, news: object) -> None:
+        heard.append(news)
+        raise fault
+
+    client.client.report = report
+    for number in range(2 * WORKERS):
+        client.ask(f"M{number}")
+    eventually(lambda: len(heard) == 4 * WORKERS, "all reports")
+    threads = downloader_threads()
+    assert len(threads) == WORKERS + 1
+    assert all(thread.is_alive() for thread in threads)
+    assert not any(client.client.holds(f"M{number}", 1) for number in range(2 * WORKERS))
+
+
+def test_a_watchdog_that_fails_continues(kit, monkeypatch):
+    client = kit.client_of(kit.serve(STALLS["in the body"]).base_uri, download_s_max=0.05)
+    time_out, failures = SnapshotDownloader._time_out, []
+
+    def failing_once(downloader: SnapshotDownloader, *arguments: Any) -> Any:
+        if not failures:
+            failures.append(arguments)
+            raise Fault
+        return time_out(downloader, *arguments)
+
+    monkeypatch.setattr(SnapshotDownloader, "_time_out", failing_once)
+    monkeypatch.setattr("ldc.snapshots.downloader.RETRY_S", 0.01)
+    client.ask("FIRST")
+    eventually(lambda: bool(failures), "the failure")
+    failed = client.failure()
+    assert failed.kind is FailureKind.TIMED_OUT
+
+
+def test_a_download_that_cannot_begin_leaves_no_ticket_in_flight(kit, monkeypatch):
+    client = kit.client_of(kit.serve(always(reply())).base_uri)
+    monkeypatch.setattr("ldc.snapshots.downloader.RETRY_S", 0.01)
+    failures = []
+
+    def failing(*_arguments: Any) -> None:
+        failures.append(1)
+        raise Fault
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr("ldc.snapshots.downloader.Download", failing)
+        client.ask()
+        eventually(lambda: bool(failures), "the failure")
+        eventually(lambda: not client.client.holds("BTCUSDT", 1), "the end of the ticket")
     assert isinstance(client.get("ETHUSDT"), SnapshotBody)
 
 

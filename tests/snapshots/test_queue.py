@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldc.limits import BAN_PAUSE_S, LIMIT_PAUSE_S, WEIGHT_SHARE_MIN, WEIGHT_WINDOW_S
-from ldc.snapshots.queue import FORBIDDEN_PAUSE_S, QueueClient, SnapshotQueue, SnapshotRequest, Ticket
+from ldc.snapshots.queue import DEAD_MAX, FORBIDDEN_PAUSE_S, QueueClient, SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure, failure
 from ldc.snapshots.weight import (
     HOST_PAUSE_S_FIRST,
@@ -289,6 +289,80 @@ def test_a_newer_request_of_a_market_replaces_the_one_that_waits_and_a_probe_sta
     assert [taken(queue).request.epoch for _ in range(2)] == [2, 0]
     assert queue.take(NOW + 100) is None
     assert client.cancelled == 1
+
+
+def test_an_earlier_owner_of_a_market_neither_replaces_nor_cancels_the_requests_of_a_later_one():
+    """A regression: a feed that was held up replaced the request of the market that was created again."""
+    queue = queue_of()
+    client = client_of(queue)
+    for purpose, limit in ((Purpose.SYNCHRONIZE, 100), (None, 5)):
+        queue.put(client, wanted("BTCUSDT", purpose, limit, epoch=2, owner=2))
+        queue.put(client, wanted("BTCUSDT", purpose, limit, epoch=2, owner=1))
+    queue.cancel(client, "BTCUSDT", 2, owner=1)
+    assert [taken(queue).request.owner for _ in range(2)] == [2, 2]
+    assert queue.take(NOW) is None
+    assert queue.cancel(client, "BTCUSDT", owner=1) == []
+    assert len(queue.cancel(client, "BTCUSDT", owner=2)) == 2
+
+
+def test_a_request_is_held_while_it_waits_and_while_it_is_in_flight():
+    queue = queue_of()
+    client, other = client_of(queue), client_of(queue)
+    key = ("BTCUSDT", 3, False)
+
+    def is_held(epoch: int = 7, **changed: Any) -> bool:
+        of = changed.pop("client", client)
+        return queue.holds(of, changed.pop("key", key), epoch)
+
+    assert not is_held()
+    queue.put(client, wanted("BTCUSDT", epoch=7, owner=3))
+    assert is_held()
+    others = (
+        is_held(6),
+        is_held(client=other),
+        is_held(key=("BTCUSDT", 2, False)),
+        is_held(key=("BTCUSDT", 3, True)),
+        is_held(key=("ETHUSDT", 3, False)),
+    )
+    assert not any(others)
+    ticket = taken(queue)
+    assert is_held()
+    queue.settle(ticket, BODY, NO_HEADERS, NOW)
+    assert not is_held()
+    queue.put(client, wanted("BTCUSDT", epoch=8, owner=3))
+    taken(queue)
+    queue.cancel(client, "BTCUSDT", 8, owner=3)
+    assert not is_held(8)
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+@pytest.mark.parametrize("way", ["cancelled", "replaced"])
+def test_the_work_of_cancelling_each_of_many_grows_as_their_number_does(monkeypatch, is_due, way):
+    """A regression: each cancel rebuilt both heaps, under the lock that all feeds and workers need."""
+    checks = []
+    is_dead = QueueClient._is_dead
+
+    def counting(client: QueueClient, waiting: Any) -> bool:
+        checks.append(waiting)
+        return is_dead(client, waiting)
+
+    queue = queue_of()
+    client = client_of(queue)
+    count = 2000
+    for number in range(count):
+        queue.put(client, wanted(f"M{number}", Purpose.DEEPEN, due=-math.inf if is_due else NOW + number))
+    queue.next_time(NOW)  # what is due is in the other heap
+    monkeypatch.setattr(QueueClient, "_is_dead", counting)
+    for number in range(count):
+        if way == "cancelled":
+            queue.cancel(client, f"M{number}", 1)
+        else:
+            queue.put(client, wanted(f"M{number}", Purpose.DEEPEN, epoch=2, due=NOW + 2 * count - number))
+        assert len(client._ready) + len(client._later) <= 2 * client.waiting_count + DEAD_MAX
+    assert client.cancelled == count
+    assert len(checks) < 20 * count
+    assert client.waiting_count == (0 if way == "cancelled" else count)
+    assert len(markets_taken(queue, NOW + 3 * count)) > 0 or way == "cancelled"
 
 
 def test_clients_do_not_replace_or_cancel_each_others_requests():
