@@ -202,6 +202,7 @@ class SnapshotDownloader:
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
         user_agent: str = "binance-local-depth-cache",
+        weight_pool: str | None = None,
         shared_folder: Path | None = None,
     ) -> SnapshotClient:
         """Return a new client. No network I/O.
@@ -217,10 +218,11 @@ class SnapshotDownloader:
             init_interval_s: minimum seconds between two downloads of this client, probes included.
             init_time_window_s: seconds in which a market gets at most one download, probes included.
             user_agent: the User-Agent of the requests.
+            weight_pool: names the IP address that the exchange sees; None: the proxy does, or this machine.
             shared_folder: where other processes share the budget (`ldc.snapshots.shared_budget`); None: not shared.
         """
         proxies = proxies or ProxyRules()
-        address = address_key(proxies.for_url(venue.snapshot_url(restful_base_uri)))
+        address = address_key(proxies.for_url(venue.snapshot_url(restful_base_uri)), weight_pool)
         with self._lock:
             queue_client = self._queue.join(
                 venue,
