@@ -150,7 +150,8 @@ class Markets:
 
         group = FeedGroup(
             "benchmark", [url], OPTIONS, connect_budget=budget, request_snapshot=answer,
-            cancel_snapshot=_ignore, request_probe=_ignore, random=random.Random(1).random,
+            cancel_snapshot=_ignore, request_probe=_ignore, holds_request=lambda *_: True,
+            random=random.Random(1).random,
         )  # fmt: skip
         return group
 
