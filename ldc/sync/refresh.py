@@ -48,7 +48,7 @@ from ldc.sync.actions import (
     SnapshotDrop,
     SnapshotRequests,
 )
-from ldc.sync.buffer import Update, UpdateBuffer
+from ldc.sync.buffer import BufferBudget, Update, UpdateBuffer
 from ldc.sync.plausibility import are_sides_far_apart
 from ldc.sync.retry import REFUSALS_MAX, RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
 from ldc.types import Comparison, Verdict
@@ -112,6 +112,7 @@ class Refresher:
         limits: Sequence[int],
         interval_s: float | None,
         random: Callable[[], float],
+        buffers: BufferBudget,
     ) -> None:
         self._book = book
         self._make_book = make_book
@@ -134,7 +135,7 @@ class Refresher:
 
         self._purpose: Purpose | None = None  # of the refresh under way
         self._wanted_limit = 0
-        self._retained = UpdateBuffer()
+        self._retained = UpdateBuffer(budget=buffers)
         self._is_retaining = False
         self._candidate: OrderBook | None = None
         self._candidate_limit = 0
