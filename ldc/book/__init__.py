@@ -48,12 +48,13 @@ def _what_is_wrong(error: ImportError) -> str:
     elif BUILD == "source":
         reason = (
             f"The compiled order book is not built in {str(Path(__file__).parents[1])!r}, which is a source folder. "
-            "If ldc is also installed, Python found this folder first: run it from elsewhere, or with `python -P`. "
+            "If ldc is also installed, Python found this folder first: `pip install -e .` builds ldc in it. "
+            "Or start Python elsewhere, or as `python -P`. "
         )
     else:
         reason = "The compiled order book is missing from this installation. "
     return (
-        f"{reason}Install ldc with a C compiler at hand (`pip install .` in its sources), "
+        f"{reason}Install ldc with a C compiler at hand (`pip install -e .` in its sources), "
         "or set LDC_PURE_PYTHON=1 to use the same order book in plain Python, which is many times slower."
     )
 
