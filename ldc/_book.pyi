@@ -12,7 +12,7 @@ import numpy.typing
 
 from ldc.frames import FrameEvent
 from ldc.sequence import SequenceRule
-from ldc.types import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import BookCounters, BookTexts, BookView, Comparison, Header, Message, NumberType, Verdict
 
 _File: TypeAlias = str | bytes | PathLike[str]
 
@@ -126,6 +126,8 @@ class OrderBook:
     def view(
         self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
     ) -> BookView: ...
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts: ...
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes: ...
     def to_numpy(
         self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
     ) -> numpy.typing.NDArray[numpy.float64]: ...
@@ -237,6 +239,8 @@ class BookReader:
     def view(
         self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
     ) -> BookView: ...
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts: ...
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes: ...
     def to_numpy(
         self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
     ) -> numpy.typing.NDArray[numpy.float64]: ...

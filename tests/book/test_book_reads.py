@@ -17,7 +17,7 @@ from messages import ASKS, BIDS, LOOKS, everything, loaded_book, make_snapshot, 
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync
 from ldc.types import BookCounters, BookView, Header
 
-READS = {"best_bid", "best_ask", "bids", "asks", "view", "to_numpy"}
+READS = {"best_bid", "best_ask", "bids", "asks", "view", "texts", "to_json", "to_numpy"}
 WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
 
 

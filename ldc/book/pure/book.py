@@ -56,7 +56,7 @@ from ldc.errors import (
     refused_unloaded,
 )
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import BookCounters, BookTexts, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
 if TYPE_CHECKING:
     import numpy
@@ -344,6 +344,19 @@ class _Reads:
             *ids_and_times,
             *(None if horizon is None else price_of(horizon) for horizon in horizons),
         )
+
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
+        """Return both sides as JSON text, with the ids, times and horizons of the same update id."""
+        view = self._view(limit, str, False, False)
+        bids, asks = (
+            "[" + ",".join(f'["{price}","{quantity}"]' for price, quantity in side) + "]"
+            for side in (view.bids, view.asks)
+        )
+        return BookTexts(bids, asks, len(view.bids), len(view.asks), *view[2:])  # type: ignore[arg-type]
+
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes:
+        """Return both sides as the body of a REST snapshot, with the horizons of sides that end there."""
+        return self.texts(limit).to_json(None if limit is None else operator.index(limit))
 
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
         """Return ``"bids"`` or ``"asks"`` as an array of shape (n, 2): prices and quantities, best first."""
