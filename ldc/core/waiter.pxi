@@ -48,7 +48,7 @@ cdef class UpdateWaiter:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error_type, error, traceback):
         self.close()
 
     cpdef close(self):

@@ -147,8 +147,7 @@ class BinanceLocalDepthCacheManager:
         self._shared_folder = shared_folder(shared_budget)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
-        self._caches = self._routes.caches
-        self._stopped, self._group_sizes, self._ending_groups = {}, {}, []
+        self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
         self._group_numbers, self._serials = count(1), count(1)
         lifecycle.end_in_forked_children(self)
 

@@ -164,7 +164,7 @@ class UpdateWaiter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: object, error: object, traceback: object) -> None:
         self.close()
 
     def close(self) -> None:
