@@ -2,10 +2,10 @@
 
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from os import PathLike
-from typing import Any, Final, Literal, NoReturn, SupportsIndex, TypeAlias, final, overload
+from typing import Any, Final, Literal, NoReturn, Self, SupportsIndex, TypeAlias, final, overload
 
 import numpy
 import numpy.typing
@@ -304,6 +304,19 @@ class StreamBinding:
     def book(self) -> OrderBook: ...
     @property
     def owner(self) -> Any: ...
+
+@final
+class UpdateWaiter:
+    def __new__(cls, bindings: Iterable[StreamBinding]) -> UpdateWaiter: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, error_type: object, error: object, traceback: object) -> None: ...
+    @property
+    def change(self) -> int: ...
+    def wait(self, seen: int, timeout_s: float | None = None, spin_s: float = 0.0) -> None: ...
+    def wait_past(
+        self, after: Sequence[int], timeout_s: float | None = None, spin_s: float = 0.0
+    ) -> dict[int, int]: ...
+    def close(self) -> None: ...
 
 @final
 class StreamTally:

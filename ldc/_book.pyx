@@ -26,6 +26,7 @@ The parts, each included so that the C compiler sees one unit:
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
+    core/waiter.pxi    one thread that waits for many books
     core/keepalive.pxi pings, pongs, and the pace of what is sent
     core/wait.pxi      threads that sleep until a number changes
     core/loop.pxi      a feed's steady state without the GIL
@@ -550,6 +551,7 @@ cdef class OrderBook:
 
 include "core/reader.pxi"
 include "core/frames.pxi"
+include "core/waiter.pxi"
 include "core/keepalive.pxi"
 include "core/openssl.pxi"
 include "core/tls.pxi"

@@ -28,6 +28,7 @@ __all__ = [
     "StreamTally",
     "TlsContext",
     "TlsSocket",
+    "UpdateWaiter",
     "read_header",
     "tls_problem",
 ]
@@ -81,6 +82,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             StreamTally,
             TlsContext,
             TlsSocket,
+            UpdateWaiter,
             read_header,
             tls_problem,
         )
@@ -98,7 +100,7 @@ else:
         OrderBook,
         read_header,
     )
-    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally, UpdateWaiter
     from ldc.book.pure.keepalive import KeepAlive
     from ldc.book.pure.native import NativeLoop
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

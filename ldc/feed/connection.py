@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import websocket
 
 from ldc.book import FrameReader, KeepAlive, Lease, TlsSocket
+from ldc.feed.cpus import run_on_all_cpus
 from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
@@ -68,6 +69,10 @@ class ConnectionOptions(NamedTuple):
     spare_urls: tuple[str, ...] = ()
     """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
     timing: Timing = DEFAULT_TIMING
+    spins: bool = False
+    """Whether the loop never sleeps, which takes a whole CPU for each feed group."""
+    cpus: frozenset[int] | None = None
+    """The CPUs that feed threads run on; None: all that the process may use."""
 
     def checked(self) -> "ConnectionOptions":
         """Return these; raise ``ValueError`` for a value that makes no sense."""
@@ -77,6 +82,8 @@ class ConnectionOptions(NamedTuple):
                 raise ValueError(f"websocket_{name} is a positive number of seconds, not {seconds!r}")
         if not isinstance(self.timing, Timing):
             raise ValueError(f"timing is an ldc.limits.Timing or None, not {self.timing!r}")  # noqa: TRY004 - as all
+        if not isinstance(self.spins, bool):
+            raise ValueError(f"feed_spin is True or False, not {self.spins!r}")  # noqa: TRY004 - as all
         return self
 
     @property
@@ -161,6 +168,8 @@ class FeedConnection:
     def _open(self) -> None:
         """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
         opened, options = self._websocket, self._options
+        if options.cpus is not None:
+            run_on_all_cpus()  # a new thread runs where the thread that started it does: beside a loop that spins
         try:
             self._proxy = options.proxies.for_url(self.url)
         except ValueError as error:

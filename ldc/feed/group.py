@@ -90,6 +90,8 @@ class FeedGroup:
             begin_stop=self._begin_stop,
             has_stopped=self._has_stopped,
             release=self._release,
+            spins=options.spins,
+            cpus=options.cpus,
         )
         self._connections = ConnectionPool(
             self._loop,

@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ldc.book import IMPLEMENTATION, NativeLoop
 from ldc.consume.log import logger
+from ldc.feed.cpus import run_on
 from ldc.feed.mailbox import Mailbox
 from ldc.limits import Timing
 
@@ -71,6 +72,8 @@ class EventLoop(Generic[SourceT]):
         begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
         has_stopped: whether nothing is left to wait for.
         release: called as the last of all, when the thread ends or could not be started.
+        spins: never sleep. It takes a whole CPU, without the GIL; a loop in Python ignores it.
+        cpus: the only CPUs that the thread runs on; None: all.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class EventLoop(Generic[SourceT]):
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
+        spins: bool = False,
+        cpus: frozenset[int] | None = None,
     ) -> None:
         self.name = name
         self.tick_due = -math.inf
@@ -107,6 +112,11 @@ class EventLoop(Generic[SourceT]):
         self._slept_s_before = clock_of_sleep()
         self._selector = new_selector()
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
+        self._cpus = cpus
+        if isinstance(self._selector, NativeLoop):
+            self._selector.spins = spins
+        elif spins:
+            logger.warning("%s: feed_spin has no effect, because the loop that reads without the GIL is off", name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # from any thread
@@ -178,6 +188,7 @@ class EventLoop(Generic[SourceT]):
 
     def _run(self) -> None:
         try:
+            self._choose_cpus()
             while not (self._stop_requested.is_set() and self._may_end()):
                 try:
                     self._turn()
@@ -188,6 +199,13 @@ class EventLoop(Generic[SourceT]):
                     self._stop_requested.wait(self._timing.fault_pause_s)
         finally:
             self.close()
+
+    def _choose_cpus(self) -> None:
+        if self._cpus is not None:
+            try:
+                run_on(self._cpus)
+            except OSError as error:
+                logger.warning("%s: cannot run on the CPUs %s only: %s", self.name, sorted(self._cpus), error)
 
     def _turn(self) -> None:
         """Wait for something to happen, and handle it."""

@@ -15,7 +15,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,7 @@ from ldc.consume.callbacks import CallbackThread
 from ldc.consume.log import logger
 from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
+from ldc.feed.cpus import checked_cpus
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
@@ -34,6 +35,7 @@ from ldc.manager import compat, lifecycle
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
 from ldc.manager.routes import Routes
 from ldc.manager.settings import Settings, checked_seconds
+from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
 from ldc.snapshots.downloader import SnapshotClient, shared_downloader
@@ -69,6 +71,9 @@ class BinanceLocalDepthCacheManager:
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
         timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
+        feed_spin: let each feed thread look at its sockets without ever sleeping. It saves the wake-up of a sleeping
+            thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
+        feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
@@ -78,6 +83,10 @@ class BinanceLocalDepthCacheManager:
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
 
+    _stopped: dict[str, str]  # symbol -> the market as the user spelt it
+    _group_sizes: dict[FeedGroup, int]
+    _ending_groups: list[FeedGroup]
+    _downloads: SnapshotClient | None = None
     _launched: Any = None
     _is_stopped = False
 
@@ -103,6 +112,8 @@ class BinanceLocalDepthCacheManager:
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
         timing: Timing | None = None,
+        feed_spin: bool = False,
+        feed_cpus: Iterable[int] | None = None,
         _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
@@ -130,16 +141,14 @@ class BinanceLocalDepthCacheManager:
             proxies=ProxyRules(proxy),
             spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
+            spins=feed_spin,
+            cpus=checked_cpus(feed_cpus),
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
-        self._caches = self._routes.caches
-        self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
-        self._group_sizes: dict[FeedGroup, int] = {}
-        self._ending_groups: list[FeedGroup] = []
+        self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
         self._group_numbers, self._serials = count(1), count(1)
-        self._downloads: SnapshotClient | None = None
         lifecycle.end_in_forked_children(self)
 
     if not TYPE_CHECKING:  # type checkers must still report misspelt names
@@ -403,6 +412,47 @@ class BinanceLocalDepthCacheManager:
         Otherwise raises as `wait_until_synchronized`.
         """
         return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
+
+    def wait_for_any(
+        self,
+        markets: str | Iterable[str] | None = None,
+        after_update_ids: Mapping[str, int] | None = None,
+        timeout: float | None = None,
+        *,
+        spin_us: float = 0,
+    ) -> dict[str, int]:
+        """Block until one of many books has moved; return {market: new id} of all that have, spelt as in `markets`.
+
+        Returns {} if `timeout` seconds are over first. So one thread follows many markets::
+
+            seen = {}
+            while True:
+                moved = manager.wait_for_any(markets, seen, timeout=1)
+                seen |= moved
+
+        Args:
+            markets: None: all.
+            after_update_ids: the ids that the caller has seen. A market without one has moved as soon as its book can
+                be read. None: the present ids, and for a book that cannot be read, none.
+            spin_us: as for `wait_for_update`.
+
+        Raises ``ValueError`` if there is no market to wait for. Otherwise it raises as `wait_for_update`, for the first
+        market that it has to be raised for: `DepthCacheOutOfSync`, if a book whose id is given cannot be read. The
+        error's `market` says which. Remove its id to wait for the others, and for its return.
+
+        Cost: O(markets). For hundreds of markets one thread for each part of them is cheaper than one for all.
+        """
+        wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
+        caches = {market: self._found(market) for market in wanted}
+        if not caches:
+            raise stopped_manager(Cause.STOPPED) if self.is_stop_request() else ValueError("no market to wait for")
+        after: dict[str, int | None]
+        if after_update_ids is None:
+            after = {market: cache.id_past(None) for market, cache in caches.items()}
+        else:
+            seen = {self._symbol(market): update_id for market, update_id in after_update_ids.items()}
+            after = {market: seen.get(cache.live.symbol) for market, cache in caches.items()}
+        return wait_for_any(caches, after, timeout, spin_us)
 
     def get_status(self, market: str) -> DepthCacheStatus:
         """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).
