@@ -41,6 +41,9 @@ _REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 LEASE_MARGIN_S = 1.0
 """Seconds that a lease outlasts a pong in time, which a busy machine may bring late. Then reads raise STALLED."""
 
+LEASE_S_MAX = 9e9
+"""A lease counts ns in 64 bits. Longer ping intervals and timeouts mean as much as this: 285 years."""
+
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
 
@@ -89,7 +92,7 @@ class ConnectionOptions(NamedTuple):
     @property
     def lease_s(self) -> float:
         """Seconds for which a book may be read without another proof: as long as a dead link may stay unnoticed."""
-        return self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S
+        return min(self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S, LEASE_S_MAX)
 
     @property
     def connect_timeout_s(self) -> float:
@@ -162,22 +165,24 @@ class FeedConnection:
         name = f"ldc-connect-{self.connection_id}"
         try:
             threading.Thread(target=self._open, name=name, daemon=True).start()
-        except RuntimeError as error:  # there can be no more threads: a failure of this connection only
+        except (RuntimeError, MemoryError) as error:  # there can be no more threads: a failure of this connection only
             self._problem = f"cannot connect to {self.url}: {error}"
 
     def _open(self) -> None:
         """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
         opened, options = self._websocket, self._options
+        problem: str | None
         if options.cpus is not None:
             run_on_all_cpus()  # a new thread runs where the thread that started it does: beside a loop that spins
         try:
             self._proxy = options.proxies.for_url(self.url)
-        except ValueError as error:
-            problem: str | None = str(error)
-        else:
             problem = open_websocket(
                 opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
+        except ValueError as error:
+            problem = str(error)
+        except BaseException as error:  # noqa: BLE001 - a thread's top: without a report the group waits in vain
+            problem = f"{type(error).__name__}: {described(error)}"
         if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._opened(problem, now)):
             _close_socket(opened.sock)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ldc.book import BookReader
+from ldc.book import BookReader, has_system_threads
 from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
@@ -141,7 +141,8 @@ class DepthCache:
             after = self.reader.last_update_id
         timeout_s = clamp_timeout(timeout)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if after is not None and self.id_past(after) is None and self.is_synchronized:
+        can_sleep = after is not None and self.id_past(after) is None and self.is_synchronized
+        if after is not None and can_sleep and has_system_threads():
             self.raise_if_own_thread()
             reached = self._live.binding.wait_past(after, timeout_s, spin_us / 1e6)
             if reached is not None:

@@ -70,6 +70,8 @@ class BinanceLocalDepthCacheManager:
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
+        max_age: seconds; what `get_asks`, `get_bids`, `get_book` and `is_depth_cache_synchronized` take for their own
+            `max_age` where a call has none. A call undoes it by ``math.inf``. None: the lease alone decides.
         timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
         feed_spin: let each feed thread look at its sockets without ever sleeping. It saves the wake-up of a sleeping
             thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
@@ -82,11 +84,11 @@ class BinanceLocalDepthCacheManager:
     # Set by `_prepare`: the address may be unknown before.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+    _downloads: SnapshotClient | None = None
 
     _stopped: dict[str, str]  # symbol -> the market as the user spelt it
     _group_sizes: dict[FeedGroup, int]
     _ending_groups: list[FeedGroup]
-    _downloads: SnapshotClient | None = None
     _launched: Any = None
     _is_stopped = False
 
@@ -111,6 +113,7 @@ class BinanceLocalDepthCacheManager:
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
+        max_age: float | None = None,
         timing: Timing | None = None,
         feed_spin: bool = False,
         feed_cpus: Iterable[int] | None = None,
@@ -129,6 +132,7 @@ class BinanceLocalDepthCacheManager:
             redundancy=redundancy,
             init_interval_s=init_interval,
             init_time_window_s=init_time_window,
+            max_age_s=max_age,
             restful_base_uri=restful_base_uri,
             websocket_base_uri=websocket_base_uri,
         )
@@ -201,7 +205,12 @@ class BinanceLocalDepthCacheManager:
                 raise stopped_manager(Cause.STOPPED)
             self._prepare()
             for symbol, market in symbols.items():
-                if symbol not in self._caches:
+                cache = self._caches.get(symbol)
+                if cache is not None and cache.group.has_ended:  # by a failure from which it could not recover
+                    del self._caches[symbol]
+                    self._leave_group(cache.group)
+                    cache = None
+                if cache is None:
                     self._start(symbol, market, refresh_interval)
         return True
 
@@ -213,7 +222,6 @@ class BinanceLocalDepthCacheManager:
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
-                    cache.live.close()  # at once, even if the feed's thread stands still
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
         return True
@@ -225,6 +233,7 @@ class BinanceLocalDepthCacheManager:
         completed after that call returns.
         """
         self._is_stopped = True
+        self._close_books()  # without the lock, which a signal handler may have interrupted
         if threading.current_thread() is not threading.main_thread():
             self._stop_all()
             return True
@@ -232,7 +241,7 @@ class BinanceLocalDepthCacheManager:
         stopper = threading.Thread(target=self._stop_all, name="ldc-stop", daemon=True)
         try:
             stopper.start()
-        except RuntimeError:  # the system has no more threads
+        except (RuntimeError, MemoryError):  # the system has no more threads
             self._stop_all()
         else:
             stopper.join(self._options.timing.stop_s_max)
@@ -245,8 +254,7 @@ class BinanceLocalDepthCacheManager:
             downloads, self._downloads, self._routes.downloads = self._downloads, None, None
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
-            for cache in self._caches.values():
-                cache.live.close()  # at once, even if a feed's thread stands still
+            self._close_books()  # again, because a call that starts something may have been under way
             self._caches.clear()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
@@ -261,6 +269,11 @@ class BinanceLocalDepthCacheManager:
         logger.flush(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
+
+    def _close_books(self) -> None:
+        """Let no book be read any more, and end all waits, whatever the feeds' threads are doing."""
+        for cache in list(self._caches.values()):
+            cache.live.close()
 
     def _end_in_child(self) -> None:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
@@ -316,8 +329,8 @@ class BinanceLocalDepthCacheManager:
             limit_count: maximum levels; fewer if the known range ends before.
             threshold_volume: maximum sum of price x quantity, in the quote asset; the first level is always returned.
             max_age: seconds. Raise with the cause TOO_OLD if the last proof that the book is current is older. Proofs
-                are updates, probes, and pongs of its connections (as of the ping). None: read every book whose stream
-                is not known to be broken. Detection takes up to `websocket_ping_interval` + `websocket_ping_timeout`.
+                are updates, probes, and pongs of its connections (as of the ping). None: the `max_age` of the manager.
+                Without one the lease decides: `websocket_ping_interval` + `websocket_ping_timeout` + 1 s.
 
         Raises:
             DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
@@ -325,8 +338,7 @@ class BinanceLocalDepthCacheManager:
         """
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
@@ -342,8 +354,7 @@ class BinanceLocalDepthCacheManager:
         """Return the bids, highest first; otherwise as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
@@ -352,11 +363,16 @@ class BinanceLocalDepthCacheManager:
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.view(limit_count)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+
+    def _raise_if_older(self, cache: DepthCache, max_age_s: float | None) -> None:
+        if max_age_s is None:
+            max_age_s = self._settings.max_age_s
+        if max_age_s is not None:
+            cache.raise_if_older(max_age_s)
 
     def get_depth_cache(self, market: str) -> DepthCache:
         """Return the `DepthCache`, whose `reader` reads without the manager."""
@@ -367,6 +383,7 @@ class BinanceLocalDepthCacheManager:
     def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
         """Return whether both sides can be read; `max_age` as for `get_asks`."""
         cache = self._found(market)
+        max_age = self._settings.max_age_s if max_age is None else max_age
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
     def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
@@ -595,7 +612,7 @@ class BinanceLocalDepthCacheManager:
 
     def _group_with_room(self) -> FeedGroup:
         for group, size in self._group_sizes.items():
-            if size < self._settings.markets_per_connection:
+            if size < self._settings.markets_per_connection and not group.has_ended:
                 return group
         group = FeedGroup(
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
@@ -611,7 +628,7 @@ class BinanceLocalDepthCacheManager:
         self._group_sizes[group] = 0
         try:
             group.start()
-        except RuntimeError:  # the system has no more threads, so the group would never do anything
+        except (RuntimeError, MemoryError):  # the system has no more threads, so the group would never do anything
             del self._group_sizes[group]
             group.discard()
             raise

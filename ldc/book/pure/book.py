@@ -93,6 +93,7 @@ class _State:
     """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
 
     __slots__ = (
+        "closed_by",
         "counts",
         "event_time_ms",
         "is_first_after_snapshot",
@@ -116,6 +117,7 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.closed_by: str | None = None
         self.lease: Lease | None = None
         self.forget()
 
@@ -141,6 +143,8 @@ class _State:
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
         sides, lease = self.sides, self.lease
+        if self.closed_by is not None:
+            raise refused(self.market, self.closed_by, self.last_update_id)
         if sides is None:
             raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
@@ -398,8 +402,8 @@ class _Reads:
 
     @property
     def suspended_by(self) -> str | None:
-        """The cause given to `suspend`."""
-        return self._state.suspended_by
+        """The cause given to `suspend` or `close`."""
+        return self._state.closed_by or self._state.suspended_by
 
     @property
     def last_update_id(self) -> int | None:
@@ -633,17 +637,29 @@ class OrderBook(_Reads):
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
-        if not isinstance(cause, str):
-            raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
-        if not cause:
-            raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
+        _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
 
     def resume(self) -> None:
-        """Undo `suspend`."""
+        """Undo `suspend`, but not `close`."""
         with self._state.lock:
             self._state.suspended_by = None
+
+    def close(self, cause: str) -> None:
+        """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
+
+        It takes no lock, because a signal handler may have interrupted a read of its own thread.
+        """
+        _check_cause(cause)
+        if self._state.closed_by is None:
+            self._state.closed_by = cause
+
+    def close_after_fork(self, cause: str) -> None:
+        """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self.close(cause)
+        self._state.lock = threading.Lock()
+        self._state.forget()
 
     @property
     def lease(self) -> Lease | None:
@@ -690,6 +706,13 @@ def _wanted(limit: SupportsIndex | None) -> int | None:
     if wanted < 0:
         raise ValueError(f"limit must not be negative, and is {wanted}")
     return wanted
+
+
+def _check_cause(cause: object) -> None:
+    if not isinstance(cause, str):
+        raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
+    if not cause:
+        raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
 
 
 def _check_honoured(limit: int | None) -> None:
