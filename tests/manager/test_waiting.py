@@ -44,6 +44,15 @@ def waiting(manager, *arguments):
     assert not thread.is_alive()
 
 
+def test_greenlets_wait_for_many_without_compiled_code(monkeypatch):
+    monkeypatch.setattr("ldc.manager.waiting.has_system_threads", lambda: False)
+    with three() as (exchange, manager, seen):
+        with waiting(manager, MARKETS, seen) as results:
+            last = exchange.update("ETHUSDT")
+        assert results == [{"ETHUSDT": last}]
+        assert manager.wait_for_any(MARKETS, seen | {"ETHUSDT": last}, timeout=0.01) == {}
+
+
 @pytest.mark.parametrize("markets_per_connection", [1, 100])
 @pytest.mark.parametrize("moving", MARKETS)
 def test_the_first_market_that_moves_ends_the_wait(markets_per_connection, moving):
