@@ -140,7 +140,8 @@ def test_wheels_without_the_gil_are_tested_with_all_that_can_be_had_there() -> N
     extras = settings["project"]["optional-dependencies"]["test"]
     [ours] = [each for each in extras if each.startswith("binance-local-depth-cache")]
     [override] = settings["tool"]["cibuildwheel"]["overrides"]
-    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == ours
+    had = ours.replace("cluster,", "")  # Zenoh has no wheel for Python without the GIL
+    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == had
     assert [each for each in extras if each != ours and not each.startswith("orjson")] == override["test-requires"]
 
 
