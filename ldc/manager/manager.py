@@ -142,12 +142,8 @@ class BinanceLocalDepthCacheManager:
                 max_age=max_age,
                 weight_pool=weight_pool,
             )
-            self._options = self._connection_options(
-                websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout, proxy, timing
-            )
-            self._options = self._options._replace(
-                spins=parameters.flag("feed_spin", feed_spin), cpus=checked_cpus(feed_cpus)
-            )
+            keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
+            self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
             if on_restart is not None:
                 parameters.function("on_restart", on_restart)
             self._shared_folder = shared_folder(shared_budget)
@@ -547,6 +543,8 @@ class BinanceLocalDepthCacheManager:
         close_timeout: float,
         proxy: str | None,
         timing: Timing | None,
+        feed_spin: bool,
+        feed_cpus: Iterable[int] | None,
     ) -> ConnectionOptions:
         return ConnectionOptions(
             ping_interval_s=parameters.seconds("websocket_ping_interval", ping_interval),
@@ -557,6 +555,8 @@ class BinanceLocalDepthCacheManager:
             proxies=ProxyRules(proxy),
             spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
+            spins=parameters.flag("feed_spin", feed_spin),
+            cpus=checked_cpus(feed_cpus),
         ).checked()
 
     def _symbol(self, market: str) -> str:
