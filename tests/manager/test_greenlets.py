@@ -95,7 +95,8 @@ except ldc.DepthCacheAlreadyStopped:
     ended = True
 is_over.set()
 watcher.join()
-print(json.dumps({"reading": reading, "stopped_s": stopped_s, "longest_s": longest_s, "restarts": restarts}), flush=True)
+result = {"reading": reading, "stopped_s": stopped_s, "longest_s": longest_s, "restarts": restarts}
+print(json.dumps(result), flush=True)
 """
 
 
