@@ -466,4 +466,8 @@ def _shutdown_socket(sock: socket.socket | TlsSocket | None) -> None:
             sock.shutdown(socket.SHUT_RDWR)
         elif sock is not None:
             # Not SSLSocket.shutdown, which removes the TLS object under a thread that reads.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            plain_shutdown = getattr(socket.socket, "shutdown", None)
+            if plain_shutdown is not None:
+                plain_shutdown(sock, socket.SHUT_RDWR)
+            else:  # eventlet's class has none, only its instances
+                sock.shutdown(socket.SHUT_RDWR)
