@@ -32,6 +32,7 @@ from ldc.feed.loop import EventLoop
 from ldc.feed.market import LiveMarket, MessageDrop
 from ldc.feed.market_table import MarketTable
 from ldc.feed.pool import ConnectionPool, SharedConnectBudget
+from ldc.feed.silence import CONTRADICTIONS, CONTRADICTIONS_MAX, Evidence, ProbeAnswer
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
@@ -478,7 +479,7 @@ class FeedGroup:
             if market.silence.is_probing:
                 self._expect_answer(now)
                 if market.is_lost(None, is_held=self._holds_request(market, None)):
-                    self.probe_answered(market, None, now)
+                    self.probe_answered(market, ProbeAnswer(problem=f"a probe of {market.market} was lost"), now)
 
     def _run_actions(self, market: LiveMarket, now: float) -> None:
         """Do what a market's synchronizer requests, and note when it wants to be ticked again."""
@@ -531,9 +532,25 @@ class FeedGroup:
             market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
             self._run_actions(market, now)
 
-    def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
-        """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
-        market.probe_answered(last_update_id, now)
+    def probe_answered(self, market: LiveMarket, answer: ProbeAnswer, now: float) -> None:
+        """Note what a probe of a silent market found. In the group's thread."""
+        if market.is_removed:
+            return
+        contradiction = market.probe_answered(answer, now)
+        if contradiction is not None:
+            self._contradict(market, contradiction, now)
         self._silence_due = min(self._silence_due, market.silence.next_due(market.heard_at))
         for handover in self._connections.handovers:
-            handover.probe_answered(market, last_update_id, now)
+            handover.probe_answered(market, answer.last_update_id, now)
+
+    def _contradict(self, market: LiveMarket, evidence: Evidence, now: float) -> None:
+        """A probe contradicts the book of a silent market: confirm it at once, or synchronize the market again."""
+        if market.silence.contradictions < CONTRADICTIONS_MAX:
+            market.silence.confirm(now)
+            self._request_probe(market)
+            self._expect_answer(now)
+            return
+        market.silence.contradictions = 0
+        said = evidence.name.lower().replace("_", " ")
+        logger.warning("%s: probes contradict the book of %s (%s); it is resubscribed", self.name, market.market, said)
+        self._resync(market, CONTRADICTIONS[evidence], now, unsubscribe=True)

@@ -571,11 +571,12 @@ class Synchronizer:
         if self.requests.take(epoch) is None:
             return
         self.requests.failed += 1
-        if permanent is not None:
-            self._end(now, SyncState.FAILED, permanent)
-        else:
+        if permanent is None:
             self._retry.note_failed(now, retry_at)
-            self._request(now)
+        elif self._retry.note_refused(now, self.judged_at):
+            self._end(now, SyncState.FAILED, permanent)
+            return
+        self._request(now)
 
     # -- handlers: updates while SYNCHRONIZED
 
