@@ -18,7 +18,8 @@ from ldc.errors import BookNotLoaded, DepthCacheOutOfSync
 from ldc.types import BookCounters, BookView, Header
 
 READS = {"best_bid", "best_ask", "bids", "asks", "view", "to_numpy"}
-WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
+WRITES = {"load_snapshot", "load_from", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
+WRITES |= {"retain_updates", "forget_retained", "retained_count", "apply_retained", "attend_at"}
 
 
 def public_names(of: Any) -> set[str]:
