@@ -353,7 +353,7 @@ def test_the_work_of_cancelling_each_of_many_grows_as_their_number_does(monkeypa
         queue.put(client, wanted(f"M{number}", Purpose.DEEPEN, due=-math.inf if is_due else NOW + number))
     queue.next_time(NOW)  # what is due is in the other heap
     monkeypatch.setattr(QueueClient, "_is_dead", counting)
-    for number in range(count):
+    for number in reversed(range(count)):  # the last ones first: what is dead lies behind what is alive
         if way == "cancelled":
             queue.cancel(client, f"M{number}", 1)
         else:

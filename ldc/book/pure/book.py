@@ -57,7 +57,7 @@ from ldc.errors import (
     refused_unloaded,
 )
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import BookCounters, BookTexts, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
 if TYPE_CHECKING:
     import numpy
@@ -99,6 +99,7 @@ class _State:
     __slots__ = (
         "attend_at_count",
         "attend_at_id",
+        "closed_by",
         "counts",
         "event_time_ms",
         "is_first_after_snapshot",
@@ -123,6 +124,7 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.closed_by: str | None = None
         self.lease: Lease | None = None
         self.retained: RetainedUpdates | None = None
         """Updates that are kept for a snapshot; None: they are not wanted."""
@@ -171,6 +173,8 @@ class _State:
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
         sides, lease = self.sides, self.lease
+        if self.closed_by is not None:
+            raise refused(self.market, self.closed_by, self.last_update_id)
         if sides is None:
             raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
@@ -376,6 +380,19 @@ class _Reads:
             *(None if horizon is None else price_of(horizon) for horizon in horizons),
         )
 
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
+        """Return both sides as JSON text, with the ids, times and horizons of the same update id."""
+        view = self._view(limit, str, False, False)
+        bids, asks = (
+            "[" + ",".join(f'["{price}","{quantity}"]' for price, quantity in side) + "]"
+            for side in (view.bids, view.asks)
+        )
+        return BookTexts(bids, asks, len(view.bids), len(view.asks), *view[2:])  # type: ignore[arg-type]
+
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes:
+        """Return both sides as the body of a REST snapshot, with the horizons of sides that end there."""
+        return self.texts(limit).to_json(None if limit is None else operator.index(limit))
+
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
         """Return ``"bids"`` or ``"asks"`` as an array of shape (n, 2): prices and quantities, best first."""
         if side not in ("bids", "asks"):
@@ -416,8 +433,8 @@ class _Reads:
 
     @property
     def suspended_by(self) -> str | None:
-        """The cause given to `suspend`."""
-        return self._state.suspended_by
+        """The cause given to `suspend` or `close`."""
+        return self._state.closed_by or self._state.suspended_by
 
     @property
     def last_update_id(self) -> int | None:
@@ -705,17 +722,30 @@ class OrderBook(_Reads):
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
-        if not isinstance(cause, str):
-            raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
-        if not cause:
-            raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
+        _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
 
     def resume(self) -> None:
-        """Undo `suspend`."""
+        """Undo `suspend`, but not `close`."""
         with self._state.lock:
             self._state.suspended_by = None
+
+    def close(self, cause: str) -> None:
+        """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
+
+        It takes no lock, because a signal handler may have interrupted a read of its own thread.
+        """
+        _check_cause(cause)
+        if self._state.closed_by is None:
+            self._state.closed_by = cause
+
+    def close_after_fork(self, cause: str) -> None:
+        """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self._state.lock = threading.Lock()
+        self.close(cause)
+        self._state.forget()
+        self.forget_retained()
 
     @property
     def lease(self) -> Lease | None:
@@ -762,6 +792,13 @@ def _wanted(limit: SupportsIndex | None) -> int | None:
     if wanted < 0:
         raise ValueError(f"limit must not be negative, and is {wanted}")
     return wanted
+
+
+def _check_cause(cause: object) -> None:
+    if not isinstance(cause, str):
+        raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
+    if not cause:
+        raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
 
 
 def _check_honoured(limit: int | None) -> None:

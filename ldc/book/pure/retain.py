@@ -3,31 +3,23 @@
 Rule: what is kept has no hole: the oldest is discarded for the newest. If even that is impossible, nothing is kept.
 """
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 
 from ldc.limits import RETAINED_BYTES_MAX, RETAINED_BYTES_MAX_OF_ALL, RETAINED_UPDATES_MAX
 from ldc.types import Message
 
-_bytes_of_all = 0
-_bytes_of_all_lock = threading.Lock()
-
-
-def _note(count: int) -> None:
-    global _bytes_of_all  # noqa: PLW0603
-    with _bytes_of_all_lock:
-        _bytes_of_all += count
+_bytes_kept: dict[int, int] = {}
+"""By the `id` of each object that keeps some. Every operation on it is atomic, with and without the GIL."""
 
 
 class RetainedUpdates:
     """The updates that one book keeps. Thread-safety: the book's writer only."""
 
-    __slots__ = ("_bytes", "_updates")
+    __slots__ = ("_updates",)
 
     def __init__(self) -> None:
         self._updates: deque[tuple[bytes, int | None]] = deque()
-        self._bytes = 0
 
     def __del__(self) -> None:
         self.clear()
@@ -41,23 +33,18 @@ class RetainedUpdates:
     def add(self, payload: Message, received_time_ns: int | None) -> None:
         """Keep a message that was applied."""
         kept = payload.encode() if isinstance(payload, str) else bytes(payload)
+        ours = _bytes_kept.pop(id(self), 0)
+        room_of_all = RETAINED_BYTES_MAX_OF_ALL - sum(list(_bytes_kept.values())) - len(kept)
         while self._updates and (
-            len(self._updates) >= RETAINED_UPDATES_MAX
-            or self._bytes + len(kept) > RETAINED_BYTES_MAX
-            or _bytes_of_all + len(kept) > RETAINED_BYTES_MAX_OF_ALL
+            len(self._updates) >= RETAINED_UPDATES_MAX or ours > min(RETAINED_BYTES_MAX - len(kept), room_of_all)
         ):
-            self._discard_oldest()
-        if _bytes_of_all + len(kept) <= RETAINED_BYTES_MAX_OF_ALL:
+            ours -= len(self._updates.popleft()[0])
+        if ours <= room_of_all:
             self._updates.append((kept, received_time_ns))
-            self._bytes += len(kept)
-            _note(len(kept))
+            ours += len(kept)
+        _bytes_kept[id(self)] = ours
 
     def clear(self) -> None:
         """Forget all of them."""
-        while self._updates:
-            self._discard_oldest()
-
-    def _discard_oldest(self) -> None:
-        payload, _ = self._updates.popleft()
-        self._bytes -= len(payload)
-        _note(-len(payload))
+        self._updates.clear()
+        _bytes_kept.pop(id(self), None)
