@@ -37,7 +37,7 @@ from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
 from ldc.frames import FrameEvent, Opcode
 from ldc.network.text import described, printable
-from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.sync.actions import Action, CancelSnapshot, Payload, ReadSnapshot, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
 
 
@@ -515,7 +515,13 @@ class FeedGroup:
             self._run_actions(market, now)
 
     def snapshot_received(
-        self, market: LiveMarket, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None, now: float
+        self,
+        market: LiveMarket,
+        epoch: int,
+        body: Payload | ReadSnapshot,
+        limit: int | None,
+        received_time_ns: int | None,
+        now: float,
     ) -> None:
         """Give a snapshot to its synchronizer. In the group's thread."""
         if not market.is_removed:
