@@ -35,6 +35,7 @@ from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.types import (
     BookCounters,
+    BookTexts,
     BookView,
     Cause,
     Comparison,
@@ -57,6 +58,7 @@ __all__ = [
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
+    "BookTexts",
     "BookView",
     "Cause",
     "Comparison",

@@ -43,7 +43,7 @@ class Routes:
         self.downloads = None
         for live in lives:
             live.is_removed = True
-            live.book.suspend(Cause.STOPPED)
+            live.book.close_after_fork(Cause.STOPPED)  # first, because its thread may have held its lock
         for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
             live.synchronizer.stop(time.monotonic())
 
@@ -111,7 +111,11 @@ class Routes:
             case SnapshotBegins():
                 group.post(lambda now: group.snapshot_begins(live, epoch, now))
             case SnapshotBody(body=body, received_time_ns=received_time_ns):
-                group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
+                # Read here, in the downloader's thread: the feed's thread only takes it over.
+                snapshot = live.synchronizer.read_snapshot(body, request.limit, received_time_ns)
+                group.post(
+                    lambda now: group.snapshot_received(live, epoch, snapshot, request.limit, received_time_ns, now)
+                )
             case SnapshotFailure():
                 group.post(
                     lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now)

@@ -28,6 +28,7 @@ class Settings:
     redundancy: int
     init_interval_s: float | None
     init_time_window_s: float | None
+    max_age_s: float | None
     restful_base_uri: str | None
     websocket_base_uri: str | None
     weight_pool: str | None
@@ -50,6 +51,7 @@ class Settings:
             redundancy=parameters.integer("redundancy", given["redundancy"]),
             init_interval_s=optional(parameters.seconds, "init_interval"),
             init_time_window_s=optional(parameters.seconds, "init_time_window"),
+            max_age_s=optional(parameters.seconds, "max_age"),
             restful_base_uri=optional(parameters.text, "restful_base_uri"),
             websocket_base_uri=optional(parameters.text, "websocket_base_uri"),
             weight_pool=optional(parameters.text, "weight_pool"),
