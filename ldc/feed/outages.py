@@ -56,25 +56,29 @@ class OutageLog:
         """A market is new: it cannot be read yet."""
         self._wait_together(market, now)
 
-    def removed(self, market: LiveMarket, now: float) -> None:
-        """A market is gone: nothing more is said about it."""
+    def _forget(self, market: LiveMarket) -> None:
+        """Nothing more is said about a market."""
         self._alone.pop(market, None)
         if market in self._together:
             self._together.discard(market)
             self._together_count -= 1
-            self._end_if_complete(now)
+            if not self._together:
+                self.next_due = float("inf")
 
     def note(self, market: LiveMarket, change: StateChanged, now: float) -> None:
         """A market has changed its state."""
         if change.state is SyncState.SYNCHRONIZED:
             self._back(market, change, now)
         elif change.state is SyncState.FAILED:
-            self.removed(market, now)
             logger.warning(
                 "%s: %s has failed (%s): %s", self._name, market.market, change.cause.value, market.last_error or "-"
             )
+            was_last = self._together == {market}
+            self._forget(market)
+            if was_last:
+                self._end_if_complete(now)
         elif change.state is SyncState.STOPPED:
-            self.removed(market, now)
+            self._forget(market)
         elif change.previous_state is SyncState.SYNCHRONIZED:
             if change.cause is Cause.STREAM_CLOSED:
                 self._wait_together(market, now)

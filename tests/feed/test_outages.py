@@ -82,7 +82,7 @@ def test_markets_that_stay_behind_are_told_with_an_example_and_less_and_less_oft
     assert kit.lines() == [
         ("INFO", "feed: 2 of 100 markets cannot be read after 1000.0 s, such as M98: HTTP 503"),
     ]
-    kit.log.removed(kit.markets[98], 1001.0)
+    kit.lose(kit.markets[98], 1001.0, Cause.STOPPED, SyncState.STOPPED)
     kit.back(kit.markets[99], 1002.0)
     assert kit.lines() == [("INFO", "feed: all 99 markets are synchronized, after 1002.00 s")]
     assert kit.log.next_due == float("inf")
@@ -121,9 +121,20 @@ def test_a_market_that_fails_is_a_warning_with_the_reason_and_one_that_is_stoppe
         ("WARNING", "feed: M0 has failed (UNKNOWN_MARKET): There is no snapshot of M0: -1121"),
     ]
     kit.lose(kit.markets[1], 1.0, Cause.STOPPED, SyncState.STOPPED)
-    for market in kit.markets[2:]:
+    for market in kit.markets[3:]:
         kit.back(market, 2.0)
-    assert kit.lines() == [("INFO", "feed: all 98 markets are synchronized, after 2.00 s")]
+    assert kit.lines() == []
+    kit.lose(kit.markets[2], 2.5, Cause.UNKNOWN_MARKET, SyncState.FAILED)
+    assert kit.lines()[-1] == ("INFO", "feed: all 97 markets are synchronized, after 2.50 s")
+
+
+def test_a_stop_says_nothing_of_the_markets_that_were_waiting(kit):
+    for market in kit.markets[:99]:
+        kit.back(market, 1.0)
+    for market in kit.markets:
+        kit.lose(market, 2.0, Cause.STOPPED, SyncState.STOPPED)
+    assert kit.lines() == []
+    assert kit.log.next_due == float("inf")
 
 
 @pytest.mark.parametrize(

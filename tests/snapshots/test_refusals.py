@@ -7,6 +7,7 @@ from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F
 from log_kit import logged
 from loopback_exchange import PATIENCE_S, RestReply, error_reply
 
+from ldc.errors import BookNotLoaded
 from ldc.snapshots.refusals import AGAIN_S, RefusalLog
 from ldc.snapshots.reply import FailureKind, SnapshotBody, failure
 
@@ -71,6 +72,17 @@ REFUSALS = {
     "html": (lambda: RestReply(200, b"<html>maintenance</html>"), "maintenance"),
     "-1100": (lambda: error_reply(400, -1100, "Illegal characters"), "-1100"),
 }
+
+
+def test_a_read_of_a_book_that_was_never_loaded_says_why_no_snapshot_came():
+    """A regression: it said "load one first", and the reason stood in `last_error` only."""
+    with live(_random=lambda: 0.0) as (exchange, manager):
+        exchange.on_rest = lambda _request: RestReply(451, b"Unavailable")
+        manager.create_depth_cache("BTCUSDT")
+        eventually(lambda: manager.get_status("BTCUSDT").last_error, "the refusal")
+        with pytest.raises(BookNotLoaded, match="waits for its first snapshot.*does not serve this location") as caught:
+            manager.get_asks("BTCUSDT")
+        assert (caught.value.market, caught.value.cause) == ("BTCUSDT", "NOT_LOADED")
 
 
 @pytest.mark.parametrize("how", REFUSALS)
