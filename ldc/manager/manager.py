@@ -630,6 +630,7 @@ class BinanceLocalDepthCacheManager:
             now=time.monotonic(),
             symbol=symbol,
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+            buffers=lifecycle.process_buffers,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
