@@ -142,10 +142,8 @@ class BinanceLocalDepthCacheManager:
                 max_age=max_age,
                 weight_pool=weight_pool,
             )
-            self._options = self._connection_options(
-                websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout, proxy, timing,
-                feed_spin, checked_cpus(feed_cpus),
-            )  # fmt: skip
+            keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
+            self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
             if on_restart is not None:
                 parameters.function("on_restart", on_restart)
             self._shared_folder = shared_folder(shared_budget)
@@ -186,6 +184,12 @@ class BinanceLocalDepthCacheManager:
     def exchange(self) -> str:
         """The exchange string."""
         return self._venue.exchange
+
+    @property
+    def restful_base_uris(self) -> tuple[str, ...]:
+        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        given = self._settings.restful_base_uri
+        return self._venue.restful_base_uris if given is None else (given,)
 
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
@@ -545,8 +549,8 @@ class BinanceLocalDepthCacheManager:
         close_timeout: float,
         proxy: str | None,
         timing: Timing | None,
-        spins: bool,
-        cpus: frozenset[int] | None,
+        feed_spin: bool,
+        feed_cpus: Iterable[int] | None,
     ) -> ConnectionOptions:
         return ConnectionOptions(
             ping_interval_s=parameters.seconds("websocket_ping_interval", ping_interval),
@@ -557,8 +561,8 @@ class BinanceLocalDepthCacheManager:
             proxies=ProxyRules(proxy),
             spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
-            spins=parameters.flag("feed_spin", spins),
-            cpus=cpus,
+            spins=parameters.flag("feed_spin", feed_spin),
+            cpus=checked_cpus(feed_cpus),
         ).checked()
 
     def _symbol(self, market: str) -> str:
@@ -626,6 +630,7 @@ class BinanceLocalDepthCacheManager:
             now=time.monotonic(),
             symbol=symbol,
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+            buffers=lifecycle.process_buffers,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))

@@ -50,7 +50,7 @@ from ldc.sync.actions import (
     SnapshotRequests,
 )
 from ldc.sync.plausibility import are_sides_far_apart
-from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
+from ldc.sync.retry import REFUSALS_MAX, RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
 from ldc.types import Comparison
 
 if TYPE_CHECKING:
@@ -83,9 +83,6 @@ CONFIRMS_MAX = 2
 AUDIT_CONFIRM_S = 30.0
 """From a difference to the next request, while the live book is readable. An incoherent snapshot was seen to stay
 incoherent for more than 20 s."""
-
-REFUSALS_MAX = 2
-"""Permanent refusals in a row that fail the market. The first one is contradicted by the live stream."""
 
 INCOHERENT_SHARE_MAX = 0.1
 """From a snapshot that differs at more than this share of the comparable levels nothing is taken."""

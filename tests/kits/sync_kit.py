@@ -266,5 +266,6 @@ def market_in(state: SyncState, rule: str = "spot", **options: object) -> Market
         market.stop()
     elif state is SyncState.FAILED:
         market.update(90, 100).fail(permanent=Cause.UNKNOWN_MARKET)
+        market.wait(10.0).fail(permanent=Cause.UNKNOWN_MARKET)  # the stream is silent since
     assert market.state is state
     return market

@@ -268,7 +268,7 @@ def test_a_successor_for_which_there_is_no_thread_costs_no_book_a_moment(monkeyp
 
 @pytest.mark.parametrize("redundancy", [0, 5, 1.0, True, "2"])
 def test_a_redundancy_that_makes_no_sense_is_refused(redundancy):
-    with pytest.raises(ValueError, match="redundancy is an int from 1 to 4"), live(redundancy=redundancy):
+    with pytest.raises(ValueError, match="redundancy is an int(,| from 1 to 4)"), live(redundancy=redundancy):
         pass
 
 

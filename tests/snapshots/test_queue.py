@@ -563,6 +563,16 @@ def test_a_failure_of_one_market_pauses_nothing_and_shows_that_the_host_works(ki
     assert queue.take(NOW + 20) is not None
 
 
+def test_a_refusal_for_good_is_confirmed_by_another_host():
+    queue = queue_of()
+    client = client_of(queue)
+    first = client.url
+    settle_next(queue, client, FailureKind.REFUSED, NOW)
+    assert client.url == first
+    settle_next(queue, client, FailureKind.UNKNOWN_MARKET, NOW)
+    assert client.url != first
+
+
 def test_downloads_that_were_aborted_on_purpose_do_not_count_as_failures_of_the_host():
     queue = queue_of()
     client = client_of(queue)

@@ -435,6 +435,8 @@ def a_failed_snapshot_is_tried_again() -> Market:
 @case(Input.SNAPSHOT_FAILED, BUFFERING, FAILED)
 def a_market_that_the_exchange_does_not_know_fails() -> Market:
     market = market_in(BUFFERING).update(90, 100).fail(permanent=Cause.UNKNOWN_MARKET)
+    assert market.state is BUFFERING
+    market.wait(10.0).fail(permanent=Cause.UNKNOWN_MARKET)
     assert market.changes[-1] == (FAILED, Cause.UNKNOWN_MARKET)
     assert market.book.suspended_by == "UNKNOWN_MARKET"
     assert market.request is None
