@@ -26,7 +26,8 @@ ROWS = (
     {"feed", "snapshots"},
     {"manager"},
     {"__init__"},
-    {"gateway", "simulator"},  # the gateway by `ldc serve`; the simulator reached from above by a launcher's name only
+    # The simulator is reached from above by a launcher's name only. The others see ldc as a user does.
+    {"simulator", "gateway", "cluster"},
     {"cli"},
     {"__main__"},
 )
@@ -40,6 +41,7 @@ ENTRIES_MAX = 30
 
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
+    "cluster.placement", "cluster.rules", "cluster.wanted",
     "errors", "types", "sequence", "limits", "frames", "venues", "book.pure", "sync",
     "network.addresses", "network.text", "wire", "feed.handover", "feed.silence", "feed.slot",
     "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
@@ -68,6 +70,7 @@ FOREIGN = {
     "rich": {"cli"},
     "urllib3": {"snapshots"},  # requests is built on it, and brings it along
     "websocket": {"feed"},
+    "zenoh": {"cluster"},
 }
 
 # `import a.b`, `cimport a.b`, `from a.b import c`, `from a.b cimport c`, at any depth: what .pyx files have.
@@ -193,15 +196,12 @@ def test_a_module_imports_only_from_rows_above() -> None:
     assert {file: what for file, what in found.items() if what} == {}
 
 
-def test_what_serves_books_sees_ldc_as_a_user_does() -> None:
+@pytest.mark.parametrize("package", ["gateway", "cluster"])
+def test_what_stands_outside_sees_ldc_as_a_user_does(package: str) -> None:
     """Beside the public names it may import `wire`, which is the exchange's protocol and knows no book."""
-    for path in sorted(PACKAGE.glob("gateway/*.py")):
-        targets = {
-            entry_of(target_of(name))
-            for name in imported(path, path.read_text(encoding="utf-8"))
-            if name.split(".")[0] == "ldc"
-        }
-        assert targets <= {"__init__", "gateway", "wire"}, path.name
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        names = {name for name in imported(path, path.read_text(encoding="utf-8")) if name.split(".")[0] == "ldc"}
+        assert {entry_of(target_of(name)) for name in names} <= {"__init__", package, "wire"}, path.name
 
 
 def test_no_modules_and_no_packages_import_each_other_in_a_circle() -> None:
