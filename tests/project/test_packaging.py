@@ -172,7 +172,9 @@ def test_a_build_that_is_asked_for_python_carries_no_extension_and_says_so(pure_
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     installed = unpack_wheel(pure_wheel, tmp_path)
     files = [path for path in (installed / "ldc").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".py", ".pyi", ".typed"}
+    page = {path for path in files if path.parent == installed / "ldc" / "gateway" / "static"}
+    assert {path.suffix for path in set(files) - page} == {".py", ".pyi", ".typed"}
+    assert {path.suffix for path in page} == {".css", ".html", ".js", ".svg", ".txt"}
     ours = {path.relative_to(PROJECT / "ldc").as_posix() for path in (PROJECT / "ldc").rglob("*.py")}
     assert {path.relative_to(installed / "ldc").as_posix() for path in files if path.suffix == ".py"} == ours
     asked = run(tmp_path, "-c", "import ldc, ldc._build; print(ldc.IMPLEMENTATION, ldc._build.BUILD)", PYTHONPATH="")
