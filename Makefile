@@ -56,14 +56,16 @@ help:
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "ldc needs Python 3.11 or later, and $(PYTHON) is not: name another, as in 'make test PYTHON=python3.13'" >&2; exit 1; }
+	@echo "ldc: making an environment for Python in $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@touch $@
 
 # What builds the package stands in pyproject.toml only; read it there instead of isolating each build, which would install it anew.
 $(VENV)/.build-tools: pyproject.toml | $(VENV)/.created
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
-	$(PIP) install -r $(VENV)/build-tools.txt
+	@echo "ldc: installing Cython and setuptools in it"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
+	@$(PIP) install -r $(VENV)/build-tools.txt
 	@touch $@
 
 $(VENV)/.lint-tools: pyproject.toml | $(VENV)/.build-tools
@@ -78,11 +80,17 @@ $(VENV)/.docs-tools: pyproject.toml | $(VENV)/.build-tools
 
 $(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
 	$(PIP) install --no-build-isolation '.[test]'
+	@touch $@ $(VENV)/.demo-installed
+
+# Only what the demo needs, for those who look for the first time.
+$(VENV)/.demo-installed: $(PACKAGE) $(VENV)/.build-tools
+	@echo "ldc: compiling the order book, about half a minute"
+	@$(PIP) install --no-build-isolation '.[cli,simulator]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------- what to call
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo-installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
@@ -95,7 +103,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings check-long check-foreign check-alone check-variants check-mutants
+check: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -233,7 +241,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -265,6 +273,12 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
+GREENLETS := build/check/greenlets
+check-greenlets: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(GREENLETS) gevent eventlet || echo "gevent or eventlet cannot be installed here" >&2
+	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_greenlets.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed

@@ -18,9 +18,11 @@ from ldc.analytics.view import BookView
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync
 from ldc.types import BookCounters, Header
 
-READS = {"best_bid", "best_ask", "bids", "asks", "view", "to_numpy", "arrays"}
+READS = {"best_bid", "best_ask", "bids", "asks", "view", "texts", "to_json", "to_numpy", "arrays"}
 ANALYTICS = {"mid", "spread", "micro_price", "prices", "imbalance", "fill", "price_at", "depth", "grouped"}
-WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
+WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "close", "lease", "held_levels"}
+WRITES |= {"close_after_fork"}
+WRITES |= {"load_from", "retain_updates", "forget_retained", "retained_count", "apply_retained", "attend_at"}
 
 
 def public_names(of: Any) -> set[str]:

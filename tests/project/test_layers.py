@@ -22,11 +22,12 @@ ROWS = (
     {"limits", "sequence", "frames", "analytics"},  # below types: `sequence.judge` returns a Verdict
     {"_book"},
     {"book", "venues"},
-    {"sync", "consume", "network"},
+    {"sync", "consume", "network", "wire"},
     {"feed", "snapshots"},
     {"manager"},
     {"__init__"},
-    {"simulator"},  # reached from above by a launcher's name only
+    # The simulator is reached from above by a launcher's name only. The cluster sees ldc as a user does.
+    {"simulator", "cluster"},
     {"cli"},
     {"__main__"},
 )
@@ -40,8 +41,9 @@ ENTRIES_MAX = 25
 
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
+    "cluster.placement", "cluster.rules", "cluster.wanted",
     "errors", "types", "sequence", "limits", "frames", "analytics", "venues", "book.pure", "sync",
-    "network.addresses", "network.text", "feed.handover", "feed.silence", "feed.slot",
+    "network.addresses", "network.text", "wire", "feed.handover", "feed.silence", "feed.slot",
     "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
 }  # fmt: skip
 WORLD = {
@@ -68,6 +70,7 @@ FOREIGN = {
     "rich": {"cli"},
     "urllib3": {"snapshots"},  # requests is built on it, and brings it along
     "websocket": {"feed"},
+    "zenoh": {"cluster"},
 }
 
 # `import a.b`, `cimport a.b`, `from a.b import c`, `from a.b cimport c`, at any depth: what .pyx files have.
@@ -191,6 +194,12 @@ def longest_chain(graph: dict[str, set[str]]) -> list[str]:
 def test_a_module_imports_only_from_rows_above() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): wrongs(path, path.read_text(encoding="utf-8")) for path in SOURCES}
     assert {file: what for file, what in found.items() if what} == {}
+
+
+def test_what_stands_outside_sees_ldc_as_a_user_does() -> None:
+    inside = {path: imported(path, path.read_text(encoding="utf-8")) for path in (PACKAGE / "cluster").rglob("*.py")}
+    names = {name for found in inside.values() for name in found if name.split(".")[0] == "ldc"}
+    assert {name for name in names if not name.startswith("ldc.cluster.")} <= {"ldc"}
 
 
 def test_no_modules_and_no_packages_import_each_other_in_a_circle() -> None:

@@ -11,6 +11,7 @@ Rule 5: a book is whole or it is none. Nothing in a commit can fail, except by C
 """
 
 import math
+import operator
 import sys
 import threading
 from decimal import Decimal
@@ -35,6 +36,7 @@ from ldc.book.pure.json import (
     read_update,
 )
 from ldc.book.pure.lease import Lease
+from ldc.book.pure.retain import RetainedUpdates
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Level,
@@ -65,6 +67,7 @@ from ldc.types import (
     ArrayCounts,
     BookArrays,
     BookCounters,
+    BookTexts,
     Cause,
     Comparison,
     Depth,
@@ -93,6 +96,9 @@ __all__ = [
     "read_header",
 ]
 
+_MOVED = (
+    "sides", "last_update_id", "event_time_ms", "transaction_time_ms", "received_time_ns", "is_first_after_snapshot",
+)  # fmt: skip
 _VERDICT_COUNTERS = ("updates_applied", "updates_stale", "updates_gap")  # indexed by Verdict
 
 
@@ -112,6 +118,9 @@ class _State:
     """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
 
     __slots__ = (
+        "attend_at_count",
+        "attend_at_id",
+        "closed_by",
         "counts",
         "event_time_ms",
         "is_first_after_snapshot",
@@ -121,6 +130,7 @@ class _State:
         "lock",
         "market",
         "received_time_ns",
+        "retained",
         "rule",
         "sides",
         "suspended_by",
@@ -135,7 +145,10 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.closed_by: str | None = None
         self.lease: Lease | None = None
+        self.retained: RetainedUpdates | None = None
+        """Updates that are kept for a snapshot; None: they are not wanted."""
         self.forget()
 
     def forget(self) -> None:
@@ -148,6 +161,27 @@ class _State:
         self.received_time_ns: int | None = None
         self.last_header: Header | None = None
         self.is_first_after_snapshot = False
+        self.attend_nowhere()
+
+    def attend_nowhere(self) -> None:
+        """Draw no attention at an update id. Under the lock."""
+        self.attend_at_id: float = math.inf
+        self.attend_at_count: float = math.inf
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the owner has to see the book. Under the lock."""
+        sides = self.sides
+        if sides is None:
+            return False
+        assert self.last_update_id is not None
+        return (
+            sides.is_crossed
+            or sides.bids.is_short
+            or sides.asks.is_short
+            or self.last_update_id >= self.attend_at_id
+            or self.counts["updates_applied"] >= self.attend_at_count
+        )
 
     # refusals
 
@@ -160,6 +194,8 @@ class _State:
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
         sides, lease = self.sides, self.lease
+        if self.closed_by is not None:
+            raise refused(self.market, self.closed_by, self.last_update_id)
         if sides is None:
             raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
@@ -204,6 +240,7 @@ class _State:
             self.transaction_time_ms = snapshot.transaction_time_ms
             self.received_time_ns = received_time_ns
             self.is_first_after_snapshot = True
+            self.attend_nowhere()
         except BaseException:
             self.forget()
             raise
@@ -369,6 +406,19 @@ class _Reads:
             number=number,
         )
 
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
+        """Return both sides as JSON text, with the ids, times and horizons of the same update id."""
+        view = self._view(limit, str, False, False)
+        bids, asks = (
+            "[" + ",".join(f'["{price}","{quantity}"]' for price, quantity in side) + "]"
+            for side in (view.bids, view.asks)
+        )
+        return BookTexts(bids, asks, len(view.bids), len(view.asks), *view[2:8])
+
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes:
+        """Return both sides as the body of a REST snapshot, with the horizons of sides that end there."""
+        return self.texts(limit).to_json(None if limit is None else operator.index(limit))
+
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
         """Return ``"bids"`` or ``"asks"`` as an array of shape (n, 2): prices and quantities, best first."""
         if side not in ("bids", "asks"):
@@ -528,8 +578,8 @@ class _Reads:
 
     @property
     def suspended_by(self) -> str | None:
-        """The cause given to `suspend`."""
-        return self._state.suspended_by
+        """The cause given to `suspend` or `close`."""
+        return self._state.closed_by or self._state.suspended_by
 
     @property
     def last_update_id(self) -> int | None:
@@ -576,10 +626,9 @@ class _Reads:
 
     @property
     def needs_attention(self) -> bool:
-        """Crossed, or fewer than half of the loaded levels are left inside a horizon."""
+        """Crossed, or fewer than half of the loaded levels are left inside a horizon, or at `attend_at`."""
         with self._state.lock:
-            sides = self._state.sides
-            return sides is not None and (sides.is_crossed or sides.bids.is_short or sides.asks.is_short)
+            return self._state.needs_attention
 
     @property
     def last_header(self) -> Header | None:
@@ -740,7 +789,10 @@ class OrderBook(_Reads):
         try:
             update = read_update(message_text(payload))
             with state.lock:
-                return state.apply(update, received_time_ns)
+                verdict = state.apply(update, received_time_ns)
+                if verdict is Verdict.APPLIED and state.retained is not None:
+                    state.retained.add(payload, received_time_ns)
+                return verdict
         except Unreadable as why:
             with state.lock:
                 state.counts["updates_malformed"] += 1
@@ -757,6 +809,58 @@ class OrderBook(_Reads):
             state.sides = theirs
             state.counts["books_adopted"] += 1
 
+    def load_from(self, other: "OrderBook") -> None:
+        """Become what another book is that has loaded a snapshot, and clear that one."""
+        if not isinstance(other, OrderBook):
+            raise TypeError(f"another OrderBook is needed, not a {type(other).__qualname__}")
+        if other is self:
+            raise RuntimeError("a book cannot load from itself")
+        state, theirs = self._state, other._state
+        if state.rule != theirs.rule:
+            raise ValueError(f"the books follow different rules: {state.rule.name!r} and {theirs.rule.name!r}")
+        with theirs.lock:
+            theirs.loaded()
+            moved = {name: getattr(theirs, name) for name in _MOVED}
+            counts = {name: theirs.counts[name] for name in ("quantities_saturated", "levels_dropped")}
+            theirs.forget()
+        with state.lock:
+            for name, value in moved.items():
+                setattr(state, name, value)
+            state.attend_nowhere()
+            state.counts["snapshots_loaded"] += 1
+            for name, count in counts.items():
+                state.counts[name] += count
+
+    def retain_updates(self) -> None:
+        """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent."""
+        if self._state.retained is None:
+            self._state.retained = RetainedUpdates()
+
+    def forget_retained(self) -> None:
+        """Forget the updates that were kept, and keep no more."""
+        retained, self._state.retained = self._state.retained, None
+        if retained is not None:
+            retained.clear()
+
+    @property
+    def retained_count(self) -> int:
+        """How many updates are kept."""
+        return len(self._state.retained or ())
+
+    def apply_retained(self, other: "OrderBook") -> None:
+        """Apply the updates that another book has kept, oldest first, until one does not continue this book."""
+        self._state.loaded()
+        for payload, received_time_ns in other._state.retained or ():
+            if self.apply(payload, received_time_ns) is Verdict.GAP:
+                break
+
+    def attend_at(self, update_id: int | None, updates: int | None = None) -> None:
+        """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer."""
+        state = self._state
+        with state.lock:
+            state.attend_at_id = math.inf if update_id is None else update_id
+            state.attend_at_count = math.inf if updates is None else state.counts["updates_applied"] + updates
+
     def clear(self) -> None:
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
         with self._state.lock:
@@ -764,17 +868,30 @@ class OrderBook(_Reads):
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
-        if not isinstance(cause, str):
-            raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
-        if not cause:
-            raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
+        _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
 
     def resume(self) -> None:
-        """Undo `suspend`."""
+        """Undo `suspend`, but not `close`."""
         with self._state.lock:
             self._state.suspended_by = None
+
+    def close(self, cause: str) -> None:
+        """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
+
+        It takes no lock, because a signal handler may have interrupted a read of its own thread.
+        """
+        _check_cause(cause)
+        if self._state.closed_by is None:
+            self._state.closed_by = cause
+
+    def close_after_fork(self, cause: str) -> None:
+        """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self._state.lock = threading.Lock()
+        self.close(cause)
+        self._state.forget()
+        self.forget_retained()
 
     @property
     def lease(self) -> Lease | None:
@@ -812,6 +929,13 @@ class OrderBook(_Reads):
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _check_cause(cause: object) -> None:
+    if not isinstance(cause, str):
+        raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
+    if not cause:
+        raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
 
 
 def _check_received_time(time_ns: SupportsIndex | None) -> int | None:
