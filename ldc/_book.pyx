@@ -548,7 +548,7 @@ cdef class OrderBook:
         return read_texts(self, limit)
 
     def to_json(self, limit=None):
-        """Return both sides as a REST snapshot's body, bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
+        """Return the body of a REST snapshot, as bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
 
         `E` and `T` are there if the book's last message had them. A side that ends before `limit` because its horizon
         ends has the horizon in `bidHorizon` or `askHorizon`. Raises as `bids`.

@@ -293,7 +293,7 @@ class FeedConnection:
             if count == 0:
                 raise ConnectionLost(self._why_ended(0))
             self.reader.received(count)
-            self._take_events(events, now)
+            self._take_events(events, now, time.time_ns())
             # Over TLS a receive returns one record at most, however much room there is.
             if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; the selector sees what comes next
@@ -303,7 +303,7 @@ class FeedConnection:
 
     def _take_over(self, events: list[FrameEvent], now: float) -> None:
         """Take what the loop has received, and left for a decision."""
-        self._take_events(events, now)
+        self._take_events(events, now, self.reader.received_in_loop_ns or time.time_ns())
         if self.keepalive.is_late(now):
             self.has_heard_control = True  # the rest is for `tick`
         if self.reader.failure is not None:
@@ -317,8 +317,7 @@ class FeedConnection:
         where = "" if self.reader.is_between_frames else " in the middle of a frame"
         return f"the exchange closed the connection without a close frame{where}"
 
-    def _take_events(self, events: list[FrameEvent], now: float) -> None:
-        received_time_ns = time.time_ns()
+    def _take_events(self, events: list[FrameEvent], now: float, received_time_ns: int) -> None:
         next_event = self.reader.next_event
         try:
             while (event := next_event(now, received_time_ns)) is not None:

@@ -35,7 +35,7 @@ from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.silence import CONTRADICTIONS, CONTRADICTIONS_MAX, Evidence, ProbeAnswer
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
-from ldc.frames import FrameEvent, Opcode
+from ldc.frames import FrameEvent
 from ldc.network.text import described, printable
 from ldc.sync.actions import Action, CancelSnapshot, Payload, ReadSnapshot, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
@@ -161,11 +161,28 @@ class FeedGroup:
 
     def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
         """Take a market out of sync and synchronize it again; with a new subscription if `unsubscribe`."""
-        self.post(lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe))
+        self._post_once(
+            market,
+            "resubscribe" if unsubscribe else "resync",
+            lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe),
+        )
 
     def refresh(self, market: LiveMarket) -> None:
         """Check and renew a market's levels by a snapshot, while its book stays readable."""
-        self.post(lambda now: self._refresh(market, now))
+        self._post_once(market, "refresh", lambda now: self._refresh(market, now))
+
+    def _post_once(self, market: LiveMarket, name: str, work: Callable[[float], None]) -> None:
+        """Post what a caller may request in a loop. While one such request of the market waits, no other is added."""
+        if name in market.requested:
+            return
+
+        def run(now: float) -> None:
+            market.requested.discard(name)
+            work(now)
+
+        market.requested.add(name)
+        if not self.post(run):
+            market.requested.discard(name)
 
     def renew(self) -> None:
         """Replace every connection by a new one, make before break."""
@@ -316,9 +333,9 @@ class FeedGroup:
             self._loop.tick_due = now
         for event in events:
             if event.binding is None:
-                self._handle_other(connection, event.payload, now)
+                self._handle_other(connection, event, now)
             elif event.verdict is None and event.error is None:
-                self._handle_update(connection, event.binding.owner, event.payload, now)
+                self._handle_update(connection, event.binding.owner, event, now)
             else:
                 self._handle_judged(connection, event, now)
         if lost is not None:
@@ -333,7 +350,8 @@ class FeedGroup:
             market.note_malformed(event.error)
         elif event.verdict or market.book.needs_attention:  # APPLIED is 0
             assert event.verdict is not None
-            market.synchronizer.after_apply(connection.connection_id, event.verdict, event.payload, time.time_ns(), now)
+            judged = event.verdict, event.payload, event.received_time_ns
+            market.synchronizer.after_apply(connection.connection_id, *judged, now)
         else:  # applied, and a thread waits for it
             market.binding.is_direct = not market.synchronizer.wants_every_update
             market.wake_waiters()
@@ -341,26 +359,28 @@ class FeedGroup:
         self._run_actions(market, now)
         market.wake_waiters()
 
-    def _handle_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
+    def _handle_update(self, connection: FeedConnection, market: LiveMarket, event: FrameEvent, now: float) -> None:
         """Give an update to its synchronizer, or to its book if the fast path has opened since it was read."""
         if market.synchronizer.wants_every_update:
             id_before = market.book.last_update_id
-            market.synchronizer.receive_update(connection.connection_id, payload, time.time_ns(), now)
+            received = event.payload, event.received_time_ns
+            market.synchronizer.receive_update(connection.connection_id, *received, now)
             market.note_arrival(connection.reader.tally(market.stream), id_before)
             self._run_actions(market, now)
             market.wake_waiters()
             return
-        event = FrameEvent(Opcode.TEXT, payload, market.binding)
+        event = event._replace(binding=market.binding)
         try:
-            event = event._replace(verdict=market.book.apply(payload, time.time_ns()))
+            event = event._replace(verdict=market.book.apply(event.payload, event.received_time_ns))
             market.binding.heard_at = now
         except MalformedMessage as error:
             event = event._replace(error=error)
         self._handle_judged(connection, event, now)
 
-    def _handle_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
+    def _handle_other(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
         """Handle a message that does not begin with the name of a bound stream."""
         self._loop.tick_due = now
+        payload = event.payload
         try:
             header = read_header(payload)
         except MalformedMessage as error:
@@ -372,7 +392,7 @@ class FeedGroup:
         elif header.stream is not None:
             market = self._markets.find(header.stream)
             if market is not None:
-                self._handle_update(connection, market, payload, now)
+                self._handle_update(connection, market, event, now)
             elif not connection.requests.may_bring(header.stream):  # or its market was stopped a moment ago
                 self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:

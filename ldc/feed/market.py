@@ -46,6 +46,7 @@ class LiveMarket:
         "on_restart",
         "on_state",
         "probed_at",
+        "requested",
         "restart_count",
         "serial",
         "signal",
@@ -97,6 +98,8 @@ class LiveMarket:
         self.has_logged_malformed = False
         self.missing: dict[bool, int | None] = {}
         """Of the snapshot (False) and the probe (True) the request that the downloader did not hold when checked."""
+        self.requested: set[str] = set()
+        """What callers have requested and the group's thread has not begun. Any thread adds to it."""
         self.on_state = on_state
         self.on_restart = on_restart
 

@@ -186,6 +186,12 @@ class BinanceLocalDepthCacheManager:
         """The exchange string."""
         return self._venue.exchange
 
+    @property
+    def restful_base_uris(self) -> tuple[str, ...]:
+        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        given = self._settings.restful_base_uri
+        return self._venue.restful_base_uris if given is None else (given,)
+
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
 
@@ -625,6 +631,7 @@ class BinanceLocalDepthCacheManager:
             now=time.monotonic(),
             symbol=symbol,
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+            buffers=lifecycle.process_buffers,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))

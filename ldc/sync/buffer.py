@@ -5,11 +5,10 @@ Rule 2: a buffer is bounded. At the limit it discards its oldest updates and ret
 Rule 3: all buffers of a process are bounded together. During a ban of minutes a thousand markets buffer at once.
 """
 
-import os
-import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -67,10 +66,16 @@ class Update(NamedTuple):
 
 
 class BufferBudget:
-    """The payload that several buffers hold together. Thread-safe; each call is O(1)."""
+    """The payload that several buffers hold together. Each call is O(1).
 
-    def __init__(self, bytes_max: int = ALL_BUFFERS_BYTES_MAX) -> None:
+    Thread-safety: that of `lock`, which is held for a few additions. Without one, one thread calls it.
+    """
+
+    def __init__(
+        self, bytes_max: int = ALL_BUFFERS_BYTES_MAX, lock: AbstractContextManager[object] | None = None
+    ) -> None:
         self.bytes_max = bytes_max
+        self.lock = lock or nullcontext()
         self.held = 0
         """Bytes."""
         self.buffers = 0
@@ -78,14 +83,10 @@ class BufferBudget:
         self.discarded = 0
         """Updates that were discarded because of this limit. Their markets count them too."""
         self._forgotten: deque[int] = deque()  # the bytes of buffers that the garbage collector took
-        self._reset_lock()
-
-    def _reset_lock(self) -> None:
-        self._lock = threading.Lock()
 
     def change(self, bytes_more: int, buffers_more: int = 0) -> int | None:
         """Count a change; return the bytes that a buffer may hold, or None: as many as its own limit allows."""
-        with self._lock:
+        with self.lock:
             while self._forgotten:
                 self.held -= self._forgotten.popleft()
                 self.buffers -= 1
@@ -95,19 +96,12 @@ class BufferBudget:
 
     def note_discarded(self, count: int) -> None:
         """Count updates that were discarded because of this limit."""
-        with self._lock:
+        with self.lock:
             self.discarded += count
 
     def forget(self, held: int) -> None:
         """A buffer is gone that held so many bytes. Takes no lock, because the garbage collector may call it."""
         self._forgotten.append(held)
-
-
-PROCESS_BUFFERS = BufferBudget()
-"""What all buffers of this process hold together."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=PROCESS_BUFFERS._reset_lock)
 
 
 class UpdateBuffer:
@@ -123,9 +117,9 @@ class UpdateBuffer:
         self,
         updates_max: int = BUFFER_UPDATES_MAX,
         bytes_max: int = BUFFER_BYTES_MAX,
-        budget: BufferBudget = PROCESS_BUFFERS,
+        budget: BufferBudget | None = None,
     ) -> None:
-        self._budget = budget
+        self._budget = budget or BufferBudget()
         self._updates: list[Update] = []
         self._bytes = 0
         self._updates_max = updates_max

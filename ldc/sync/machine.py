@@ -74,7 +74,7 @@ from ldc.sync.actions import (
     StateChanged,
     UpdateDrop,
 )
-from ldc.sync.buffer import Update, UpdateBuffer, is_later
+from ldc.sync.buffer import BufferBudget, Update, UpdateBuffer, is_later
 from ldc.sync.gap import GAP_WAIT_MS, GapWait
 from ldc.sync.numbering import Numbering
 from ldc.sync.plausibility import middle_price
@@ -127,6 +127,7 @@ class Synchronizer:
             book does with one that is applied.
         refresh_interval_s: how often a synchronized market is refreshed without need; None: never.
         gap_wait_ms: how long a gap waits for another live stream.
+        buffers: what the buffers of several markets may hold together; None: this market has a budget of its own.
 
     Raises:
         ValueError: the limits do not ascend from at least 1, or the interval is not positive.
@@ -169,7 +170,9 @@ class Synchronizer:
         symbol: str | None = None,
         refresh_interval_s: float | None = None,
         gap_wait_ms: float = GAP_WAIT_MS,
+        buffers: BufferBudget | None = None,
     ) -> None:
+        buffers = buffers or BufferBudget()
         if not limits or list(limits) != sorted(set(limits)) or limits[0] < 1:
             raise ValueError(f"the snapshot limits of {book.market!r} must ascend from at least 1, not {limits!r}")
         if refresh_interval_s is not None and not refresh_interval_s > 0:
@@ -200,8 +203,8 @@ class Synchronizer:
         self._streams = Streams(book.market)
         self._numbering = Numbering(book, self._streams, make_book, now)
         self._retry = RetryPolicy(random, now)
-        self.gap = GapWait(self._streams, gap_wait_ms / 1000)
-        self._buffer = UpdateBuffer()  # what waits for a snapshot; empty while SYNCHRONIZED
+        self.gap = GapWait(self._streams, gap_wait_ms / 1000, buffers)
+        self._buffer = UpdateBuffer(budget=buffers)  # what waits for a snapshot; empty while SYNCHRONIZED
         self._request_due: float | None = None  # until when the first update is awaited
         self._has_retained_levels = False  # the book is right as of its id, and the next stream may continue it
 

@@ -36,6 +36,7 @@ from wire_frames import BINARY, CLOSE, PING, PONG, frame
 from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.feed.group import FeedGroup
 from ldc.limits import Timing
+from ldc.manager import lifecycle
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue
 from ldc.types import SyncState
@@ -972,6 +973,33 @@ def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():
         assert_all_well(exchange, manager)
         assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+def test_markets_that_wait_for_a_snapshot_share_the_memory_for_their_updates(monkeypatch, kind):
+    """A regression: through a ban of two minutes a thousand markets held 1.3 GB."""
+    monkeypatch.setattr(lifecycle.process_buffers, "bytes_max", 6000)
+    with live(kind, markets=BOTH) as (exchange, manager):
+        exchange.on_rest = lambda _request: error_reply(418, -1003, "banned", {"Retry-After": "2"})
+        manager.create_depth_cache(BOTH)
+        for market in BOTH:
+            exchange.connection_of(market)
+        lives = [manager.get_depth_cache(market).live for market in BOTH]
+        for _ in range(60):
+            for market in BOTH:
+                exchange.update(market)
+        eventually(lambda: all(live.synchronizer.updates_dropped["BUFFER_FULL"] for live in lives), "full buffers")
+        assert lifecycle.process_buffers.held <= 7000
+        assert lifecycle.process_buffers.discarded > 0
+        exchange.on_rest = None
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        for market in BOTH:
+            reach(exchange, manager, market)
+            assert_exact(exchange, manager, market)
+        eventually(lambda: lifecycle.process_buffers.change(0) is None, "the release")
 
 
 # ------------------------------------------------------------------------------------------------ requests

@@ -7,10 +7,8 @@ import pytest
 
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.sync.buffer import (
-    ALL_BUFFERS_BYTES_MAX,
     BUFFER_BYTES_MAX,
     PREVIOUS_NUMBERING_MS,
-    PROCESS_BUFFERS,
     BufferBudget,
     Update,
     UpdateBuffer,
@@ -279,14 +277,3 @@ def test_updates_of_a_previous_numbering_count_no_longer() -> None:
     buffer.add(update(100, 101, time_ms=1_000, payload=b"x" * 10))
     assert len(buffer.discard_previous_numbering(update(1, 2, time_ms=9_000))) == 1
     assert (budget.held, budget.buffers) == (0, 0)
-
-
-def test_buffers_share_the_limit_of_the_process_unless_they_are_given_another() -> None:
-    gc.collect()
-    PROCESS_BUFFERS.change(0)  # what other tests have left is counted
-    before = PROCESS_BUFFERS.held
-    buffer = UpdateBuffer()
-    buffer.add(update(0, 1, payload=b"x" * 10))
-    assert PROCESS_BUFFERS.held == before + 10
-    buffer.clear()
-    assert PROCESS_BUFFERS.bytes_max == ALL_BUFFERS_BYTES_MAX
