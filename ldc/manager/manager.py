@@ -20,6 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from ldc._version import __version__
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
 from ldc.consume.log import logger
@@ -41,7 +42,7 @@ from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.actions import StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
+from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import did_you_mean, venue_named
 
 
@@ -183,6 +184,12 @@ class BinanceLocalDepthCacheManager:
     def exchange(self) -> str:
         """The exchange string."""
         return self._venue.exchange
+
+    @property
+    def restful_base_uris(self) -> tuple[str, ...]:
+        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        given = self._settings.restful_base_uri
+        return self._venue.restful_base_uris if given is None else (given,)
 
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
@@ -356,7 +363,7 @@ class BinanceLocalDepthCacheManager:
         except DepthCacheError as error:
             raise cache.explain(error) from None
 
-    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView:
+    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView[float]:
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:
