@@ -31,6 +31,7 @@ __all__ = [
     "StreamTally",
     "TlsContext",
     "TlsSocket",
+    "UpdateWaiter",
     "has_system_threads",
     "read_header",
     "tls_problem",
@@ -63,12 +64,13 @@ def _what_is_wrong(error: ImportError) -> str:
     elif BUILD == "source":
         reason = (
             f"The compiled order book is not built in {str(Path(__file__).parents[1])!r}, which is a source folder. "
-            "If ldc is also installed, Python found this folder first: run it from elsewhere, or with `python -P`. "
+            "If ldc is also installed, Python found this folder first: `pip install -e .` builds ldc in it. "
+            "Or start Python elsewhere, or as `python -P`. "
         )
     else:
         reason = "The compiled order book is missing from this installation. "
     return (
-        f"{reason}Install ldc with a C compiler at hand (`pip install .` in its sources), "
+        f"{reason}Install ldc with a C compiler at hand (`pip install -e .` in its sources), "
         "or set LDC_PURE_PYTHON=1 to use the same order book in plain Python, which is many times slower."
     )
 
@@ -95,6 +97,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             StreamTally,
             TlsContext,
             TlsSocket,
+            UpdateWaiter,
             read_header,
             tls_problem,
         )
@@ -112,7 +115,7 @@ else:
         OrderBook,
         read_header,
     )
-    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally, UpdateWaiter
     from ldc.book.pure.keepalive import KeepAlive
     from ldc.book.pure.native import NativeLoop
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

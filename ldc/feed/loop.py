@@ -22,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ldc.book import IMPLEMENTATION, NativeLoop, has_system_threads
 from ldc.consume.log import logger
+from ldc.feed.cpus import run_on
 from ldc.feed.mailbox import Mailbox
 from ldc.limits import Timing
 
@@ -75,6 +76,8 @@ class EventLoop(Generic[SourceT]):
         begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
         has_stopped: whether nothing is left to wait for.
         release: called as the last of all, when the thread ends or could not be started.
+        spins: never sleep. It takes a whole CPU, without the GIL; a loop in Python ignores it.
+        cpus: the only CPUs that the thread runs on; None: all.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class EventLoop(Generic[SourceT]):
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
+        spins: bool = False,
+        cpus: frozenset[int] | None = None,
     ) -> None:
         self.name = name
         self.tick_due = -math.inf
@@ -105,12 +110,17 @@ class EventLoop(Generic[SourceT]):
         self._release = release
         self._mailbox = Mailbox()
         self.post = self._mailbox.post
-        """Let the thread call `work(now)`. False: the loop has ended and will not call it."""
+        """Let the thread call `work(now)`. False: it will not; the loop has ended, or too much work waits."""
         self._stop_requested = threading.Event()
         self._stop_deadline = math.inf
         self._slept_s_before = clock_of_sleep()
         self._selector = new_selector()
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
+        self._cpus = cpus
+        if isinstance(self._selector, NativeLoop):
+            self._selector.spins = spins
+        elif spins:
+            logger.warning("%s: feed_spin has no effect, because the loop that reads without the GIL is off", name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # from any thread
@@ -196,6 +206,7 @@ class EventLoop(Generic[SourceT]):
 
     def _run(self) -> None:
         try:
+            self._choose_cpus()
             if type(self._selector).__module__ not in (NativeLoop.__module__, selectors.__name__):
                 self._renew_selector()
             while True:
@@ -214,6 +225,13 @@ class EventLoop(Generic[SourceT]):
             logger.exception("%s failed while it recovered, and ends for good", self.name)
         finally:
             self.close()
+
+    def _choose_cpus(self) -> None:
+        if self._cpus is not None:
+            try:
+                run_on(self._cpus)
+            except OSError as error:
+                logger.warning("%s: cannot run on the CPUs %s only: %s", self.name, sorted(self._cpus), error)
 
     def _renew_selector(self) -> None:
         """Make the selector in the thread that uses it: one of gevent works only there."""
