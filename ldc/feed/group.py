@@ -238,6 +238,7 @@ class FeedGroup:
                 self._connections.lose(connection, why, now, is_wanted=True)
             except BaseException:  # a thread's top
                 logger.exception("%s: a connection could not be ended in order", self.name)
+        self._connections.end_strays()
         for market in self._markets:
             try:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too

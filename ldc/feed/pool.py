@@ -141,6 +141,7 @@ class ConnectionPool:
             for url in urls
         ]
         self._connection_ids = count(1)
+        self._held: set[FeedConnection] = set()  # those that are not closed; mostly those of the slots
 
     def __iter__(self) -> Iterator[FeedConnection]:
         return iter([connection for slot in self._slots for connection in slot])
@@ -222,10 +223,18 @@ class ConnectionPool:
         """Send close frames; return how long the answers may be waited for, in seconds."""
         return max((connection.begin_close() for connection in self), default=0.0)
 
+    def end_strays(self) -> None:
+        """Close the connections of no slot: an exception came between. Nothing is reported."""
+        for connection in self._held.difference(self):
+            self._loop.unwatch(connection)
+            connection.close()
+            self._held.discard(connection)
+
     def release(self) -> None:
         """Close all sockets. Nothing is reported."""
         for slot in self._slots:
             slot.release()
+        self.end_strays()
 
     def watch_room(self) -> None:
         """Let the loop watch for room to write where data waits to be sent."""
@@ -247,13 +256,14 @@ class ConnectionPool:
             self._lease,
             take_shared=self._take_shared,
         )
+        self._held.add(connection)
         connection.connect()
         return connection
 
     def _forget(self, connection: FeedConnection, now: float) -> None:
-        if connection.state is ConnectionState.OPEN:
-            self._loop.unwatch(connection)
+        self._loop.unwatch(connection)
         connection.close()
+        self._held.discard(connection)
         self._on_closed(connection, now, not self.open_ones)
 
     def _opened(self, connection: FeedConnection, now: float) -> None:
