@@ -24,8 +24,9 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
-	bench-peers bench-peers-recordings bench-peers-loopback web web-test web-screenshots bench-gateway
+.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs \
+	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
@@ -37,9 +38,11 @@ help:
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
+	@echo "make analytics CASES=1000000   random questions about random books, judged with plain Decimals"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
+	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
@@ -128,6 +131,10 @@ bench: $(VENV)/.installed
 bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
 
+# What the analytics cost a call, beside best_bid and a view.
+bench-analytics: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_analytics.py $(ARGS)
+
 # How old the book is, as the bot sees it, while the bot's own threads compute.
 bench-fresh: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
@@ -203,6 +210,11 @@ simulate: $(VENV)/.installed
 MINUTES ?= 60
 soak: $(VENV)/.installed
 	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/soak.py --minutes $(MINUTES) $(ARGS)
+
+# Random questions about random books, on all cores; prints what was answered wrongly.
+CASES ?= 100000
+analytics: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/many_questions.py --cases $(CASES) $(ARGS)
 
 # Prints how long each fault of the embedded exchange takes to be noticed and to be over.
 detect: $(VENV)/.installed
