@@ -6,6 +6,8 @@ Live, from an exchange:
         manager.create_depth_cache("BTCUSDT")
         manager.wait_until_synchronized(timeout=30)
         manager.get_asks("BTCUSDT", limit_count=10)
+        for update in manager.updates("BTCUSDT"):     # or async for
+            print(update.market, update.last_update_id)
 
 One book, updated by hand:
 
@@ -19,6 +21,9 @@ Names that are not in `__all__` are private, whatever their spelling.
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
+from ldc.consume.callbacks import CallbackHandle
+from ldc.consume.stream import MergedStream, UpdateStream, merge
+from ldc.consume.updates import BookUpdate
 from ldc.errors import (
     BookNotLoaded,
     DepthCacheAlreadyStopped,
@@ -46,6 +51,9 @@ from ldc.types import (
     Verdict,
 )
 
+DepthCacheManager = BinanceLocalDepthCacheManager
+"""A short name."""
+
 FeedStatus = ConnectionStatus
 """The name of `ConnectionStatus` up to 0.1."""
 
@@ -57,7 +65,9 @@ __all__ = [
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
+    "BookUpdate",
     "BookView",
+    "CallbackHandle",
     "Cause",
     "Comparison",
     "ConnectionStatus",
@@ -65,19 +75,23 @@ __all__ = [
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",
     "DepthCacheError",
+    "DepthCacheManager",
     "DepthCacheNotFound",
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
     "FeedStatus",
     "Header",
     "MalformedMessage",
+    "MergedStream",
     "OrderBook",
     "Progress",
     "SequenceRule",
     "SyncState",
     "UnknownExchange",
     "UnknownMarket",
+    "UpdateStream",
     "Verdict",
     "__version__",
+    "merge",
     "read_header",
 ]

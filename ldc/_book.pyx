@@ -28,6 +28,8 @@ The parts, each included so that the C compiler sees one unit:
     core/keepalive.pxi pings, pongs, and the pace of what is sent
     core/wait.pxi      threads that sleep until a number changes
     core/loop.pxi      a feed's steady state without the GIL
+    core/queue.pxi     what waits for the consumers of updates, and how they are woken
+    core/updates.pxi   what happens to a book, for its consumers
 """
 
 cimport cython
@@ -38,7 +40,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.math cimport INFINITY
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -106,6 +108,8 @@ cdef struct Place:
     bint has_event_time
     bint has_transaction_time
     bint has_received_time
+
+include "core/queue.pxi"
 
 cdef struct Counters:
     int64_t snapshots_loaded
@@ -175,6 +179,11 @@ cdef class OrderBook:
     cdef bint _needs_attention
     cdef bint _chains_by_previous_id        # of the rule, in C
     cdef bint _first_may_end_at_snapshot
+    cdef bint _has_news                     # for the queue of a watch that must be woken
+    cdef bint _was_lost                     # it could not be read where it stood: crossed, or past its horizon
+    cdef int _cause_number                  # of what was given to suspend()
+    cdef int64_t _epoch
+    cdef Watch* _watches                    # the consumers of its updates; NULL: there is none
     cdef object _cause                      # given to suspend(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
     cdef const char* _symbol_text           # of `_symbol`; NULL: None
@@ -248,6 +257,8 @@ cdef class OrderBook:
             load_body(self, body, honoured, &place)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def apply(self, payload, received_time_ns=None):
         """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
@@ -281,6 +292,8 @@ cdef class OrderBook:
         finally:
             PyBuffer_Release(&view)
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
         return VERDICTS[verdict]
 
     def adopt(self, OrderBook other not None):
@@ -294,6 +307,8 @@ cdef class OrderBook:
             adopt_book(self, other)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def clear(self):
         """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
@@ -308,10 +323,14 @@ cdef class OrderBook:
         self._is_crossed = False
         self._needs_attention = False
         self._header.is_set = False
+        if self._watches != NULL:
+            note_state(self, False)
         mutex_unlock(&self._mutex)
         side_release(&bids)
         side_release(&asks)
         end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def suspend(self, cause):
         """Let every read raise with this cause, a non-empty str, until `resume`.
@@ -322,17 +341,28 @@ cdef class OrderBook:
             raise TypeError(f"cause must be a str, not {type(cause).__name__}")
         if not cause:
             raise ValueError("cause must not be empty")
+        cdef int number = CAUSE_NUMBERS.get(str(cause), OTHER_CAUSE)
         with cython.critical_section(self):
             self._cause = cause
         mutex_lock(&self._mutex)
         self._is_suspended = True
+        self._cause_number = number
+        if self._watches != NULL:
+            note_state(self, False)
         mutex_unlock(&self._mutex)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def resume(self):
-        """Let reads return again what the book holds."""
+        """Let reads return again what the book holds. After a suspension that begins an epoch."""
         mutex_lock(&self._mutex)
+        self._epoch += self._is_suspended
         self._is_suspended = False
+        if self._watches != NULL:
+            note_state(self, False)
         mutex_unlock(&self._mutex)
+        if self._has_news:
+            wake_consumers(self, False)
 
     @property
     def lease(self):
@@ -435,6 +465,18 @@ cdef class OrderBook:
         is_suspended = self._is_suspended
         mutex_unlock(&self._mutex)
         return cause_of(self) if is_suspended else None
+
+    @property
+    def epoch(self):
+        """A number that grows whenever the book can be read again after it could not, or has other levels at once.
+
+        The pair of epoch and update id never goes back, not even when the exchange restarts its ids.
+        """
+        cdef int64_t epoch = 0
+        mutex_lock(&self._mutex)
+        epoch = self._epoch
+        mutex_unlock(&self._mutex)
+        return epoch
 
     @property
     def last_update_id(self):
@@ -561,3 +603,4 @@ include "core/commit.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
+include "core/updates.pxi"

@@ -100,6 +100,8 @@ class BookView(NamedTuple):
     """The lowest price to which the bids are complete; None: complete at every price."""
     ask_horizon: Number | None
     """The highest price to which the asks are complete; None: complete at every price."""
+    epoch: int = 0
+    """Grows whenever the book can be read again after it could not. The pair of epoch and update id never goes back."""
 
 
 class Header(NamedTuple):
@@ -257,6 +259,8 @@ class DepthCacheStatus(NamedTuple):
     """Seconds since the last proof that the book is current; see `max_age` of the manager's reads."""
     progress: Progress | None
     """The manager's `get_progress`; None in a status that did not come from the manager's `get_status`."""
+    epoch: int = 0
+    """Grows whenever the book can be read again after it could not; 0 before the first time. As in `BookView`."""
 
     @property
     def feeds(self) -> tuple[ConnectionStatus, ...]:

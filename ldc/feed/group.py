@@ -22,7 +22,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from ldc.book import Lease, read_header
+from ldc.book import Lease, UpdateQueue, read_header
+from ldc.consume.callbacks import InlineCalls
 from ldc.consume.log import logger
 from ldc.errors import MalformedMessage
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
@@ -78,12 +79,14 @@ class FeedGroup:
         self._holds_request = holds_request
         self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
+        self._inline = InlineCalls()
         self._silence_due = 0.0
         self._lease = Lease(int(options.lease_s * 1e9))
         self._loop: EventLoop[FeedConnection] = EventLoop(
             name,
             options.timing,
             read=self._read,
+            consume=self._inline.run,
             tick=self._tick,
             machine_slept=self._machine_slept,
             recover=self._recover,
@@ -131,6 +134,10 @@ class FeedGroup:
     def last_error(self) -> str | None:
         """Why the last connection was lost, or None."""
         return self._connections.last_error
+
+    def inline_queue(self) -> UpdateQueue:
+        """Return the queue of the callbacks that run in the group's thread."""
+        return self._inline.queue(self._loop.wake_fd)
 
     def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""
@@ -223,6 +230,7 @@ class FeedGroup:
         return not self._connections.open_ones
 
     def _release(self) -> None:
+        self._inline.close()
         self._connections.release()
 
     # connections

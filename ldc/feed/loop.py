@@ -4,7 +4,7 @@ Rule 1: `start`, `post`, `stop` and `join` may be called from any thread. Everyt
 Rule 2: most wake-ups bring one readable socket and move no deadline. So deadlines are checked only when `tick_due` has
     come. Code that may bring a deadline nearer sets `tick_due` to the present. The loop does so itself for posted work
     and for room to write.
-Rule 3: a turn has a fixed order: posted work, readable sources, deadlines.
+Rule 3: a turn has a fixed order: posted work, readable sources, consumers, deadlines.
 Rule 4: an exception in a turn does not end the thread. `recover` is called, and the loop continues after
     `Timing.fault_pause_s`.
 Rule 5: the loop knows nothing of what it serves. What it calls is passed to its constructor.
@@ -71,6 +71,7 @@ class EventLoop(Generic[SourceT]):
         begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
         has_stopped: whether nothing is left to wait for.
         release: called as the last of all, when the thread ends or could not be started.
+        consume: called in each turn after what is readable was read: it runs the consumers that belong to this thread.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class EventLoop(Generic[SourceT]):
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
+        consume: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.tick_due = -math.inf
@@ -93,6 +95,7 @@ class EventLoop(Generic[SourceT]):
         """Sources to read in the next turn, which then does not wait."""
         self._timing = timing
         self._read = read
+        self._consume = consume
         self._tick = tick
         self._machine_slept = machine_slept
         self._recover = recover
@@ -114,6 +117,11 @@ class EventLoop(Generic[SourceT]):
     def start(self) -> None:
         """Start the thread. Once. Raises ``RuntimeError`` if there can be no more threads."""
         self._thread.start()
+
+    @property
+    def wake_fd(self) -> int:
+        """A descriptor to write a byte to, which wakes the thread; -1: the loop is closed."""
+        return self._mailbox.wake_fd
 
     @property
     def is_own_thread(self) -> bool:
@@ -209,6 +217,7 @@ class EventLoop(Generic[SourceT]):
             self.tick_due = now
         for source in readable:
             self._read(source, now)
+        self._consume()
         slept_s = clock_of_sleep() - self._slept_s_before
         if slept_s > self._timing.slept_s_max:
             self.tick_due = now

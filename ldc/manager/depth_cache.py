@@ -97,7 +97,8 @@ class DepthCache:
         """Whether it will never be readable again."""
         return self._live.is_removed or self._live.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
 
-    def _raise_if_over(self) -> None:
+    def raise_if_over(self) -> None:
+        """Raise the error that says why it will never be readable again, if that is so."""
         if (error := self._why_over()) is not None:
             raise error
 
@@ -114,7 +115,7 @@ class DepthCache:
         if self.is_synchronized:
             return True
         if decided:
-            self._raise_if_over()
+            self.raise_if_over()
         return False
 
     def wait_for_update(
@@ -158,10 +159,29 @@ class DepthCache:
         self._wait_for(is_decided, timeout)
         reached = self._id_past(after)
         if reached is None:
-            self._raise_if_over()
+            self.raise_if_over()
             if lost_by:
                 raise lost_by[0]
         return reached
+
+    def look_for_update(self, after_update_id: int | None) -> Callable[[], int | None]:
+        """Return a function that looks for what `wait_for_update` waits for.
+
+        It returns the new id, or None: not yet. It raises what `wait_for_update` raises.
+        """
+        after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
+        if after is None and is_held:
+            after = self.reader.last_update_id
+
+        def look() -> int | None:
+            reached = self._id_past(after)
+            if reached is None:
+                self.raise_if_over()
+                if is_held and not self.is_synchronized and (error := self._why_refused()) is not None:
+                    raise error
+            return reached
+
+        return look
 
     def _id_past(self, after: int | None) -> int | None:
         """Return the book's update id, if it can be read and is past that id; otherwise None."""
@@ -229,6 +249,7 @@ class DepthCache:
             connections=self._group.connections_of(live),
             proof_age_s=self.proof_age_s,
             progress=None,
+            epoch=reader.epoch,
         )
 
     def _unreadable_cause(self) -> str | None:

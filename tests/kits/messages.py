@@ -74,7 +74,7 @@ def exact_asks(book: Any) -> list[tuple[str, str]]:
 LOOKS = (
     "rule", "market", "is_loaded", "is_readable", "unreadable_cause", "suspended_by", "last_update_id", "event_time_ms",
     "transaction_time_ms", "received_time_ns", "bid_horizon", "ask_horizon", "bid_count", "ask_count", "is_crossed",
-    "needs_attention", "last_header", "counters", "price_decimals", "quantity_decimals",
+    "needs_attention", "last_header", "counters", "price_decimals", "quantity_decimals", "epoch",
 )  # fmt: skip
 
 READS: dict[str, Callable[[Any], Any]] = {

@@ -46,10 +46,20 @@ from ldc.book.pure.side import (
     load_sides,
     read_levels,
 )
+from ldc.book.pure.updates import (
+    BookWatch,
+    UpdateQueue,
+    decode_levels,
+    decode_price,
+    decode_update,
+    differences,
+    event_of,
+)
 from ldc.errors import (
     BookNotLoaded,
     DepthCacheError,
     MalformedMessage,
+    is_final,
     refused,
     refused_as_stalled,
     refused_past_horizon,
@@ -69,8 +79,14 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
     "BookReader",
+    "BookWatch",
     "Lease",
     "OrderBook",
+    "UpdateQueue",
+    "decode_levels",
+    "decode_price",
+    "decode_update",
+    "event_of",
     "read_header",
 ]
 
@@ -94,6 +110,7 @@ class _State:
 
     __slots__ = (
         "counts",
+        "epoch",
         "event_time_ms",
         "is_first_after_snapshot",
         "last_header",
@@ -107,6 +124,8 @@ class _State:
         "suspended_by",
         "symbol",
         "transaction_time_ms",
+        "was_lost",
+        "watches",
     )
 
     def __init__(self, rule: SequenceRule, market: str | None, symbol: str | None) -> None:
@@ -117,6 +136,11 @@ class _State:
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
         self.lease: Lease | None = None
+        self.epoch = 0
+        self.was_lost = False
+        """It could not be read where it stood: crossed, or past its horizon."""
+        self.watches: tuple[BookWatch, ...] = ()
+        """The consumers of its updates."""
         self.forget()
 
     def forget(self) -> None:
@@ -191,10 +215,14 @@ class _State:
         self.counts["snapshots_loaded"] += 1
         self.counts["quantities_saturated"] += loaded.saturated_count
         self.counts["levels_dropped"] += loaded.dropped_count
+        self.epoch += self.suspended_by is None
+        self.note_epoch()
+        self.note_state(is_replaced=True)
 
-    def apply(self, update: DepthUpdate, received_time_ns: int | None) -> Verdict:
+    def apply(self, update: DepthUpdate, received_time_ns: int | None, payload: Message) -> Verdict:
         """Read the numbers, judge the ids, commit the levels."""
         sides, book_id, header = self.loaded(), self.last_update_id, update.header
+        sides_before = sides
         first_id, last_id, previous_id = header.first_update_id, header.last_update_id, header.previous_update_id
         wrong = check_ids(self.rule, first_id, last_id, previous_id)
         if wrong is not None:
@@ -227,6 +255,9 @@ class _State:
                 raise
             if start_id(self.rule, first_id, previous_id) < book_id:
                 self.counts["updates_overlapping"] += 1
+            self.note_epoch()
+            if self.watches:
+                self._note_update(payload, first_id, bids, asks, is_widened=sides is not sides_before)
         self.last_header = header
         self.counts[_VERDICT_COUNTERS[verdict]] += 1
         return verdict
@@ -241,6 +272,70 @@ class _State:
             if len(levels) > len(changes) or INT64_MAX in changes.values():
                 self.counts["prices_repeated"] += len(levels) - len(changes)
                 self.counts["quantities_saturated"] += count_saturated(levels)
+
+    # the consumers of its updates, under the lock
+
+    def watched_cause(self) -> str | None:
+        """Return why it cannot be read, whatever its lease; None: it can."""
+        sides = self.sides
+        if sides is None:
+            is_over = self.suspended_by is not None and is_final(self.suspended_by)
+            return self.suspended_by if is_over else Cause.NOT_LOADED
+        if self.suspended_by is not None:
+            return self.suspended_by
+        if sides.is_crossed:
+            return Cause.CROSSED
+        return Cause.LEFT_HORIZON if sides.bids.has_left or sides.asks.has_left else None
+
+    def note_epoch(self) -> None:
+        """A book that could not be read where it stood can be again: that begins an epoch."""
+        sides = self.sides
+        assert sides is not None
+        is_lost = sides.is_crossed or sides.bids.has_left or sides.asks.has_left
+        self.epoch += self.was_lost and not is_lost
+        self.was_lost = is_lost
+
+    def note_state(self, *, is_replaced: bool = False) -> None:
+        """Tell the consumers that it was suspended, resumed, cleared or loaded."""
+        if self.watches:
+            cause = self.watched_cause()
+            for watch in self.watches:
+                watch.note_state(cause, is_replaced=is_replaced)
+
+    def _note_update(
+        self, payload: Message, first_id: int, bids: list[Level], asks: list[Level], *, is_widened: bool
+    ) -> None:
+        cause = self.watched_cause()
+        message = payload.encode() if isinstance(payload, str) else bytes(payload)
+        for watch in self.watches:
+            watch.note_update(cause, message, first_id, bids, asks, is_widened)
+
+    def note_adoption(self, before: Sides) -> None:
+        """Tell the consumers that it has adopted other levels."""
+        assert self.sides is not None
+        if not self.watches:
+            return
+        cause, changed = self.watched_cause(), differences(before, self.sides)
+        horizons = [(sides.bids.horizon, sides.asks.horizon) for sides in (before, self.sides)]
+        is_none = changed == ([], []) and horizons[0] == horizons[1]
+        for watch in self.watches:
+            watch.note_adoption(cause, changed, is_none)
+
+    def wake_consumers(self, *, is_feed: bool = False) -> bool:
+        """Wake the queues that have news. `is_feed`: return whether one is inline, whose consumer then runs here."""
+        if not self.watches:
+            return False
+        with self.lock:
+            queues = [watch.queue for watch in self.watches if watch.needs_wake]
+            for watch in self.watches:
+                watch.needs_wake = False
+        calls = False
+        for queue in queues:
+            if is_feed and queue.is_inline:
+                calls = True
+            else:
+                queue.wake()
+        return calls
 
     # copies and checks
 
@@ -328,7 +423,7 @@ class _Reads:
                 sides = state.readable() if beyond_horizon else state.readable_inside("bids", "asks")
             bids = sides.bids.top(wanted, beyond_horizon)
             asks = sides.asks.top(wanted, beyond_horizon)
-            horizons = sides.bids.horizon_price, sides.asks.horizon_price
+            bid_horizon, ask_horizon = sides.bids.horizon_price, sides.asks.horizon_price
             price_decimals, quantity_decimals = sides.price_decimals, sides.quantity_decimals
             assert state.last_update_id is not None
             ids_and_times = (
@@ -337,12 +432,15 @@ class _Reads:
                 state.transaction_time_ms,
                 state.received_time_ns,
             )
+            epoch = state.epoch
         price_of, quantity_of = converter(number, price_decimals), converter(number, quantity_decimals)
         return BookView(
             tuple((price_of(price), quantity_of(quantity)) for price, quantity in bids),
             tuple((price_of(price), quantity_of(quantity)) for price, quantity in asks),
             *ids_and_times,
-            *(None if horizon is None else price_of(horizon) for horizon in horizons),
+            None if bid_horizon is None else price_of(bid_horizon),
+            None if ask_horizon is None else price_of(ask_horizon),
+            epoch,
         )
 
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
@@ -392,6 +490,14 @@ class _Reads:
     def last_update_id(self) -> int | None:
         """The exchange's id that the book stands at; None until a snapshot is loaded."""
         return self._state.last_update_id
+
+    @property
+    def epoch(self) -> int:
+        """A number that grows whenever the book can be read again after it could not, or has other levels at once.
+
+        The pair of epoch and update id never goes back, not even when the exchange restarts its ids.
+        """
+        return self._state.epoch
 
     @property
     def event_time_ms(self) -> int | None:
@@ -578,6 +684,7 @@ class OrderBook(_Reads):
             sides = load_sides(snapshot, limit)
             with state.lock:
                 state.load(snapshot, sides, received_time_ns)
+            state.wake_consumers()
         except Unreadable as why:
             with state.lock:
                 state.counts["snapshots_refused"] += 1
@@ -589,6 +696,13 @@ class OrderBook(_Reads):
         Raises ``BookNotLoaded`` before the first snapshot, ``MalformedMessage`` for what is no depth update; the book
         is then what it was. After ``Verdict.GAP`` it stands where it stood: load a snapshot.
         """
+        try:
+            return self._apply(payload, received_time_ns)
+        finally:
+            self._state.wake_consumers()
+
+    def _apply(self, payload: Message, received_time_ns: int | None = None) -> Verdict:
+        """As `apply`; but the consumers are not woken: the caller does it, by `wake_consumers`."""
         state = self._state
         state.loaded()
         if received_time_ns is not None:
@@ -596,7 +710,7 @@ class OrderBook(_Reads):
         try:
             update = read_update(message_text(payload))
             with state.lock:
-                return state.apply(update, received_time_ns)
+                return state.apply(update, received_time_ns, payload)
         except Unreadable as why:
             with state.lock:
                 state.counts["updates_malformed"] += 1
@@ -610,13 +724,19 @@ class OrderBook(_Reads):
             state.loaded()
             assert state.last_update_id is not None
             _check_ids_equal(state.last_update_id, their_id)
+            before = state.loaded()
             state.sides = theirs
             state.counts["books_adopted"] += 1
+            state.note_epoch()
+            state.note_adoption(before)
+        state.wake_consumers()
 
     def clear(self) -> None:
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
         with self._state.lock:
             self._state.forget()
+            self._state.note_state()
+        self._state.wake_consumers()
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
@@ -626,11 +746,16 @@ class OrderBook(_Reads):
             raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
         with self._state.lock:
             self._state.suspended_by = cause
+            self._state.note_state()
+        self._state.wake_consumers()
 
     def resume(self) -> None:
-        """Undo `suspend`."""
+        """Undo `suspend`. After a suspension that begins an epoch."""
         with self._state.lock:
+            self._state.epoch += self._state.suspended_by is not None
             self._state.suspended_by = None
+            self._state.note_state()
+        self._state.wake_consumers()
 
     @property
     def lease(self) -> Lease | None:
