@@ -54,14 +54,16 @@ help:
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "ldc needs Python 3.11 or later, and $(PYTHON) is not: name another, as in 'make test PYTHON=python3.13'" >&2; exit 1; }
+	@echo "ldc: making an environment for Python in $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@touch $@
 
 # What builds the package stands in pyproject.toml only; read it there instead of isolating each build, which would install it anew.
 $(VENV)/.build-tools: pyproject.toml | $(VENV)/.created
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
-	$(PIP) install -r $(VENV)/build-tools.txt
+	@echo "ldc: installing Cython and setuptools in it"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
+	@$(PIP) install -r $(VENV)/build-tools.txt
 	@touch $@
 
 $(VENV)/.lint-tools: pyproject.toml | $(VENV)/.build-tools
@@ -76,11 +78,17 @@ $(VENV)/.docs-tools: pyproject.toml | $(VENV)/.build-tools
 
 $(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
 	$(PIP) install --no-build-isolation '.[test]'
+	@touch $@ $(VENV)/.demo-installed
+
+# Only what the demo needs, for those who look for the first time.
+$(VENV)/.demo-installed: $(PACKAGE) $(VENV)/.build-tools
+	@echo "ldc: compiling the order book, about half a minute"
+	@$(PIP) install --no-build-isolation '.[cli,simulator]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------- what to call
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo-installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed

@@ -40,6 +40,7 @@ from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.types import (
     BookCounters,
+    BookTexts,
     BookView,
     Cause,
     Comparison,
@@ -65,6 +66,7 @@ __all__ = [
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
+    "BookTexts",
     "BookUpdate",
     "BookView",
     "CallbackHandle",

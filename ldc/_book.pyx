@@ -21,10 +21,12 @@ The parts, each included so that the C compiler sees one unit:
     core/snapshot.pxi  a snapshot into a book
     core/compare.pxi   two books at the same update id
     core/reads.pxi     a book into Python's values
+    core/text.pxi      a book into JSON text
     core/reader.pxi    the read-only face
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
+    core/waiter.pxi    one thread that waits for many books
     core/keepalive.pxi pings, pongs, and the pace of what is sent
     core/wait.pxi      threads that sleep until a number changes
     core/loop.pxi      a feed's steady state without the GIL
@@ -61,7 +63,7 @@ from ldc.errors import (
     refused_unloaded,
 )
 from ldc.sequence import resolve_rule
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
+from ldc.types import BookCounters, BookTexts, BookView, Cause, Comparison, Header, Verdict
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -174,6 +176,7 @@ cdef class OrderBook:
     cdef int _writers                       # 0 or 1; see `begin_writing`
     cdef bint _is_loaded
     cdef bint _is_suspended
+    cdef bint _is_closed                    # for good: `resume` does not undo it
     cdef bint _is_crossed                   # of what is held; 0 in a book that is not loaded
     cdef bint _is_first_after_snapshot
     cdef bint _needs_attention
@@ -181,10 +184,10 @@ cdef class OrderBook:
     cdef bint _first_may_end_at_snapshot
     cdef bint _has_news                     # for the queue of a watch that must be woken
     cdef bint _was_lost                     # it could not be read where it stood: crossed, or past its horizon
-    cdef int _cause_number                  # of what was given to suspend()
+    cdef int _cause_number                  # of what was given to suspend() or close()
     cdef int64_t _epoch
     cdef Watch* _watches                    # the consumers of its updates; NULL: there is none
-    cdef object _cause                      # given to suspend(); read and written in a critical section
+    cdef object _cause                      # given to suspend() or close(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
     cdef const char* _symbol_text           # of `_symbol`; NULL: None
     cdef Py_ssize_t _symbol_bytes
@@ -337,32 +340,48 @@ cdef class OrderBook:
 
         The class is `DepthCacheOutOfSync`, unless `ldc.errors.REFUSALS` has another for the cause.
         """
-        if not isinstance(cause, str):
-            raise TypeError(f"cause must be a str, not {type(cause).__name__}")
-        if not cause:
-            raise ValueError("cause must not be empty")
-        cdef int number = CAUSE_NUMBERS.get(str(cause), OTHER_CAUSE)
-        with cython.critical_section(self):
-            self._cause = cause
+        check_cause(cause)
+        suspend_book(self, cause, False)
+
+    def resume(self):
+        """Let reads return again what the book holds, unless it is closed. After a suspension that begins an epoch."""
         mutex_lock(&self._mutex)
-        self._is_suspended = True
-        self._cause_number = number
+        self._epoch += self._is_suspended and not self._is_closed
+        self._is_suspended = self._is_closed
         if self._watches != NULL:
             note_state(self, False)
         mutex_unlock(&self._mutex)
         if self._has_news:
             wake_consumers(self, False)
 
-    def resume(self):
-        """Let reads return again what the book holds. After a suspension that begins an epoch."""
-        mutex_lock(&self._mutex)
-        self._epoch += self._is_suspended
-        self._is_suspended = False
-        if self._watches != NULL:
-            note_state(self, False)
-        mutex_unlock(&self._mutex)
-        if self._has_news:
-            wake_consumers(self, False)
+    def close(self, cause):
+        """Let every read raise with this cause, a non-empty str, for good: as `suspend`, but nothing undoes it.
+
+        The first cause stays. The writer may continue to write, and nobody can read it. Any thread may call it, also a
+        signal handler, whatever the writer is doing; it waits at most for one commit.
+        """
+        check_cause(cause)
+        suspend_book(self, cause, True)
+
+    def close_after_fork(self, cause):
+        """Close the book in a forked child, and forget what it holds. Only for a child of one thread.
+
+        A thread of the parent may have been in the middle of a commit, and holds the lock of this copy for good. So the
+        lock is made again, and the levels are left where they are: their memory is not freed.
+        """
+        check_cause(cause)
+        memset(&self._mutex, 0, sizeof(self._mutex))
+        side_blank(&self._bids)
+        side_blank(&self._asks)
+        self._is_loaded = False
+        self._is_crossed = False
+        self._needs_attention = False
+        self._header.is_set = False
+        self._header.text = NULL
+        self._header.capacity = 0
+        exchange(&self._writers, 0)
+        forget_watches(self)
+        self.close(cause)
 
     @property
     def lease(self):
@@ -431,6 +450,22 @@ cdef class OrderBook:
         """Return one atomic `BookView`: both sides, ids, times and horizons of one update id. Raises as `bids`."""
         return read_view(self, limit, number, beyond_horizon, False)
 
+    def texts(self, limit=None):
+        """Return both sides as JSON text, with the ids, times and horizons of one update id: a `BookTexts`.
+
+        At most `limit` levels a side, inside the horizon. Raises as `bids`. The digits are written in C: 20 levels a
+        side take a microsecond or two.
+        """
+        return read_texts(self, limit)
+
+    def to_json(self, limit=None):
+        """Return both sides as the body of a REST snapshot, bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
+
+        `E` and `T` are there if the book's last message had them. A side that ends before `limit` because its horizon
+        ends has the horizon in `bidHorizon` or `askHorizon`. Raises as `bids`.
+        """
+        return read_texts(self, limit).to_json(None if limit is None else limit_of(limit))
+
     def to_numpy(self, side, limit=None):
         """Return "bids" or "asks", best first, as a new float64 array of shape (n, 2). Needs numpy."""
         if side == "bids":
@@ -459,7 +494,7 @@ cdef class OrderBook:
 
     @property
     def suspended_by(self):
-        """The cause given to `suspend`, or None."""
+        """The cause given to `suspend` or `close`, or None."""
         cdef bint is_suspended = False
         mutex_lock(&self._mutex)
         is_suspended = self._is_suspended
@@ -575,6 +610,7 @@ cdef class OrderBook:
 
 include "core/reader.pxi"
 include "core/frames.pxi"
+include "core/waiter.pxi"
 include "core/keepalive.pxi"
 include "core/openssl.pxi"
 include "core/tls.pxi"
@@ -604,3 +640,4 @@ include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
 include "core/updates.pxi"
+include "core/text.pxi"

@@ -104,6 +104,45 @@ class BookView(NamedTuple):
     """Grows whenever the book can be read again after it could not. The pair of epoch and update id never goes back."""
 
 
+class BookTexts(NamedTuple):
+    """Both sides of a book as JSON text, read atomically: all fields belong to the same update id."""
+
+    bids: str
+    """``[["price","quantity"],...]``, best (highest) first, with all decimals that the exchange prints."""
+    asks: str
+    """As `bids`, best (lowest) first."""
+    bid_count: int
+    """Levels in `bids`."""
+    ask_count: int
+    """Levels in `asks`."""
+    last_update_id: int
+    """The exchange's update id of the book."""
+    event_time_ms: int | None
+    """`E` of the book's last message."""
+    transaction_time_ms: int | None
+    """`T` of that message (futures)."""
+    received_time_ns: int | None
+    """When that message arrived: in depth caches the local clock, Unix nanoseconds."""
+    bid_horizon: str | None
+    """The lowest price to which the bids are complete; None: complete at every price."""
+    ask_horizon: str | None
+    """The highest price to which the asks are complete; None: complete at every price."""
+
+    def horizons(self, limit: int | None) -> dict[str, str]:
+        """Return `bidHorizon` and `askHorizon` as JSON: of the sides that end before `limit` levels at a horizon."""
+        sides = (("bidHorizon", self.bid_count, self.bid_horizon), ("askHorizon", self.ask_count, self.ask_horizon))
+        ended = ((name, edge) for name, count, edge in sides if edge is not None and (limit is None or count < limit))
+        return {name: f'"{edge}"' for name, edge in ended}
+
+    def to_json(self, limit: int | None) -> bytes:
+        """Return the body of a snapshot of at most `limit` levels; see `OrderBook.to_json`."""
+        times = (("E", self.event_time_ms), ("T", self.transaction_time_ms))
+        fields = {"lastUpdateId": str(self.last_update_id)}
+        fields |= {name: str(time) for name, time in times if time is not None}
+        fields |= {"bids": self.bids, "asks": self.asks} | self.horizons(limit)
+        return ("{" + ",".join([f'"{name}":{value}' for name, value in fields.items()]) + "}").encode()
+
+
 class Header(NamedTuple):
     """The header of a message, without its levels."""
 

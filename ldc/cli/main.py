@@ -215,14 +215,14 @@ def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManag
 
 
 def wants_view(options: argparse.Namespace) -> bool:
-    """Return whether to draw the view; raise `CannotStart` if rich is missing."""
+    """Return whether to draw the view. Where rich is missing, say so and return False."""
     if options.plain or not is_live_terminal(sys.stdout):
         return False
-    with starting():
-        try:
-            import ldc.cli.terminal  # noqa: F401 - checked before anything starts
-        except ImportError as error:
-            raise ImportError(f"{error}; or use --plain for lines") from error
+    try:
+        import ldc.cli.terminal  # noqa: F401 - checked before anything starts
+    except ImportError as error:
+        sys.stderr.write(f"ldc: {error}; these are plain lines until then\n")
+        return False
     return True
 
 

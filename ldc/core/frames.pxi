@@ -29,6 +29,15 @@ cdef struct StreamSlot:
     Py_ssize_t length
     PyObject* tally                 # borrowed from FrameReader._tallies
 
+cdef struct Listener:
+    # A waiter for many books, in the list of one of them. `core/waiter.pxi` has the rules.
+    int* word                       # what it sleeps on
+    void* binding                   # borrowed from the waiter
+    Listener* previous
+    Listener* following
+    int64_t after                   # the waiter's own
+    int64_t reached
+
 
 @cython.final
 cdef class StreamBinding:
@@ -47,8 +56,11 @@ cdef class StreamBinding:
     cdef public bint is_redundant
     cdef public int64_t duplicates
     cdef public double heard_at
-    cdef int _waiting
+    cdef int _waiting                   # threads that sleep on `_change`
     cdef int _change                    # of `wait_word`: another number after each wake
+    cdef int _listening                 # waiters in `_listeners`
+    cdef Mutex _listeners_lock
+    cdef Listener* _listeners           # waiters for many books, this one among them
     cdef bint _is_touched               # it stands in the list of a reader
     cdef void* _next_touched
 
@@ -61,7 +73,7 @@ cdef class StreamBinding:
 
     @property
     def waiting(self):
-        return read_in_order(&self._waiting)
+        return read_in_order(&self._waiting) + read_in_order(&self._listening)
 
     def count_waiter(self, int step):
         """Count a waiting thread in (1) or out (-1)."""
@@ -73,18 +85,13 @@ cdef class StreamBinding:
         return read_in_order(&self._change)
 
     def wake(self):
-        """Wake all threads in `wait` and `wait_past`. From any thread."""
+        """Wake all threads in `wait` and `wait_past`, here and of an `UpdateWaiter`. From any thread."""
         wake_word(&self._change)
+        wake_listeners(self)
 
     def wait(self, int seen, timeout_s=None, double spin_s=0.0):
         """Block, without the GIL, while `change` is `seen`, at most so long; spin first. May return early."""
-        cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
-        cdef int64_t spin_ns = ns_of(spin_s)
-        cdef int status
-        with nogil:
-            status = sleep_until_changed(&self._change, seen, deadline, spin_ns)
-        if status != 0:
-            PyErr_CheckSignals()
+        wait_on(&self._change, seen, timeout_s, spin_s)
 
     def wait_past(self, int64_t after, timeout_s=None, double spin_s=0.0):
         """Block, without the GIL, until the book can be read and is past an id; return its id, or None: look why.
@@ -110,12 +117,9 @@ cdef class StreamBinding:
         """Return the id that was reached; -1: the time is over, or the book cannot be read; -2: a signal came."""
         cdef int seen
         cdef int64_t reached
-        cdef Refusal refusal
         while True:
             seen = read_in_order(&self._change)
-            mutex_lock(&book._mutex)
-            reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
-            mutex_unlock(&book._mutex)
+            reached = reached_id(book)
             if reached > after or reached < 0:
                 return reached
             if reached < after:         # the ids restarted, or the caller has an id of the future
@@ -124,6 +128,65 @@ cdef class StreamBinding:
                 return -1
             if sleep_until_changed(&self._change, seen, deadline, spin_ns) != 0:
                 return -2
+
+
+cdef int wait_on(int* word, int seen, object timeout_s, double spin_s) except -1:
+    """Block, without the GIL, while a number is `seen`; handle signals."""
+    cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
+    cdef int64_t spin_ns = ns_of(spin_s)
+    cdef int status
+    with nogil:
+        status = sleep_until_changed(word, seen, deadline, spin_ns)
+    if status != 0:
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef int64_t reached_id(OrderBook book) noexcept nogil:
+    """Return the id of a book that can be read at this moment, or -1."""
+    cdef Refusal refusal
+    cdef int64_t reached
+    mutex_lock(&book._mutex)
+    reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
+    mutex_unlock(&book._mutex)
+    return reached
+
+
+cdef void enlist(StreamBinding binding, Listener* listener) noexcept nogil:
+    """Let a waiter be woken with a binding."""
+    mutex_lock(&binding._listeners_lock)
+    listener.previous = NULL
+    listener.following = binding._listeners
+    if binding._listeners != NULL:
+        binding._listeners.previous = listener
+    binding._listeners = listener
+    mutex_unlock(&binding._listeners_lock)
+    add_atomically(&binding._listening, 1)
+
+
+cdef void delist(StreamBinding binding, Listener* listener) noexcept nogil:
+    """Let a waiter be woken no more: it may be freed after this."""
+    add_atomically(&binding._listening, -1)
+    mutex_lock(&binding._listeners_lock)
+    if listener.previous != NULL:
+        listener.previous.following = listener.following
+    else:
+        binding._listeners = listener.following
+    if listener.following != NULL:
+        listener.following.previous = listener.previous
+    mutex_unlock(&binding._listeners_lock)
+
+
+cdef void wake_listeners(StreamBinding binding) noexcept nogil:
+    cdef Listener* listener
+    if read_in_order(&binding._listening) == 0:
+        return
+    mutex_lock(&binding._listeners_lock)
+    listener = binding._listeners
+    while listener != NULL:
+        wake_word(listener.word)
+        listener = listener.following
+    mutex_unlock(&binding._listeners_lock)
 
 
 @cython.final
@@ -472,7 +535,8 @@ cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil
 
     A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     """
-    if (read_relaxed(&binding._waiting) != 0 or binding.book._has_news) and not binding._is_touched:
+    if not binding._is_touched and (binding.book._has_news or (
+            read_relaxed(&binding._waiting) | read_relaxed(&binding._listening)) != 0):
         binding._is_touched = True
         binding._next_touched = reader._touched
         reader._touched = <void*>binding
@@ -482,8 +546,9 @@ cdef void* wake_one(FrameReader reader, StreamBinding binding) noexcept nogil:
     cdef void* following = binding._next_touched
     binding._is_touched = False
     binding._next_touched = NULL
-    if read_relaxed(&binding._waiting) != 0:
+    if read_in_order(&binding._waiting) != 0:   # who counts itself in later reads the book later
         wake_word(&binding._change)
+    wake_listeners(binding)
     if binding.book._has_news and wake_consumers(binding.book, True):
         reader.calls_inline = True
     return following

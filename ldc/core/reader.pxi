@@ -37,6 +37,14 @@ cdef class BookReader:
         """As `OrderBook.view`."""
         return read_view(self._book, limit, number, beyond_horizon, False)
 
+    def texts(self, limit=None):
+        """As `OrderBook.texts`."""
+        return read_texts(self._book, limit)
+
+    def to_json(self, limit=None):
+        """As `OrderBook.to_json`."""
+        return self._book.to_json(limit)
+
     def to_numpy(self, side, limit=None):
         """As `OrderBook.to_numpy`."""
         return self._book.to_numpy(side, limit)

@@ -40,6 +40,8 @@ cdef struct Refusal:
 cdef inline ReadState state_of_book(OrderBook book, Refusal* refusal) noexcept nogil:
     """Whether the book can be read, whatever the side. Under the lock. The order is that of docs/order-book.md."""
     cdef const LeaseTerms* terms = book._terms
+    if book._is_closed:
+        return SUSPENDED
     if not book._is_loaded:
         return NOT_LOADED
     refusal.last_update_id = book._place.last_update_id
@@ -89,6 +91,14 @@ cdef ReadState decide(OrderBook book, Refusal* refusal) noexcept:
     state = state_of_both(book, False, refusal)
     mutex_unlock(&book._mutex)
     return state
+
+
+cdef int check_cause(object cause) except -1:
+    if not isinstance(cause, str):
+        raise TypeError(f"cause must be a str, not {type(cause).__name__}")
+    if not cause:
+        raise ValueError("cause must not be empty")
+    return 0
 
 
 cdef object cause_of(OrderBook book):
@@ -214,8 +224,8 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     cdef Place place
     mutex_lock(&book._mutex)
     state = state_of_both(book, beyond_horizon, &refusal)
-    if whatever_state and state != NOT_LOADED:
-        state = READABLE
+    if whatever_state:
+        state = READABLE if book._is_loaded else NOT_LOADED
     if state == READABLE:
         bids = copy_levels(&book._bids, wanted, beyond_horizon, -1, bid_stack, &bid_count)
         asks = copy_levels(&book._asks, wanted, beyond_horizon, 1, ask_stack, &ask_count)

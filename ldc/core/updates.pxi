@@ -143,6 +143,35 @@ cdef void note_state(OrderBook book, bint is_replaced) noexcept nogil:
         watch = watch.next
 
 
+cdef int suspend_book(OrderBook book, object cause, bint is_final) except -1:
+    """Let every read raise with a cause; `is_final`: for good. The first final cause stays."""
+    cdef int number = CAUSE_NUMBERS.get(str(cause), OTHER_CAUSE)
+    with cython.critical_section(book):
+        if not book._is_closed:
+            book._cause = cause
+        mutex_lock(&book._mutex)
+        if not book._is_closed:
+            book._cause_number = number
+        book._is_suspended = True
+        book._is_closed = book._is_closed or is_final
+        if book._watches != NULL:
+            note_state(book, False)
+        mutex_unlock(&book._mutex)
+    if book._has_news:
+        wake_consumers(book, False)
+    return 0
+
+
+cdef void forget_watches(OrderBook book) noexcept nogil:
+    """Let no consumer of the parent be told anything in a forked child: a thread of the parent may hold its locks."""
+    cdef Watch* watch = book._watches
+    book._has_news = False
+    while watch != NULL:
+        watch.is_over = True
+        watch.needs_wake = False
+        watch = watch.next
+
+
 cdef SharedMessage* shared_message(const Cursor* c) noexcept nogil:
     cdef Py_ssize_t length = c.end - c.start
     cdef SharedMessage* message = <SharedMessage*>malloc(sizeof(SharedMessage) + length)
@@ -184,6 +213,9 @@ cdef void note_update(OrderBook book, const Cursor* c, const Message* m, const S
     cdef bint is_readable = watched_state(book, &cause) == READABLE
     cdef bint is_widened = settled.price_steps != 0 or settled.quantity_steps != 0
     while watch != NULL:
+        if watch.is_over:
+            watch = watch.next
+            continue
         watch.updates += 1
         if watch.first_id == 0:
             watch.first_id = m.first_id
@@ -822,9 +854,18 @@ cdef list pairs_of(const Level* levels, int32_t count, int32_t price_scale, int3
     return list(levels_as_tuples(levels, count, price_scale, quantity_scale, number_type(number)))
 
 
-def decode_levels(bytes units, int32_t price_decimals, int32_t quantity_decimals, number):
-    """Return the levels of an item as [(price, quantity)] of that type; int: the units themselves."""
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(units)
+def decode_levels(units, int32_t price_decimals, int32_t quantity_decimals, number):
+    """Return the levels of an item as [(price, quantity)] of that type; int: the units themselves.
+
+    `units`: what an item of either implementation has.
+    """
+    cdef Py_ssize_t size
+    if type(units) is not bytes:
+        return [
+            (decode_price(price, price_decimals, number), decode_price(quantity, quantity_decimals, number))
+            for price, quantity in units
+        ]
+    size = PyBytes_GET_SIZE(units)
     return pairs_of(
         <const Level*>PyBytes_AS_STRING(units), <int32_t>(size // <Py_ssize_t>sizeof(Level)),
         price_decimals, quantity_decimals, number)

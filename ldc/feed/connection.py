@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import websocket
 
 from ldc.book import FrameReader, KeepAlive, Lease, TlsSocket
+from ldc.feed.cpus import run_on_all_cpus
 from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
@@ -39,6 +40,9 @@ _REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 
 LEASE_MARGIN_S = 1.0
 """Seconds that a lease outlasts a pong in time, which a busy machine may bring late. Then reads raise STALLED."""
+
+LEASE_S_MAX = 9e9
+"""A lease counts ns in 64 bits. Longer ping intervals and timeouts mean as much as this: 285 years."""
 
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
@@ -68,6 +72,10 @@ class ConnectionOptions(NamedTuple):
     spare_urls: tuple[str, ...] = ()
     """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
     timing: Timing = DEFAULT_TIMING
+    spins: bool = False
+    """Whether the loop never sleeps, which takes a whole CPU for each feed group."""
+    cpus: frozenset[int] | None = None
+    """The CPUs that feed threads run on; None: all that the process may use."""
 
     def checked(self) -> "ConnectionOptions":
         """Return these; raise ``ValueError`` for a value that makes no sense."""
@@ -77,12 +85,14 @@ class ConnectionOptions(NamedTuple):
                 raise ValueError(f"websocket_{name} is a positive number of seconds, not {seconds!r}")
         if not isinstance(self.timing, Timing):
             raise ValueError(f"timing is an ldc.limits.Timing or None, not {self.timing!r}")  # noqa: TRY004 - as all
+        if not isinstance(self.spins, bool):
+            raise ValueError(f"feed_spin is True or False, not {self.spins!r}")  # noqa: TRY004 - as all
         return self
 
     @property
     def lease_s(self) -> float:
         """Seconds for which a book may be read without another proof: as long as a dead link may stay unnoticed."""
-        return self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S
+        return min(self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S, LEASE_S_MAX)
 
     @property
     def connect_timeout_s(self) -> float:
@@ -155,20 +165,24 @@ class FeedConnection:
         name = f"ldc-connect-{self.connection_id}"
         try:
             threading.Thread(target=self._open, name=name, daemon=True).start()
-        except RuntimeError as error:  # there can be no more threads: a failure of this connection only
+        except (RuntimeError, MemoryError) as error:  # there can be no more threads: a failure of this connection only
             self._problem = f"cannot connect to {self.url}: {error}"
 
     def _open(self) -> None:
         """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
         opened, options = self._websocket, self._options
+        problem: str | None
+        if options.cpus is not None:
+            run_on_all_cpus()  # a new thread runs where the thread that started it does: beside a loop that spins
         try:
             self._proxy = options.proxies.for_url(self.url)
-        except ValueError as error:
-            problem: str | None = str(error)
-        else:
             problem = open_websocket(
                 opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
+        except ValueError as error:
+            problem = str(error)
+        except BaseException as error:  # noqa: BLE001 - a thread's top: without a report the group waits in vain
+            problem = f"{type(error).__name__}: {described(error)}"
         if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._opened(problem, now)):
             _close_socket(opened.sock)
 

@@ -9,8 +9,9 @@ Rule 3: a fault of one market never affects another. A message that cannot be re
 Rule 4: an update on the fast path moves no deadline, and most wake-ups bring nothing else. So deadlines are checked
     only when the nearest has come, or after something that may have brought one nearer: posted work, a call of a
     synchronizer, a message that is no update, a control frame, a lost connection, room to write.
-Rule 5: the thread does not end while its books can be read. An unforeseen exception ends its connections, which
-    suspends every book. It is logged, and everything starts again after `Timing.fault_pause_s`.
+Rule 5: the thread does not end while its books can be read. An unforeseen exception suspends every book first, then
+    ends the connections. Everything starts again after `Timing.fault_pause_s`. A thread that ends for whatever reason
+    closes its books before anything else; their cause is STOPPED, and their waiters end.
 
 There is one connection as a rule, and several when the group is redundant. A successor for the same markets is opened
 when the exchange announces a shutdown, before the 24 hours of a connection are over, and when its pongs come late. Both
@@ -93,6 +94,8 @@ class FeedGroup:
             begin_stop=self._begin_stop,
             has_stopped=self._has_stopped,
             release=self._release,
+            spins=options.spins,
+            cpus=options.cpus,
         )
         self._connections = ConnectionPool(
             self._loop,
@@ -147,12 +150,19 @@ class FeedGroup:
         """Return when a market's book was last proven to be current, by the monotonic clock."""
         return proven_at(tuple(self._connections), market)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread ends, or has ended: it takes no more markets."""
+        return self._loop.is_stopping
+
     def add(self, market: LiveMarket) -> None:
-        """Subscribe a market and keep its book."""
-        self.post(lambda now: self._add(market, now))
+        """Subscribe a market and keep its book; close that if the group has ended."""
+        if not self.post(lambda now: self._add(market, now)):
+            market.close()
 
     def remove(self, market: LiveMarket) -> None:
-        """Unsubscribe a market and stop its synchronizer."""
+        """Close a market's book at once; then unsubscribe it and stop its synchronizer."""
+        market.close()
         self.post(lambda now: self._remove(market, now))
 
     def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
@@ -206,6 +216,7 @@ class FeedGroup:
         """Rule 5: start again, with every book suspended meanwhile: before anything else."""
         for market in self._markets:
             market.book.suspend(Cause.NOT_LOADED)
+            market.signal.notify()
         why = f"a fault of ldc: {type(error).__name__}: {described(error)}"
         for connection in self._connections:
             try:
@@ -217,21 +228,32 @@ class FeedGroup:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
                 self._run_actions(market, now)
             except BaseException:  # a thread's top
-                market.book.suspend(Cause.NOT_LOADED)
                 logger.exception("%s: %s could not be resynchronized in order", self.name, market.market)
 
     def _begin_stop(self, now: float) -> float:
-        wait_s = self._connections.begin_close()
+        for market in self._markets:  # all books first, whatever follows
+            market.close()
         for market in self._markets:
             self._end_market(market, now)
-        return wait_s
+        return self._connections.begin_close()
 
     def _has_stopped(self) -> bool:
         return not self._connections.open_ones
 
     def _release(self) -> None:
-        self._inline.close()
-        self._connections.release()
+        """Close every book, then end every market, then close the sockets. Whatever fails, the rest is done."""
+        now = time.monotonic()
+        try:
+            for market in self._markets:
+                market.close()
+            for market in self._markets:
+                try:
+                    self._end_market(market, now)
+                except BaseException:  # a thread's top
+                    logger.exception("%s: %s could not be stopped in order", self.name, market.market)
+        finally:
+            self._inline.close()
+            self._connections.release()
 
     # connections
 
@@ -413,11 +435,10 @@ class FeedGroup:
             self._connections.close(now)
 
     def _end_market(self, market: LiveMarket, now: float) -> None:
-        market.is_removed = True
+        market.close()
         market.synchronizer.stop(now)
         self._run_actions(market, now)
         self._cancel_snapshot(market, None)
-        market.signal.notify()
 
     def _resync(self, market: LiveMarket, cause: Cause, now: float, *, unsubscribe: bool) -> None:
         if market.is_removed:

@@ -53,6 +53,10 @@ class Mailbox:
         while self._posted:
             self._posted.popleft()(now)
 
+    def take(self) -> Callable[[float], None] | None:
+        """Return the oldest work that was posted, for the caller to run; None: there is none."""
+        return self._posted.popleft() if self._posted else None
+
     def close(self) -> None:
         """Accept nothing more. What was posted before can still be run."""
         with self._lock:

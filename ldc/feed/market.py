@@ -1,6 +1,6 @@
 """One market of a feed group: its book, its synchronizer, and what the group notes about it.
 
-Rule 1: only the group's thread writes here. Other threads read, and wait on `signal`.
+Rule 1: only the group's thread writes here, but for `close`. Other threads read, and wait on `signal`.
 Rule 2: no socket, no clock and no thread; `now` is an argument.
 """
 
@@ -8,7 +8,7 @@ import enum
 import math
 from collections.abc import Callable
 
-from ldc.book import Lease, OrderBook, StreamBinding, StreamTally
+from ldc.book import OrderBook, StreamBinding, StreamTally
 from ldc.consume.log import logger
 from ldc.consume.signal import UpdateSignal
 from ldc.errors import MalformedMessage
@@ -172,13 +172,9 @@ class LiveMarket:
             )
 
     def close(self) -> None:
-        """Make the book unreadable for good, from any thread, whatever the feed's thread is doing.
-
-        A lease that was never renewed is expired. So the book cannot be read again even if that thread resumes it.
-        """
+        """Close the book for good and wake its waiters, from any thread, whatever the feed's thread is doing."""
         self.is_removed = True
-        self.book.lease = Lease(1)
-        self.book.suspend(Cause.STOPPED)
+        self.book.close(Cause.STOPPED)
         self.signal.notify()
 
     def wake_waiters(self) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ldc.book import BookReader
+from ldc.book import BookReader, has_system_threads
 from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
@@ -84,7 +84,7 @@ class DepthCache:
         why = f"{self.exchange} does not know the market{said}" if cause is Cause.UNKNOWN_MARKET else None
         return refused(self.market, cause, last_update_id, why=why)
 
-    def _why_refused(self) -> DepthCacheError | None:
+    def why_refused(self) -> DepthCacheError | None:
         """Return the error that a read of both sides raises at this moment, or None: they can be read."""
         try:
             self.reader.view(0)
@@ -141,8 +141,9 @@ class DepthCache:
             after = self.reader.last_update_id
         timeout_s = clamp_timeout(timeout)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if after is not None and self._id_past(after) is None and self.is_synchronized:
-            self._raise_if_own_thread()
+        can_sleep = after is not None and self.id_past(after) is None and self.is_synchronized
+        if after is not None and can_sleep and has_system_threads():
+            self.raise_if_own_thread()
             reached = self._live.binding.wait_past(after, timeout_s, spin_us / 1e6)
             if reached is not None:
                 return reached
@@ -150,14 +151,14 @@ class DepthCache:
         lost_by: list[DepthCacheError] = []
 
         def is_decided() -> bool:
-            if self._id_past(after) is not None or self._is_over:
+            if self.id_past(after) is not None or self._is_over:
                 return True
-            if is_held and not self.is_synchronized and (error := self._why_refused()) is not None:
+            if is_held and not self.is_synchronized and (error := self.why_refused()) is not None:
                 lost_by.append(error)
             return bool(lost_by)
 
         self._wait_for(is_decided, timeout)
-        reached = self._id_past(after)
+        reached = self.id_past(after)
         if reached is None:
             self.raise_if_over()
             if lost_by:
@@ -174,17 +175,17 @@ class DepthCache:
             after = self.reader.last_update_id
 
         def look() -> int | None:
-            reached = self._id_past(after)
+            reached = self.id_past(after)
             if reached is None:
                 self.raise_if_over()
-                if is_held and not self.is_synchronized and (error := self._why_refused()) is not None:
+                if is_held and not self.is_synchronized and (error := self.why_refused()) is not None:
                     raise error
             return reached
 
         return look
 
-    def _id_past(self, after: int | None) -> int | None:
-        """Return the book's update id, if it can be read and is past that id; otherwise None."""
+    def id_past(self, after: int | None) -> int | None:
+        """Return the book's update id, if it can be read and is past that id (None: any); otherwise None."""
         reached = self.reader.last_update_id if self.is_synchronized else None
         if reached is None or after is None or reached > after:
             return reached
@@ -195,10 +196,11 @@ class DepthCache:
         timeout_s = clamp_timeout(timeout)
         if is_decided():
             return True
-        self._raise_if_own_thread()
+        self.raise_if_own_thread()
         return self._live.signal.wait_for(is_decided, timeout_s)
 
-    def _raise_if_own_thread(self) -> None:
+    def raise_if_own_thread(self) -> None:
+        """Raise ``RuntimeError`` in the thread that feeds it, which would wait for itself."""
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it; wait in another thread")
 
@@ -216,7 +218,7 @@ class DepthCache:
         if not age_s <= max_age_s:  # written this way, NaN allows nothing
             last_update_id = self.reader.last_update_id
             too_old = refused_as_too_old(self.market, Cause.TOO_OLD, last_update_id, age_s, max_age_s)
-            raise self._why_refused() or too_old
+            raise self.why_refused() or too_old
 
     def status(self) -> DepthCacheStatus:
         """Return the status as an immutable value; `progress` is None, only the manager knows it. O(1)."""

@@ -66,7 +66,7 @@ if hasattr(os, "register_at_fork"):
 def launch(venue: Venue) -> Any:
     """Start the exchange of a venue that has a launcher, such as the embedded one.
 
-    Raises `DepthCacheError`, with the extra to install, if its module cannot be imported.
+    Raises `DepthCacheError`, with the package to install, if its module cannot be imported.
     """
     assert venue.launcher is not None
     module_name, _, function_name = venue.launcher.partition(":")
@@ -76,7 +76,6 @@ def launch(venue: Venue) -> Any:
         raise DepthCacheError(
             None,
             None,
-            f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported ({error}): "
-            "pip install 'binance-local-depth-cache[simulator]'",
+            f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported: {error}",
         ) from error
     return launcher(venue)

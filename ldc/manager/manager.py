@@ -14,7 +14,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +27,7 @@ from ldc.consume.stream import UpdateStream
 from ldc.consume.updates import UpdateNumberType
 from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
+from ldc.feed.cpus import checked_cpus
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
@@ -36,6 +37,7 @@ from ldc.manager.consumers import Consumers, run_in_thread, wait_async
 from ldc.manager.depth_cache import DepthCache, clamp_timeout
 from ldc.manager.routes import Routes
 from ldc.manager.settings import Settings, checked_seconds
+from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
 from ldc.snapshots.downloader import SnapshotClient, shared_downloader
@@ -69,7 +71,12 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
+        max_age: seconds; what `get_asks`, `get_bids`, `get_book` and `is_depth_cache_synchronized` take for their own
+            `max_age` where a call has none. A call undoes it by ``math.inf``. None: the lease alone decides.
         timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
+        feed_spin: let each feed thread look at its sockets without ever sleeping. It saves the wake-up of a sleeping
+            thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
+        feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, with or without ``async``, or call `stop`. Thread-safe.
@@ -78,7 +85,11 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     # Set by `_prepare`: the address may be unknown before.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+    _downloads: SnapshotClient | None = None
 
+    _stopped: dict[str, str]  # symbol -> the market as the user spelt it
+    _group_sizes: dict[FeedGroup, int]
+    _ending_groups: list[FeedGroup]
     _launched: Any = None
     _is_stopped = False
 
@@ -103,7 +114,10 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
+        max_age: float | None = None,
         timing: Timing | None = None,
+        feed_spin: bool = False,
+        feed_cpus: Iterable[int] | None = None,
         _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
@@ -119,6 +133,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             redundancy=redundancy,
             init_interval_s=init_interval,
             init_time_window_s=init_time_window,
+            max_age_s=max_age,
             restful_base_uri=restful_base_uri,
             websocket_base_uri=websocket_base_uri,
         )
@@ -131,16 +146,15 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             proxies=ProxyRules(proxy),
             spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
+            spins=feed_spin,
+            cpus=checked_cpus(feed_cpus),
         ).checked()
         self._shared_folder = shared_folder(shared_budget)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
-        self._consumers, self._caches = Consumers(exchange, self._callbacks, self._routes), self._routes.caches
-        self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
-        self._group_sizes: dict[FeedGroup, int] = {}
-        self._ending_groups: list[FeedGroup] = []
+        self._consumers = Consumers(exchange, self._callbacks, self._routes)
+        self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
         self._group_numbers, self._serials = count(1), count(1)
-        self._downloads: SnapshotClient | None = None
         lifecycle.end_in_forked_children(self)
 
     if not TYPE_CHECKING:  # type checkers must still report misspelt names
@@ -178,7 +192,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         caches = self.__dict__.get("_caches")  # not there if the constructor raised
         if caches and not self._is_stopped:
             markets = f"{len(caches)} depth caches of {self.exchange}, such as {next(iter(caches))!r}, continue"
-            advice = "call stop(), or use the manager in a with block"
+            advice = "call stop_manager(), or use the manager in a with block"
             _warn(f"A manager that nobody holds was never stopped: {markets}; {advice}", ResourceWarning, source=self)
 
     @property
@@ -204,7 +218,12 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
                 raise stopped_manager(Cause.STOPPED)
             self._prepare()
             for symbol, market in symbols.items():
-                if symbol not in self._caches:
+                cache = self._caches.get(symbol)
+                if cache is not None and cache.group.has_ended:  # by a failure from which it could not recover
+                    del self._caches[symbol]
+                    self._leave_group(cache.group)
+                    cache = None
+                if cache is None:
                     self._start(symbol, market, refresh_interval)
         return True
 
@@ -216,7 +235,6 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
-                    cache.live.close()  # at once, even if the feed's thread stands still
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
         return True
@@ -228,6 +246,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         completed after that call returns.
         """
         self._is_stopped = True
+        self._close_books()  # without the lock, which a signal handler may have interrupted
         if threading.current_thread() is not threading.main_thread():
             self._stop_all()
             return True
@@ -235,7 +254,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         stopper = threading.Thread(target=self._stop_all, name="ldc-stop", daemon=True)
         try:
             stopper.start()
-        except RuntimeError:  # the system has no more threads
+        except (RuntimeError, MemoryError):  # the system has no more threads
             self._stop_all()
         else:
             stopper.join(self._options.timing.stop_s_max)
@@ -254,8 +273,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             downloads, self._downloads, self._routes.downloads = self._downloads, None, None
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
-            for cache in self._caches.values():
-                cache.live.close()  # at once, even if a feed's thread stands still
+            self._close_books()  # again, because a call that starts something may have been under way
             self._caches.clear()
             self._consumers.end()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
@@ -271,6 +289,11 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         logger.flush(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
+
+    def _close_books(self) -> None:
+        """Let no book be read any more, and end all waits, whatever the feeds' threads are doing."""
+        for cache in list(self._caches.values()):
+            cache.live.close()
 
     def _end_in_child(self) -> None:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
@@ -321,8 +344,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             limit_count: maximum levels; fewer if the known range ends before.
             threshold_volume: maximum sum of price x quantity, in the quote asset; the first level is always returned.
             max_age: seconds. Raise with the cause TOO_OLD if the last proof that the book is current is older. Proofs
-                are updates, probes, and pongs of its connections (as of the ping). None: read every book whose stream
-                is not known to be broken. Detection takes up to `websocket_ping_interval` + `websocket_ping_timeout`.
+                are updates, probes, and pongs of its connections (as of the ping). None: the `max_age` of the manager.
+                Without one the lease decides: `websocket_ping_interval` + `websocket_ping_timeout` + 1 s.
 
         Raises:
             DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
@@ -330,8 +353,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
@@ -347,8 +369,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """Return the bids, highest first; otherwise as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
@@ -357,11 +378,16 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.view(limit_count)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+
+    def _raise_if_older(self, cache: DepthCache, max_age_s: float | None) -> None:
+        if max_age_s is None:
+            max_age_s = self._settings.max_age_s
+        if max_age_s is not None:
+            cache.raise_if_older(max_age_s)
 
     def get_depth_cache(self, market: str) -> DepthCache:
         """Return the `DepthCache`, whose `reader` reads without the manager."""
@@ -372,6 +398,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
         """Return whether both sides can be read; `max_age` as for `get_asks`."""
         cache = self._found(market)
+        max_age = self._settings.max_age_s if max_age is None else max_age
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
     def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
@@ -511,6 +538,47 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         if markets is None:
             return None
         return frozenset(self._found(market).live.symbol for market in _as_list(markets))
+
+    def wait_for_any(
+        self,
+        markets: str | Iterable[str] | None = None,
+        after_update_ids: Mapping[str, int] | None = None,
+        timeout: float | None = None,
+        *,
+        spin_us: float = 0,
+    ) -> dict[str, int]:
+        """Block until one of many books has moved; return {market: new id} of all that have, spelt as in `markets`.
+
+        Returns {} if `timeout` seconds are over first. So one thread follows many markets::
+
+            seen = {}
+            while True:
+                moved = manager.wait_for_any(markets, seen, timeout=1)
+                seen |= moved
+
+        Args:
+            markets: None: all.
+            after_update_ids: the ids that the caller has seen. A market without one has moved as soon as its book can
+                be read. None: the present ids, and for a book that cannot be read, none.
+            spin_us: as for `wait_for_update`.
+
+        Raises ``ValueError`` if there is no market to wait for. Otherwise it raises as `wait_for_update`, for the first
+        market that it has to be raised for: `DepthCacheOutOfSync`, if a book whose id is given cannot be read. The
+        error's `market` says which. Remove its id to wait for the others, and for its return.
+
+        Cost: O(markets). For hundreds of markets one thread for each part of them is cheaper than one for all.
+        """
+        wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
+        caches = {market: self._found(market) for market in wanted}
+        if not caches:
+            raise stopped_manager(Cause.STOPPED) if self.is_stop_request() else ValueError("no market to wait for")
+        after: dict[str, int | None]
+        if after_update_ids is None:
+            after = {market: cache.id_past(None) for market, cache in caches.items()}
+        else:
+            seen = {self._symbol(market): update_id for market, update_id in after_update_ids.items()}
+            after = {market: seen.get(cache.live.symbol) for market, cache in caches.items()}
+        return wait_for_any(caches, after, timeout, spin_us)
 
     def get_status(self, market: str) -> DepthCacheStatus:
         """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).
@@ -654,7 +722,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def _group_with_room(self) -> FeedGroup:
         for group, size in self._group_sizes.items():
-            if size < self._settings.markets_per_connection:
+            if size < self._settings.markets_per_connection and not group.has_ended:
                 return group
         group = FeedGroup(
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
@@ -670,7 +738,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         self._group_sizes[group] = 0
         try:
             group.start()
-        except RuntimeError:  # the system has no more threads, so the group would never do anything
+        except (RuntimeError, MemoryError):  # the system has no more threads, so the group would never do anything
             del self._group_sizes[group]
             group.discard()
             raise

@@ -49,7 +49,7 @@ class Routes:
         self.downloads = None
         for live in lives:
             live.is_removed = True
-            live.book.suspend(Cause.STOPPED)
+            live.book.close_after_fork(Cause.STOPPED)  # first, because its thread may have held its lock
         for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
             live.synchronizer.stop(time.monotonic())
 

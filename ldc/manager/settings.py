@@ -26,6 +26,7 @@ class Settings:
     redundancy: int
     init_interval_s: float | None
     init_time_window_s: float | None
+    max_age_s: float | None
     restful_base_uri: str | None
     websocket_base_uri: str | None
 
@@ -40,6 +41,7 @@ class Settings:
             ("default_refresh_interval", self.refresh_interval_s),
             ("init_interval", self.init_interval_s),
             ("init_time_window", self.init_time_window_s),
+            ("max_age", self.max_age_s),
         ):
             if seconds is not None:
                 checked_seconds(name, seconds)

@@ -111,8 +111,7 @@ def parse(url: str, source: str = "proxy") -> Proxy:
         raise ValueError(f"{source} is a URL of a proxy whose port is not 1 to 65535")
     if scheme != "http" and not all(importlib.util.find_spec(name) for name in _SOCKS_MODULES):
         raise ValueError(
-            f"{source} is a {scheme}:// URL, and SOCKS needs two more packages: "
-            "pip install 'binance-local-depth-cache[socks]'"
+            f"{source} is a {scheme}:// URL, and SOCKS needs two more packages: pip install PySocks python-socks"
         )
     user = unquote(found["user"]) if found["user"] else None
     password = unquote(found["password"]) if user is not None and found["password"] is not None else None

@@ -65,8 +65,6 @@ CLOSE_S_MAX = 0.5
 _SHARED_FAULT = "The shared budget in %s failed in an unforeseen way."
 
 _WATCHDOG = "ldc-snapshot-watchdog"
-_THREAD_NAMES = (_WATCHDOG, *(f"ldc-snapshot-{number}" for number in range(WORKERS)))
-"""In the order of their start: no download begins that nobody ends at its deadline."""
 
 
 class SnapshotBegins(NamedTuple):
@@ -85,7 +83,7 @@ class _WorkerPool:
     """Worker and watchdog threads; started by the first request, stopped when the last client closes."""
 
     threads: dict[str, threading.Thread] = field(default_factory=dict)
-    """By name: `_THREAD_NAMES`."""
+    """By name."""
     kept: KeptConnections = field(default_factory=KeptConnections)
     is_stopping: bool = False
     has_logged: bool = False
@@ -293,7 +291,8 @@ class SnapshotDownloader:
         if self._workers is None:
             self._workers = _WorkerPool()
         pool = self._workers
-        for name in _THREAD_NAMES:
+        # The watchdog first: no download begins that nobody ends at its deadline.
+        for name in (_WATCHDOG, *(f"ldc-snapshot-{number}" for number in range(WORKERS))):
             thread = pool.threads.get(name)
             if thread is not None and thread.is_alive():
                 continue

@@ -17,8 +17,9 @@ from messages import ASKS, BIDS, LOOKS, everything, loaded_book, make_snapshot, 
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync
 from ldc.types import BookCounters, BookView, Header
 
-READS = {"best_bid", "best_ask", "bids", "asks", "view", "to_numpy"}
-WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
+READS = {"best_bid", "best_ask", "bids", "asks", "view", "texts", "to_json", "to_numpy"}
+WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "close", "lease", "held_levels"}
+WRITES |= {"close_after_fork"}
 
 
 def public_names(of: Any) -> set[str]:

@@ -22,7 +22,7 @@ from ldc.frames import RECEIVE_BYTES, Opcode
 if IS_PURE:
     pytest.skip("this is a build in plain Python: it has no loop", allow_module_level=True)
 
-from ldc._book import FrameReader, KeepAlive, NativeLoop, OrderBook, StreamBinding
+from ldc._book import FrameReader, KeepAlive, NativeLoop, OrderBook, StreamBinding, UpdateWaiter
 from ldc.types import Verdict
 
 STREAM = "btcusdt@depth@100ms"
@@ -294,6 +294,32 @@ def test_a_waiting_thread_is_woken_without_python() -> None:
         thread.join(DEADLINE_S)
         assert reached == [101]
         assert one.binding.waiting == 0
+
+
+def test_a_loop_that_spins_never_sleeps_and_keeps_its_deadline() -> None:
+    with link() as one:
+        assert one.serve(0.05) == []
+        assert one.loop.turns <= 3  # a signal may have ended a sleep
+        one.loop.spins = True
+        before, began = one.loop.turns, time.monotonic()
+        assert one.serve(0.05) == []
+        assert time.monotonic() - began >= 0.05
+        assert one.loop.turns - before > 10
+        one.server.sendall(frame(update(101, 101)))
+        assert one.serve() == []
+        assert one.book.last_update_id == 101
+
+
+def test_a_waiter_for_many_is_woken_by_the_loop() -> None:
+    with link() as one, UpdateWaiter([one.binding]) as waiter:
+        reached = []
+        thread = threading.Thread(target=lambda: reached.append(waiter.wait_past([100], DEADLINE_S)))
+        thread.start()
+        one.server.sendall(frame(update(101, 101)))
+        assert one.serve() == []
+        thread.join(DEADLINE_S)
+        assert reached == [{0: 101}]
+        assert waiter.change == 1
 
 
 def test_the_book_is_fresh_while_another_thread_holds_the_gil() -> None:

@@ -22,7 +22,7 @@ ROWS = (
     {"limits", "sequence", "frames"},  # below types: `sequence.judge` returns a Verdict
     {"_book"},
     {"book", "venues"},
-    {"sync", "consume", "network"},
+    {"sync", "consume", "network", "wire"},
     {"feed", "snapshots"},
     {"manager"},
     {"__init__"},
@@ -41,7 +41,7 @@ ENTRIES_MAX = 25
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
     "errors", "types", "sequence", "limits", "frames", "venues", "book.pure", "sync",
-    "network.addresses", "network.text", "feed.handover", "feed.silence", "feed.slot",
+    "network.addresses", "network.text", "wire", "feed.handover", "feed.silence", "feed.slot",
     "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
 }  # fmt: skip
 WORLD = {

@@ -178,6 +178,61 @@ def test_a_build_that_is_asked_for_python_carries_no_extension_and_says_so(pure_
     assert asked.stdout.split() == ["python", "pure-python"], asked.stderr
 
 
+def metadata_of(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return archive.read(name).decode()
+
+
+def test_a_published_build_links_to_its_repository_and_so_does_its_readme(unpacked: Path) -> None:
+    home = "https://example.org/somebody/ldc"
+    metadata = metadata_of(build(unpacked, "wheel", LDC_PURE_PYTHON="1", LDC_REPOSITORY=home + "/"))
+    links = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", metadata, re.MULTILINE))
+    assert links["Source"] == home
+    assert set(links) == {"Source", "Documentation", "Issues", "Changelog"}
+    targets = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert len(targets) > 10
+    assert [each for each in targets if not each.startswith("https://")] == []
+    assert f"{home}/raw/main/docs/images/watch-one-market.png" in targets
+
+
+def test_a_build_that_knows_no_repository_links_nowhere(pure_wheel: Path) -> None:
+    assert "Project-URL" not in metadata_of(pure_wheel)
+    assert "](docs/tutorial.md)" in metadata_of(pure_wheel)
+
+
+def test_two_builds_are_the_same_to_the_byte(unpacked: Path) -> None:
+    environment = {"LDC_PURE_PYTHON": "1", "SOURCE_DATE_EPOCH": "1700000000"}
+    first = build(unpacked, "wheel", **environment).read_bytes()
+    shutil.rmtree(unpacked / "build")
+    assert build(unpacked, "wheel", **environment).read_bytes() == first
+
+
+def test_every_action_of_the_workflows_is_pinned_by_its_digest() -> None:
+    used = [
+        line.strip().removeprefix("- ")
+        for path in sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().removeprefix("- ").startswith("uses: ")
+    ]
+    assert len(used) > 10
+    pinned = re.compile(r"uses: (\./\.github/workflows/\w+\.yml|[\w./-]+@[0-9a-f]{40}  # v[\d.]+)")
+    assert [line for line in used if not pinned.fullmatch(line)] == []
+
+
+def test_a_release_waits_for_the_tests_and_is_in_the_changelog() -> None:
+    text = (PROJECT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    assert "needs: [version, test, wheels, sbom]" in text
+    assert "CHANGELOG.md" in text
+
+
+def test_the_extra_all_has_every_extra_that_users_need() -> None:
+    extras = settings_of_project()["project"]["optional-dependencies"]
+    [everything] = extras["all"]
+    named = set(re.search(r"\[(.+)\]", everything)[1].split(","))
+    assert named == set(extras) - {"all", "dev", "docs", "test"}
+
+
 def test_the_sources_say_that_they_are_not_built() -> None:
     assert 'BUILD = "source"\n' in (PROJECT / "ldc" / "_build.py").read_text(encoding="utf-8")
 

@@ -66,7 +66,7 @@ from ldc.errors import (
     refused_unloaded,
 )
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import BookCounters, BookTexts, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
 
 if TYPE_CHECKING:
     import numpy
@@ -109,6 +109,7 @@ class _State:
     """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
 
     __slots__ = (
+        "closed_by",
         "counts",
         "epoch",
         "event_time_ms",
@@ -135,6 +136,7 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.closed_by: str | None = None
         self.lease: Lease | None = None
         self.epoch = 0
         self.was_lost = False
@@ -165,6 +167,8 @@ class _State:
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
         sides, lease = self.sides, self.lease
+        if self.closed_by is not None:
+            raise refused(self.market, self.closed_by, self.last_update_id)
         if sides is None:
             raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
@@ -277,12 +281,11 @@ class _State:
 
     def watched_cause(self) -> str | None:
         """Return why it cannot be read, whatever its lease; None: it can."""
-        sides = self.sides
+        sides, refusing = self.sides, self.closed_by or self.suspended_by
         if sides is None:
-            is_over = self.suspended_by is not None and is_final(self.suspended_by)
-            return self.suspended_by if is_over else Cause.NOT_LOADED
-        if self.suspended_by is not None:
-            return self.suspended_by
+            return refusing if refusing is not None and is_final(refusing) else Cause.NOT_LOADED
+        if refusing is not None:
+            return refusing
         if sides.is_crossed:
             return Cause.CROSSED
         return Cause.LEFT_HORIZON if sides.bids.has_left or sides.asks.has_left else None
@@ -326,9 +329,7 @@ class _State:
         if not self.watches:
             return False
         with self.lock:
-            queues = [watch.queue for watch in self.watches if watch.needs_wake]
-            for watch in self.watches:
-                watch.needs_wake = False
+            queues = self.queues_to_wake()
         calls = False
         for queue in queues:
             if is_feed and queue.is_inline:
@@ -336,6 +337,13 @@ class _State:
             else:
                 queue.wake()
         return calls
+
+    def queues_to_wake(self) -> "list[UpdateQueue]":
+        """Return the queues that have news, once. Under the lock."""
+        queues = [watch.queue for watch in self.watches if watch.needs_wake]
+        for watch in self.watches:
+            watch.needs_wake = False
+        return queues
 
     # copies and checks
 
@@ -443,6 +451,19 @@ class _Reads:
             epoch,
         )
 
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
+        """Return both sides as JSON text, with the ids, times and horizons of the same update id."""
+        view = self._view(limit, str, False, False)
+        bids, asks = (
+            "[" + ",".join(f'["{price}","{quantity}"]' for price, quantity in side) + "]"
+            for side in (view.bids, view.asks)
+        )
+        return BookTexts(bids, asks, len(view.bids), len(view.asks), *view[2:8])  # type: ignore[arg-type]
+
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes:
+        """Return both sides as the body of a REST snapshot, with the horizons of sides that end there."""
+        return self.texts(limit).to_json(None if limit is None else operator.index(limit))
+
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
         """Return ``"bids"`` or ``"asks"`` as an array of shape (n, 2): prices and quantities, best first."""
         if side not in ("bids", "asks"):
@@ -483,8 +504,8 @@ class _Reads:
 
     @property
     def suspended_by(self) -> str | None:
-        """The cause given to `suspend`."""
-        return self._state.suspended_by
+        """The cause given to `suspend` or `close`."""
+        return self._state.closed_by or self._state.suspended_by
 
     @property
     def last_update_id(self) -> int | None:
@@ -740,22 +761,45 @@ class OrderBook(_Reads):
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
-        if not isinstance(cause, str):
-            raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
-        if not cause:
-            raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
+        _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
             self._state.note_state()
         self._state.wake_consumers()
 
     def resume(self) -> None:
-        """Undo `suspend`. After a suspension that begins an epoch."""
+        """Undo `suspend`, but not `close`. After a suspension that begins an epoch."""
         with self._state.lock:
-            self._state.epoch += self._state.suspended_by is not None
+            self._state.epoch += self._state.suspended_by is not None and self._state.closed_by is None
             self._state.suspended_by = None
             self._state.note_state()
         self._state.wake_consumers()
+
+    def close(self, cause: str) -> None:
+        """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
+
+        It waits for no lock, because a signal handler may have interrupted a read of its own thread. Where the lock is
+        held, the consumers of its updates are told by the next suspension, or when they look at its lease.
+        """
+        _check_cause(cause)
+        state = self._state
+        if state.closed_by is None:
+            state.closed_by = cause
+        if state.watches and state.lock.acquire(blocking=False):
+            try:
+                state.note_state()
+                queues = state.queues_to_wake()
+            finally:
+                state.lock.release()
+            for queue in queues:
+                queue.wake()
+
+    def close_after_fork(self, cause: str) -> None:
+        """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self._state.watches = ()
+        self.close(cause)
+        self._state.lock = threading.Lock()
+        self._state.forget()
 
     @property
     def lease(self) -> Lease | None:
@@ -802,6 +846,13 @@ def _wanted(limit: SupportsIndex | None) -> int | None:
     if wanted < 0:
         raise ValueError(f"limit must not be negative, and is {wanted}")
     return wanted
+
+
+def _check_cause(cause: object) -> None:
+    if not isinstance(cause, str):
+        raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
+    if not cause:
+        raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
 
 
 def _check_honoured(limit: int | None) -> None:

@@ -153,6 +153,8 @@ class BookWatch:
         self, cause: str | None, payload: bytes, first_id: int, bids: Units, asks: Units, is_widened: bool
     ) -> None:
         """An update was applied."""
+        if self.is_over:
+            return
         self.updates += 1
         if self.first_id is None:
             self.first_id = first_id
@@ -212,7 +214,9 @@ class BookWatch:
         """Note that the lease has expired, or is renewed. `cause`: why the book cannot be read, its lease included."""
         if not self.is_attached or self.is_over:
             return
-        if cause == Cause.STALLED:
+        if cause is not None and is_final(cause):
+            self._lose(cause)
+        elif cause == Cause.STALLED:
             if not self.is_lost:
                 self._lose(cause)
         elif self.is_stalled:
