@@ -325,6 +325,7 @@ cdef class OrderBook:
         self._is_loaded = False
         self._is_crossed = False
         self._needs_attention = False
+        self._was_lost = False
         self._header.is_set = False
         if self._watches != NULL:
             note_state(self, False)

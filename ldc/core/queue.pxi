@@ -1,8 +1,8 @@
 # The queue of a stream of updates: what waits for its consumer, and how that is woken without the GIL.
 #
 # Rule 1: a `Watch` is one stream's interest in one book. Its fields belong to the book's lock, as the levels do.
-# Rule 2: a watch with something to take stands in the ready list of its queue. Pushing needs no lock, so the lock of the
-#         book stays a leaf. The consumer takes the whole list at once.
+# Rule 2: a watch with something to take stands in the ready list of its queue. Pushing needs no lock, so the lock of
+#         the book stays a leaf. The consumer takes the whole list at once.
 # Rule 3: a queue is signalled at most once until its consumer arms it again. So a stream costs its feed at most one
 #         write to a descriptor for each receive. The consumer arms, then looks; the writer pushes, then reads the
 #         signal. In either order one of the two sees the other.

@@ -87,7 +87,6 @@ class FeedGroup:
             name,
             options.timing,
             read=self._read,
-            consume=self._inline.run,
             tick=self._tick,
             machine_slept=self._machine_slept,
             recover=self._recover,
@@ -140,7 +139,9 @@ class FeedGroup:
 
     def inline_queue(self) -> UpdateQueue:
         """Return the queue of the callbacks that run in the group's thread."""
-        return self._inline.queue(self._loop.wake_fd)
+        queue = self._inline.queue(self._loop.wake_fd)
+        self._loop.consume = self._inline.run
+        return queue
 
     def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""

@@ -76,7 +76,6 @@ class EventLoop(Generic[SourceT]):
         begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
         has_stopped: whether nothing is left to wait for.
         release: called as the last of all, when the thread ends or could not be started.
-        consume: called in each turn after what is readable was read: it runs the consumers that belong to this thread.
         spins: never sleep. It takes a whole CPU, without the GIL; a loop in Python ignores it.
         cpus: the only CPUs that the thread runs on; None: all.
     """
@@ -93,7 +92,6 @@ class EventLoop(Generic[SourceT]):
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
-        consume: Callable[[], None] = lambda: None,
         spins: bool = False,
         cpus: frozenset[int] | None = None,
     ) -> None:
@@ -104,7 +102,8 @@ class EventLoop(Generic[SourceT]):
         """Sources to read in the next turn, which then does not wait."""
         self._timing = timing
         self._read = read
-        self._consume = consume
+        self.consume: Callable[[], object] | None = None
+        """Runs the consumers that belong to this thread; called in each turn after what is readable was read."""
         self._tick = tick
         self._machine_slept = machine_slept
         self._recover = recover
@@ -266,7 +265,8 @@ class EventLoop(Generic[SourceT]):
             self.tick_due = now
         for source in readable:
             self._read(source, now)
-        self._consume()
+        if self.consume is not None:
+            self.consume()
         slept_s = clock_of_sleep() - self._slept_s_before
         if slept_s > self._timing.slept_s_max:
             self.tick_due = now

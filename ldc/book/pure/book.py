@@ -139,8 +139,6 @@ class _State:
         self.closed_by: str | None = None
         self.lease: Lease | None = None
         self.epoch = 0
-        self.was_lost = False
-        """It could not be read where it stood: crossed, or past its horizon."""
         self.watches: tuple[BookWatch, ...] = ()
         """The consumers of its updates."""
         self.forget()
@@ -155,6 +153,8 @@ class _State:
         self.received_time_ns: int | None = None
         self.last_header: Header | None = None
         self.is_first_after_snapshot = False
+        self.was_lost = False
+        """It could not be read where it stood: crossed, or past its horizon."""
 
     # refusals
 
@@ -219,7 +219,7 @@ class _State:
         self.counts["snapshots_loaded"] += 1
         self.counts["quantities_saturated"] += loaded.saturated_count
         self.counts["levels_dropped"] += loaded.dropped_count
-        self.epoch += self.suspended_by is None
+        self.epoch += self.suspended_by is None and self.closed_by is None
         self.note_epoch()
         self.note_state(is_replaced=True)
 

@@ -397,9 +397,10 @@ class FrameReader:
                 self._lags_ns.append(0)
             elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, now, received_time_ns):
                 return None
-        if binding.waiting or binding.book._state.watches:
+        is_plain = not verdict and not binding.book.needs_attention  # APPLIED is 0
+        if (is_plain and binding.waiting) or binding.book._state.watches:
             self._touched.add(binding)
-        if not verdict and not binding.book.needs_attention:  # APPLIED is 0
+        if is_plain:
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)
