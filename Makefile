@@ -101,7 +101,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings check-long check-foreign check-alone check-variants check-mutants
+check: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -230,7 +230,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -262,6 +262,12 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
+GREENLETS := build/check/greenlets
+check-greenlets: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(GREENLETS) gevent eventlet || echo "gevent or eventlet cannot be installed here" >&2
+	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_greenlets.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed

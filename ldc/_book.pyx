@@ -18,6 +18,7 @@ The parts, each included so that the C compiler sees one unit:
     core/depth.pxi     depth updates and snapshots
     core/scales.pxi    decimals, and Python's numbers
     core/commit.pxi    an update into a book
+    core/retain.pxi    updates that are kept for a snapshot
     core/snapshot.pxi  a snapshot into a book
     core/compare.pxi   two books at the same update id
     core/reads.pxi     a book into Python's values
@@ -113,6 +114,25 @@ cdef struct Place:
 
 include "core/queue.pxi"
 
+cdef enum:
+    RETAINED_UPDATES_LIMIT = 1_000                  # ldc.limits.RETAINED_UPDATES_MAX
+    RETAINED_BYTES_LIMIT = 4 * 1024 * 1024          # ldc.limits.RETAINED_BYTES_MAX
+    RETAINED_BYTES_LIMIT_OF_ALL = 64 * 1024 * 1024  # ldc.limits.RETAINED_BYTES_MAX_OF_ALL
+
+cdef struct RetainedUpdate:
+    # The bytes of the message follow it in memory.
+    RetainedUpdate* following
+    Py_ssize_t length
+    int64_t received_time_ns
+    bint has_received_time
+
+cdef struct RetainedUpdates:
+    bint is_wanted
+    int32_t count
+    Py_ssize_t bytes
+    RetainedUpdate* oldest      # owned, and what follows it; meaningless if `count` is 0, as `newest`
+    RetainedUpdate* newest
+
 cdef struct Counters:
     int64_t snapshots_loaded
     int64_t snapshots_refused
@@ -180,6 +200,9 @@ cdef class OrderBook:
     cdef bint _is_crossed                   # of what is held; 0 in a book that is not loaded
     cdef bint _is_first_after_snapshot
     cdef bint _needs_attention
+    cdef int64_t _attend_at_id              # see `attend_at`; INT64_MAX: never
+    cdef int64_t _attend_at_count           # of `updates_applied`; INT64_MAX: never
+    cdef RetainedUpdates _retained          # the writer's
     cdef bint _chains_by_previous_id        # of the rule, in C
     cdef bint _first_may_end_at_snapshot
     cdef bint _has_news                     # for the queue of a watch that must be woken
@@ -207,10 +230,12 @@ cdef class OrderBook:
             self._symbol_bytes = PyBytes_GET_SIZE(self._symbol)
         self._chains_by_previous_id = self.rule.chains_by_previous_id
         self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
+        self._attend_at_id = self._attend_at_count = INT64_MAX
         side_blank(&self._bids)
         side_blank(&self._asks)
 
     def __dealloc__(self):
+        discard_all(&self._retained)
         side_release(&self._bids)
         side_release(&self._asks)
         free(self._header.text)
@@ -219,7 +244,7 @@ cdef class OrderBook:
         """Return all memory that the book holds, in bytes."""
         cdef size_t held = 0
         mutex_lock(&self._mutex)
-        held = side_bytes(&self._bids) + side_bytes(&self._asks) + self._header.capacity
+        held = side_bytes(&self._bids) + side_bytes(&self._asks) + self._header.capacity + self._retained.bytes
         mutex_unlock(&self._mutex)
         return object.__sizeof__(self) + held
 
@@ -318,15 +343,7 @@ cdef class OrderBook:
         cdef BookSide bids, asks
         begin_writing(self)
         mutex_lock(&self._mutex)
-        bids = self._bids
-        asks = self._asks
-        side_blank(&self._bids)
-        side_blank(&self._asks)
-        self._is_loaded = False
-        self._is_crossed = False
-        self._needs_attention = False
-        self._was_lost = False
-        self._header.is_set = False
+        take_sides(self, &bids, &asks)
         if self._watches != NULL:
             note_state(self, False)
         mutex_unlock(&self._mutex)
@@ -335,6 +352,77 @@ cdef class OrderBook:
         end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+
+    def load_from(self, OrderBook other not None):
+        """Become what another book is that has loaded a snapshot, and clear that one: a snapshot is read only once.
+
+        Another thread may have made and loaded the other book. Raises ValueError if the rules differ, BookNotLoaded if
+        the other is not loaded; nothing has changed then. Cost: O(1), and freeing the levels that were held.
+        """
+        begin_writing(self)
+        try:
+            begin_writing(other)
+            try:
+                load_book(self, other)
+            finally:
+                end_writing(other)
+        finally:
+            end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
+
+    def retain_updates(self):
+        """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent.
+
+        At `RETAINED_UPDATES_MAX`, at `RETAINED_BYTES_MAX`, and at `RETAINED_BYTES_MAX_OF_ALL` of all books of the
+        process (`ldc.limits`), the oldest of this book is discarded.
+        """
+        self._retained.is_wanted = True
+
+    def forget_retained(self):
+        """Forget the updates that were kept, and keep no more."""
+        begin_writing(self)
+        self._retained.is_wanted = False
+        discard_all(&self._retained)
+        end_writing(self)
+
+    @property
+    def retained_count(self):
+        """How many updates are kept."""
+        return self._retained.count
+
+    def apply_retained(self, OrderBook other not None):
+        """Apply the updates that another book has kept, oldest first, until one does not continue this book.
+
+        Raises as `apply`; what came before is applied then. Cost: as `apply`, for each update.
+        """
+        begin_writing(self)
+        try:
+            begin_writing(other)
+            try:
+                if not self._is_loaded:
+                    raise BookNotLoaded(self.market, Cause.NOT_LOADED)
+                apply_retained_updates(self, &other._retained)
+            finally:
+                end_writing(other)
+        finally:
+            end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
+
+    def attend_at(self, update_id, updates=None):
+        """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer.
+
+        `load_snapshot`, `load_from` and `clear` end that.
+        """
+        cdef int64_t at_id = INT64_MAX if update_id is None else update_id
+        cdef int64_t count = -1 if updates is None else updates
+        mutex_lock(&self._mutex)
+        self._attend_at_id = at_id
+        self._attend_at_count = INT64_MAX if count < 0 else self._counters.updates_applied + count
+        if self._is_loaded:
+            attend(self)
+        mutex_unlock(&self._mutex)
 
     def suspend(self, cause):
         """Let every read raise with this cause, a non-empty str, until `resume`.
@@ -380,6 +468,9 @@ cdef class OrderBook:
         self._header.is_set = False
         self._header.text = NULL
         self._header.capacity = 0
+        self._attend_at_id = self._attend_at_count = INT64_MAX
+        add_atomically64(&retained_bytes_of_all, -self._retained.bytes)
+        memset(&self._retained, 0, sizeof(self._retained))
         exchange(&self._writers, 0)
         forget_watches(self)
         self.close(cause)
@@ -460,7 +551,7 @@ cdef class OrderBook:
         return read_texts(self, limit)
 
     def to_json(self, limit=None):
-        """Return both sides as the body of a REST snapshot, bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
+        """Return the body of a REST snapshot, as bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
 
         `E` and `T` are there if the book's last message had them. A side that ends before `limit` because its horizon
         ends has the horizon in `bidHorizon` or `askHorizon`. Raises as `bids`.
@@ -565,7 +656,7 @@ cdef class OrderBook:
 
     @property
     def needs_attention(self):
-        """Whether the book is crossed, or fewer than half of a snapshot's levels are left inside a horizon."""
+        """Whether it is crossed, has fewer than half of a snapshot's levels inside a horizon, or is at `attend_at`."""
         return read_flag(self, &self._needs_attention)
 
     @property
@@ -637,6 +728,7 @@ def _limit_allocations(left):
 
 
 include "core/commit.pxi"
+include "core/retain.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"

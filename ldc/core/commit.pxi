@@ -163,7 +163,10 @@ cdef inline void attend(OrderBook book) noexcept nogil:
     """Note what the owner has to see, and whether the book can be read at all. After every change, under the lock."""
     cdef bint needed_attention = book._needs_attention
     book._is_crossed = is_crossed(&book._bids, &book._asks)
-    book._needs_attention = book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
+    book._needs_attention = (
+        book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
+        or book._place.last_update_id >= book._attend_at_id
+        or book._counters.updates_applied >= book._attend_at_count)
     if needed_attention or book._needs_attention:
         note_epoch(book)
 
@@ -249,6 +252,8 @@ cdef int commit_verdict(
     else:
         book._counters.updates_gap += 1
     mutex_unlock(&book._mutex)
+    if verdict == APPLIED and book._retained.is_wanted:
+        retain(&book._retained, c, place)
     return verdict
 
 

@@ -233,6 +233,7 @@ cdef class FrameReader:
     cdef int _judged                    # the verdict on the frame at `_start`, which the loop has applied; -1: none
     cdef int _failure                   # errno of the loop's last receive, 0: the end; if `_has_failed`
     cdef bint _has_failed
+    cdef int64_t _received_ns           # the wall clock at the loop's last receive; 0: none
     cdef void* _touched                 # bindings with waiters whose books have changed: a list through the bindings
     cdef public bint calls_inline       # a consumer that runs in this thread has something to take
     cdef int64_t _updates               # applied or counted by the loop
@@ -373,6 +374,11 @@ cdef class FrameReader:
     def failure(self):
         """Errno of the receive that failed in the loop, 0 for the end of the stream; None: none has failed."""
         return self._failure if self._has_failed else None
+
+    @property
+    def received_in_loop_ns(self):
+        """When the loop last received, by the wall clock; None: never. What it left has arrived then."""
+        return self._received_ns if self._received_ns != 0 else None
 
     @property
     def updates_in_loop(self):

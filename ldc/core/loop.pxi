@@ -263,7 +263,8 @@ cdef bint serve(Channel* channel, FrameReader reader) noexcept nogil:
         status = receive_once(reader, channel.tls, channel.fd)
         if status == NOTHING_THERE or status == RECEIVE_FAILED:
             break
-        is_done = take_frames(reader, channel.keepalive, monotonic_ns() * 1e-9, realtime_ns())
+        reader._received_ns = realtime_ns()
+        is_done = take_frames(reader, channel.keepalive, monotonic_ns() * 1e-9, reader._received_ns)
         wake_touched(reader)
         if not is_done or status == ALL_OF_IT:
             break

@@ -220,6 +220,14 @@ cdef extern from *:
     #endif
     }
 
+    static inline int64_t ldc_add64(int64_t *number, int64_t value) {
+    #if defined(_MSC_VER)
+        return (int64_t)_InterlockedExchangeAdd64((volatile long long *)number, (long long)value);
+    #else
+        return __atomic_fetch_add(number, value, __ATOMIC_RELAXED);
+    #endif
+    }
+
     /* Look at a number that another thread changes: the number alone, ... */
     static inline int ldc_read_relaxed(const int *number) {
         return ldc_load(number);
@@ -451,6 +459,7 @@ cdef extern from *:
     bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
     int exchange "ldc_exchange"(int* number, int value) noexcept nogil
     int add_atomically "ldc_add"(int* number, int value) noexcept nogil
+    int64_t add_atomically64 "ldc_add64"(int64_t* number, int64_t value) noexcept nogil
     int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
     int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
     int64_t load_relaxed "ldc_load_relaxed"(const int64_t* number) noexcept nogil

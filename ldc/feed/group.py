@@ -33,11 +33,12 @@ from ldc.feed.loop import EventLoop
 from ldc.feed.market import LiveMarket, MessageDrop
 from ldc.feed.market_table import MarketTable
 from ldc.feed.pool import ConnectionPool, SharedConnectBudget
+from ldc.feed.silence import CONTRADICTIONS, CONTRADICTIONS_MAX, Evidence, ProbeAnswer
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
-from ldc.frames import FrameEvent, Opcode
+from ldc.frames import FrameEvent
 from ldc.network.text import described, printable
-from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.sync.actions import Action, CancelSnapshot, Payload, ReadSnapshot, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
 
 
@@ -168,11 +169,28 @@ class FeedGroup:
 
     def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
         """Take a market out of sync and synchronize it again; with a new subscription if `unsubscribe`."""
-        self.post(lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe))
+        self._post_once(
+            market,
+            "resubscribe" if unsubscribe else "resync",
+            lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe),
+        )
 
     def refresh(self, market: LiveMarket) -> None:
         """Check and renew a market's levels by a snapshot, while its book stays readable."""
-        self.post(lambda now: self._refresh(market, now))
+        self._post_once(market, "refresh", lambda now: self._refresh(market, now))
+
+    def _post_once(self, market: LiveMarket, name: str, work: Callable[[float], None]) -> None:
+        """Post what a caller may request in a loop. While one such request of the market waits, no other is added."""
+        if name in market.requested:
+            return
+
+        def run(now: float) -> None:
+            market.requested.discard(name)
+            work(now)
+
+        market.requested.add(name)
+        if not self.post(run):
+            market.requested.discard(name)
 
     def renew(self) -> None:
         """Replace every connection by a new one, make before break."""
@@ -324,9 +342,9 @@ class FeedGroup:
             self._loop.tick_due = now
         for event in events:
             if event.binding is None:
-                self._handle_other(connection, event.payload, now)
+                self._handle_other(connection, event, now)
             elif event.verdict is None and event.error is None:
-                self._handle_update(connection, event.binding.owner, event.payload, now)
+                self._handle_update(connection, event.binding.owner, event, now)
             else:
                 self._handle_judged(connection, event, now)
         if lost is not None:
@@ -341,7 +359,8 @@ class FeedGroup:
             market.note_malformed(event.error)
         elif event.verdict or market.book.needs_attention:  # APPLIED is 0
             assert event.verdict is not None
-            market.synchronizer.after_apply(connection.connection_id, event.verdict, event.payload, time.time_ns(), now)
+            judged = event.verdict, event.payload, event.received_time_ns
+            market.synchronizer.after_apply(connection.connection_id, *judged, now)
         else:  # applied, and a thread waits for it
             market.binding.is_direct = not market.synchronizer.wants_every_update
             market.wake_waiters()
@@ -349,26 +368,28 @@ class FeedGroup:
         self._run_actions(market, now)
         market.wake_waiters()
 
-    def _handle_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
+    def _handle_update(self, connection: FeedConnection, market: LiveMarket, event: FrameEvent, now: float) -> None:
         """Give an update to its synchronizer, or to its book if the fast path has opened since it was read."""
         if market.synchronizer.wants_every_update:
             id_before = market.book.last_update_id
-            market.synchronizer.receive_update(connection.connection_id, payload, time.time_ns(), now)
+            received = event.payload, event.received_time_ns
+            market.synchronizer.receive_update(connection.connection_id, *received, now)
             market.note_arrival(connection.reader.tally(market.stream), id_before)
             self._run_actions(market, now)
             market.wake_waiters()
             return
-        event = FrameEvent(Opcode.TEXT, payload, market.binding)
+        event = event._replace(binding=market.binding)
         try:
-            event = event._replace(verdict=market.book.apply(payload, time.time_ns()))
+            event = event._replace(verdict=market.book.apply(event.payload, event.received_time_ns))
             market.binding.heard_at = now
         except MalformedMessage as error:
             event = event._replace(error=error)
         self._handle_judged(connection, event, now)
 
-    def _handle_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
+    def _handle_other(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
         """Handle a message that does not begin with the name of a bound stream."""
         self._loop.tick_due = now
+        payload = event.payload
         try:
             header = read_header(payload)
         except MalformedMessage as error:
@@ -380,7 +401,7 @@ class FeedGroup:
         elif header.stream is not None:
             market = self._markets.find(header.stream)
             if market is not None:
-                self._handle_update(connection, market, payload, now)
+                self._handle_update(connection, market, event, now)
             elif not connection.requests.may_bring(header.stream):  # or its market was stopped a moment ago
                 self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:
@@ -487,7 +508,7 @@ class FeedGroup:
             if market.silence.is_probing:
                 self._expect_answer(now)
                 if market.is_lost(None, is_held=self._holds_request(market, None)):
-                    self.probe_answered(market, None, now)
+                    self.probe_answered(market, ProbeAnswer(problem=f"a probe of {market.market} was lost"), now)
 
     def _run_actions(self, market: LiveMarket, now: float) -> None:
         """Do what a market's synchronizer requests, and note when it wants to be ticked again."""
@@ -523,7 +544,13 @@ class FeedGroup:
             self._run_actions(market, now)
 
     def snapshot_received(
-        self, market: LiveMarket, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None, now: float
+        self,
+        market: LiveMarket,
+        epoch: int,
+        body: Payload | ReadSnapshot,
+        limit: int | None,
+        received_time_ns: int | None,
+        now: float,
     ) -> None:
         """Give a snapshot to its synchronizer. In the group's thread."""
         if not market.is_removed:
@@ -540,9 +567,25 @@ class FeedGroup:
             market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
             self._run_actions(market, now)
 
-    def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
-        """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
-        market.probe_answered(last_update_id, now)
+    def probe_answered(self, market: LiveMarket, answer: ProbeAnswer, now: float) -> None:
+        """Note what a probe of a silent market found. In the group's thread."""
+        if market.is_removed:
+            return
+        contradiction = market.probe_answered(answer, now)
+        if contradiction is not None:
+            self._contradict(market, contradiction, now)
         self._silence_due = min(self._silence_due, market.silence.next_due(market.heard_at))
         for handover in self._connections.handovers:
-            handover.probe_answered(market, last_update_id, now)
+            handover.probe_answered(market, answer.last_update_id, now)
+
+    def _contradict(self, market: LiveMarket, evidence: Evidence, now: float) -> None:
+        """A probe contradicts the book of a silent market: confirm it at once, or synchronize the market again."""
+        if market.silence.contradictions < CONTRADICTIONS_MAX:
+            market.silence.confirm(now)
+            self._request_probe(market)
+            self._expect_answer(now)
+            return
+        market.silence.contradictions = 0
+        said = evidence.name.lower().replace("_", " ")
+        logger.warning("%s: probes contradict the book of %s (%s); it is resubscribed", self.name, market.market, said)
+        self._resync(market, CONTRADICTIONS[evidence], now, unsubscribe=True)

@@ -112,7 +112,7 @@ class EventLoop(Generic[SourceT]):
         self._release = release
         self._mailbox = Mailbox()
         self.post = self._mailbox.post
-        """Let the thread call `work(now)`. False: the loop has ended and will not call it."""
+        """Let the thread call `work(now)`. False: it will not; the loop has ended, or too much work waits."""
         self._stop_requested = threading.Event()
         self._stop_deadline = math.inf
         self._slept_s_before = clock_of_sleep()

@@ -4,8 +4,6 @@ Rule 1: a read goes straight to the book through `reader`.
 Rule 2: any thread may call everything here. Changes of the market are posted to its feed group.
 """
 
-import math
-import threading
 import time
 from collections.abc import Callable
 
@@ -13,14 +11,9 @@ from ldc.book import BookReader, has_system_threads
 from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
+from ldc.manager import parameters
 from ldc.types import Cause, DepthCacheStatus, SyncState
-
-
-def clamp_timeout(timeout: float | None) -> float | None:
-    """Clamp a timeout to ``threading.TIMEOUT_MAX``; raise ``ValueError`` for NaN."""
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
-    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+from ldc.venues import plain_market
 
 
 class DepthCache:
@@ -81,7 +74,9 @@ class DepthCache:
         if state is not SyncState.FAILED or cause is None:
             return None
         said = f", and says: {live.last_error.rstrip('.')}" if live.last_error else ""
-        why = f"{self.exchange} does not know the market{said}" if cause is Cause.UNKNOWN_MARKET else None
+        plain = plain_market(live.symbol)
+        hint = f"; did you mean {plain!r}?" if plain is not None else ""
+        why = f"{self.exchange} does not know the market{said}{hint}" if cause is Cause.UNKNOWN_MARKET else None
         return refused(self.market, cause, last_update_id, why=why)
 
     def why_refused(self) -> DepthCacheError | None:
@@ -136,10 +131,13 @@ class DepthCache:
 
         Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
         """
+        if after_update_id is not None:
+            after_update_id = parameters.integer("after_update_id", after_update_id)
+        spin_us = parameters.number("spin_us", spin_us)
         after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
         if after is None and is_held:
             after = self.reader.last_update_id
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         can_sleep = after is not None and self.id_past(after) is None and self.is_synchronized
         if after is not None and can_sleep and has_system_threads():
@@ -193,7 +191,7 @@ class DepthCache:
         return reached if id_before_restart is not None and reached < after <= id_before_restart else None
 
     def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         if is_decided():
             return True
         self.raise_if_own_thread()
@@ -214,6 +212,7 @@ class DepthCache:
 
         A book that cannot be read whatever its age raises the error of that.
         """
+        max_age_s = parameters.age(max_age_s)
         age_s = self.proof_age_s
         if not age_s <= max_age_s:  # written this way, NaN allows nothing
             last_update_id = self.reader.last_update_id

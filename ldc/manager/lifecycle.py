@@ -1,4 +1,4 @@
-"""What the managers of a process share: the connect budgets, the end in a forked child, launched exchanges.
+"""What the managers of a process share: connect budgets, memory for buffers, the end in a forked child, launchers.
 
 Rule 1: nothing here knows what a manager does; it only calls `_end_in_child`.
 """
@@ -14,7 +14,11 @@ from ldc.errors import DepthCacheError
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import CONNECT_WINDOW_S
 from ldc.snapshots.shared_budget import shared_connects
+from ldc.sync.buffer import BufferBudget
 from ldc.venues import Venue
+
+process_buffers = BufferBudget(lock=threading.Lock())
+"""What the buffered updates of all markets of this process hold together."""
 
 _connect_budgets: dict[tuple[str, str], SharedConnectBudget] = {}
 _connect_budgets_lock = threading.Lock()
@@ -54,6 +58,7 @@ def _end_after_fork() -> None:
     # In the child no thread is left that would release a lock that was held during the fork.
     global _connect_budgets_lock  # noqa: PLW0603
     _connect_budgets_lock = threading.Lock()
+    process_buffers.lock = threading.Lock()
     _connect_budgets.clear()
     for manager in list(_ending_in_children):
         manager._end_in_child()

@@ -31,12 +31,12 @@ from ldc.feed.cpus import checked_cpus
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
-from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
-from ldc.manager import compat, lifecycle
+from ldc.limits import DEFAULT_TIMING, Timing
+from ldc.manager import compat, lifecycle, parameters
 from ldc.manager.consumers import Consumers, run_in_thread, wait_async
-from ldc.manager.depth_cache import DepthCache, clamp_timeout
+from ldc.manager.depth_cache import DepthCache
 from ldc.manager.routes import Routes
-from ldc.manager.settings import Settings, checked_seconds
+from ldc.manager.settings import Settings
 from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
@@ -44,7 +44,7 @@ from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.machine import Synchronizer
 from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
-from ldc.venues import venue_named
+from ldc.venues import did_you_mean, venue_named
 
 
 class BinanceLocalDepthCacheManager(compat.CompatNames):
@@ -69,6 +69,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
         restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
+        weight_pool: a name for the IP address that the exchange sees. Managers with the same name share one request
+            weight and one budget of connects, whatever proxies they use. None: the proxy's host and port name it.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
         max_age: seconds; what `get_asks`, `get_bids`, `get_book` and `is_depth_cache_synchronized` take for their own
@@ -113,6 +115,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         restful_base_uri: str | None = None,
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
+        weight_pool: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
         max_age: float | None = None,
         timing: Timing | None = None,
@@ -122,34 +125,29 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         **compat_parameters: Any,
     ) -> None:
         compat.check_parameters(compat_parameters)
-        self._venue = venue_named(exchange)
-        self._settings = Settings(
-            venue=self._venue,
-            refresh_interval_s=default_refresh_interval,
-            update_interval_ms=depth_cache_update_interval,
-            snapshot_limit=snapshot_limit,
-            weight_share=1.0 if high_performance else checked_weight_share(weight_share),
-            markets_per_connection=markets_per_connection,
-            redundancy=redundancy,
-            init_interval_s=init_interval,
-            init_time_window_s=init_time_window,
-            max_age_s=max_age,
-            restful_base_uri=restful_base_uri,
-            websocket_base_uri=websocket_base_uri,
-        )
-        self._options = ConnectionOptions(
-            ping_interval_s=websocket_ping_interval,
-            ping_timeout_s=websocket_ping_timeout,
-            close_timeout_s=websocket_close_timeout,
-            messages_per_second=self._venue.messages_per_second,
-            user_agent=self.get_user_agent(),
-            proxies=ProxyRules(proxy),
-            spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
-            timing=DEFAULT_TIMING if timing is None else timing,
-            spins=feed_spin,
-            cpus=checked_cpus(feed_cpus),
-        ).checked()
-        self._shared_folder = shared_folder(shared_budget)
+        with parameters.wrong_types_as_values():
+            self._venue = venue_named(parameters.text("exchange", exchange))
+            self._settings = Settings.checked(
+                self._venue,
+                default_refresh_interval=default_refresh_interval,
+                depth_cache_update_interval=depth_cache_update_interval,
+                snapshot_limit=snapshot_limit,
+                weight_share=weight_share,
+                high_performance=high_performance,
+                markets_per_connection=markets_per_connection,
+                redundancy=redundancy,
+                init_interval=init_interval,
+                init_time_window=init_time_window,
+                restful_base_uri=restful_base_uri,
+                websocket_base_uri=websocket_base_uri,
+                max_age=max_age,
+                weight_pool=weight_pool,
+            )
+            keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
+            self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
+            if on_restart is not None:
+                parameters.function("on_restart", on_restart)
+            self._shared_folder = shared_folder(shared_budget)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
         self._consumers = Consumers(exchange, self._callbacks, self._routes)
@@ -200,6 +198,12 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """The exchange string."""
         return self._venue.exchange
 
+    @property
+    def restful_base_uris(self) -> tuple[str, ...]:
+        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        given = self._settings.restful_base_uri
+        return self._venue.restful_base_uris if given is None else (given,)
+
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
 
@@ -210,9 +214,9 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
             refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
         """
-        symbols = {self._symbol(market): market for market in _as_list(markets)}
+        symbols = {self._symbol(market): market for market in parameters.markets(markets)}
         if refresh_interval is not None:
-            checked_seconds("refresh_interval", refresh_interval)
+            refresh_interval = parameters.seconds("refresh_interval", refresh_interval)
         with self._lock:
             if self._is_stopped:
                 raise stopped_manager(Cause.STOPPED)
@@ -229,7 +233,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
         """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for a market that never had one."""
-        markets = _as_list(markets)
+        markets = parameters.markets(markets)
         with self._lock:
             # Found under the lock, because another thread may stop and create the market again.
             for cache in [self._found(market) for market in markets]:
@@ -398,7 +402,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
         """Return whether both sides can be read; `max_age` as for `get_asks`."""
         cache = self._found(market)
-        max_age = self._settings.max_age_s if max_age is None else max_age
+        max_age = self._settings.max_age_s if max_age is None else parameters.age(max_age)
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
     def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
@@ -409,9 +413,9 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """
         if markets is None and self.is_stop_request():  # no markets are left, and "all can be read" would mislead
             raise stopped_manager(Cause.STOPPED)
-        wanted = self.markets() if markets is None else _as_list(markets)
+        wanted = self.markets() if markets is None else parameters.markets(markets)
         caches = [self._found(market) for market in wanted]
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             for cache in caches:
@@ -451,7 +455,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """As `wait_until_synchronized`, in an event loop; but raise ``TimeoutError`` if the time runs out."""
         if markets is None and self.is_stop_request():
             raise stopped_manager(Cause.STOPPED)
-        wanted = self.markets() if markets is None else _as_list(markets)
+        wanted = self.markets() if markets is None else parameters.markets(markets)
         caches = [self._found(market) for market in wanted]
 
         def are_synchronized() -> bool:
@@ -537,7 +541,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """Return the symbols of markets that exist; None: all."""
         if markets is None:
             return None
-        return frozenset(self._found(market).live.symbol for market in _as_list(markets))
+        return frozenset(self._found(market).live.symbol for market in parameters.markets(markets))
 
     def wait_for_any(
         self,
@@ -568,7 +572,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
         Cost: O(markets). For hundreds of markets one thread for each part of them is cheaper than one for all.
         """
-        wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
+        wanted = self.get_list_of_depth_caches() if markets is None else parameters.markets(markets)
         caches = {market: self._found(market) for market in wanted}
         if not caches:
             raise stopped_manager(Cause.STOPPED) if self.is_stop_request() else ValueError("no market to wait for")
@@ -612,18 +616,18 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
                 return False
             if symbol in self._stopped:
                 return True
-        raise DepthCacheNotFound(market)
+        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
 
     def refresh(self, markets: str | Iterable[str]) -> bool:
         """Check the levels of these markets against a new snapshot and replace them. The books stay readable."""
-        for cache in [self._found(market) for market in _as_list(markets)]:
+        for cache in [self._found(market) for market in parameters.markets(markets)]:
             cache.group.refresh(cache.live)
         return True
 
     def resync(self, market: str, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
-        cache.group.resync(cache.live, unsubscribe)
+        cache.group.resync(cache.live, parameters.flag("unsubscribe", unsubscribe))
         return True
 
     # ------------------------------------------------------------------------------------------ about
@@ -647,17 +651,51 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     # ------------------------------------------------------------------------------------------ inside
 
+    def _connection_options(
+        self,
+        ping_interval: float,
+        ping_timeout: float,
+        close_timeout: float,
+        proxy: str | None,
+        timing: Timing | None,
+        feed_spin: bool,
+        feed_cpus: Iterable[int] | None,
+    ) -> ConnectionOptions:
+        return ConnectionOptions(
+            ping_interval_s=parameters.seconds("websocket_ping_interval", ping_interval),
+            ping_timeout_s=parameters.seconds("websocket_ping_timeout", ping_timeout),
+            close_timeout_s=parameters.seconds("websocket_close_timeout", close_timeout),
+            messages_per_second=self._venue.messages_per_second,
+            user_agent=self.get_user_agent(),
+            proxies=ProxyRules(proxy),
+            spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
+            timing=DEFAULT_TIMING if timing is None else timing,
+            spins=parameters.flag("feed_spin", feed_spin),
+            cpus=checked_cpus(feed_cpus),
+        ).checked()
+
     def _symbol(self, market: str) -> str:
         return self._venue.normalized_market(market)
 
     def _found(self, market: str) -> DepthCache:
         # No lock, because reads come through here: one dict lookup is atomic, with and without the GIL.
-        cache = self._caches.get(market) or self._caches.get(self._symbol(market))
+        try:
+            cache = self._caches.get(market)
+        except TypeError:  # what cannot be hashed is no text, which the next line says
+            cache = None
+        symbol = market if cache is not None else self._symbol(market)
+        cache = cache or self._caches.get(symbol)
         if cache is not None:
             return cache
-        if self._symbol(market) in self._stopped:
+        if symbol in self._stopped:
             raise refused(market, Cause.STOPPED)
-        raise DepthCacheNotFound(market)
+        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
+
+    def _not_found(self, market: str, symbol: str) -> str:
+        """Return the text about a market without a depth cache."""
+        hint = did_you_mean(symbol, tuple(self._caches))
+        what_next = f"did you mean {hint!r}? Otherwise create it" if hint else "create it"
+        return f"The depth cache of {market!r} does not exist; {what_next} with create_depth_cache() first."
 
     def _prepare(self) -> None:
         """Open what all depth caches share, before the first one starts. Call it under the lock."""
@@ -675,12 +713,13 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
             user_agent=self.get_user_agent(),
+            weight_pool=self._settings.weight_pool,
             shared_folder=self._shared_folder,
         )
         self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
         proxy = self._options.proxies.for_url(self._urls[0])
         self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], address_key(proxy), self._shared_folder
+            self._venue, self._urls[0], address_key(proxy, self._settings.weight_pool), self._shared_folder
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
@@ -700,6 +739,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             now=time.monotonic(),
             symbol=symbol,
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+            buffers=lifecycle.process_buffers,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
@@ -743,11 +783,6 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             group.discard()
             raise
         return group
-
-
-def _as_list(markets: str | Iterable[str]) -> list[str]:
-    """Return one market or many as a list."""
-    return [markets] if isinstance(markets, str) else list(markets)
 
 
 def _summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None) -> str:

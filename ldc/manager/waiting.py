@@ -7,8 +7,10 @@ Rule 2: while every book can be read, the wait is one call in C. Otherwise Pytho
 import time
 from collections.abc import Mapping
 
-from ldc.book import UpdateWaiter
-from ldc.manager.depth_cache import DepthCache, clamp_timeout
+from ldc.book import UpdateWaiter, has_system_threads
+from ldc.consume.signal import GREENLET_LOOK_S
+from ldc.manager import parameters
+from ldc.manager.depth_cache import DepthCache
 
 
 def wait_for_any(
@@ -27,14 +29,15 @@ def wait_for_any(
 
     Raises what `DepthCache.wait_for_update` raises, for the first market that it has to be raised for.
     """
-    timeout_s = clamp_timeout(timeout)
+    timeout_s = parameters.timeout(timeout)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     spin_s = spin_us / 1e6
     for cache in caches.values():
         cache.raise_if_own_thread()
     with UpdateWaiter([cache.live.binding for cache in caches.values()]) as waiter:
         after = [after_update_ids[name] for name in caches]
-        if None not in after:
+        can_sleep = has_system_threads()
+        if can_sleep and None not in after:
             names = list(caches)
             if moved := waiter.wait_past(after, timeout_s, spin_s):  # type: ignore[arg-type]
                 return {names[place]: reached for place, reached in moved.items()}
@@ -45,7 +48,10 @@ def wait_for_any(
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return {}
-            waiter.wait(seen, left_s, spin_s)
+            if can_sleep:
+                waiter.wait(seen, left_s, spin_s)
+            else:
+                time.sleep(GREENLET_LOOK_S)
 
 
 def _moved(caches: Mapping[str, DepthCache], after_update_ids: Mapping[str, int | None]) -> dict[str, int]:

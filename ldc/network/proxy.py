@@ -164,10 +164,13 @@ class ProxyRules:
         return self._found[key]
 
 
-def address_key(proxy: Proxy | None) -> str:
+def address_key(proxy: Proxy | None, weight_pool: str | None = None) -> str:
     """Return what names the IP address that an exchange sees, for the budgets that it keeps for each address.
 
     ``""`` is the address of this machine. A proxy is named by its host and port. So one proxy has one key, whatever its
-    URL and its user. Two proxies with the same address behind them are not recognized as one.
+    URL and its user. Two proxies with the same address behind them are not recognized as one, nor is one proxy whose
+    host is spelt in two ways. The caller's `weight_pool` names the address instead, whatever leads to it.
     """
+    if weight_pool is not None:
+        return f"weight_pool {weight_pool}"  # with a blank, so that it cannot be the place of a proxy
     return "" if proxy is None else proxy.place

@@ -40,6 +40,10 @@ class Family:
     tells_shutdown: bool
     """Whether it sends `serverShutdown`."""
     exchange_info_weight: int
+    rest_ticker: tuple[str, ...]
+    """The keys of the REST `ticker/bookTicker`; empty: the family has no such path."""
+    rest_ticker_is_list: bool
+    """Whether it is a list even for one symbol."""
     default_limit: int
     """Levels a side of a snapshot whose request names no limit."""
 
@@ -66,6 +70,8 @@ _SPOT = Family(
     rate_limit_headers=("x-mbx-used-weight", "x-mbx-used-weight-1m"),
     tells_shutdown=True,
     exchange_info_weight=20,
+    rest_ticker=("symbol", "bidPrice", "bidQty", "askPrice", "askQty"),
+    rest_ticker_is_list=False,
     default_limit=100,
 )
 _USD_M = Family(
@@ -87,6 +93,8 @@ _USD_M = Family(
     rate_limit_headers=("x-mbx-used-weight-1m",),
     tells_shutdown=False,
     exchange_info_weight=1,
+    rest_ticker=("symbol", "bidPrice", "bidQty", "askPrice", "askQty", "time", "lastUpdateId"),
+    rest_ticker_is_list=False,
     default_limit=500,
 )
 _COIN_M = Family(
@@ -107,6 +115,8 @@ _COIN_M = Family(
     rate_limit_headers=("x-mbx-used-weight-1m",),
     tells_shutdown=False,
     exchange_info_weight=1,
+    rest_ticker=("lastUpdateId", "symbol", "pair", "bidPrice", "bidQty", "askPrice", "askQty", "time"),
+    rest_ticker_is_list=True,
     default_limit=500,
 )
 _OPTIONS = Family(
@@ -127,6 +137,8 @@ _OPTIONS = Family(
     rate_limit_headers=("x-mbx-used-weight-1m",),
     tells_shutdown=False,
     exchange_info_weight=1,
+    rest_ticker=(),
+    rest_ticker_is_list=False,
     default_limit=100,
 )
 

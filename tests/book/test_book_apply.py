@@ -455,7 +455,9 @@ def test_a_closed_book_is_never_read_again(books: ModuleType, cause: str, close:
 def test_a_book_that_is_closed_after_a_fork_holds_nothing_of_what_may_be_half_written(books: ModuleType) -> None:
     book = loaded_book(books)
     book.apply(make_update(101, bids=[("100.10", "0")]))
+    book.retain_updates()
     book.close_after_fork("STOPPED")
+    assert book.retained_count == 0
     assert (book.is_loaded, book.last_update_id, book.bid_count, book.ask_count, book.last_header) == (
         False, None, 0, 0, None,
     )  # fmt: skip

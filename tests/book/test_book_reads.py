@@ -20,6 +20,7 @@ from ldc.types import BookCounters, BookView, Header
 READS = {"best_bid", "best_ask", "bids", "asks", "view", "texts", "to_json", "to_numpy"}
 WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "close", "lease", "held_levels"}
 WRITES |= {"close_after_fork"}
+WRITES |= {"load_from", "retain_updates", "forget_retained", "retained_count", "apply_retained", "attend_at"}
 
 
 def public_names(of: Any) -> set[str]:

@@ -296,6 +296,24 @@ def test_a_waiting_thread_is_woken_without_python() -> None:
         assert one.binding.waiting == 0
 
 
+def test_updates_are_retained_without_a_return_and_the_id_that_is_waited_for_makes_one() -> None:
+    with link() as one:
+        one.book.retain_updates()
+        one.book.attend_at(150)
+        for last in range(101, 150):
+            one.server.sendall(frame(update(last, last, quantity=f"{last}.5")))
+        assert one.serve() == []
+        assert one.reader.updates_in_loop == one.book.retained_count == 49
+        one.server.sendall(frame(update(150, 155)))
+        assert one.serve() == [(one, selectors.EVENT_READ)]
+        assert [(event.payload, event.verdict) for event in one.events()] == [(update(150, 155), Verdict.APPLIED)]
+        other = OrderBook("spot")
+        other.load_snapshot(messages.make_snapshot([("100.00", "1")], [("101.00", "1")]), limit=1000)
+        other.apply_retained(one.book)
+        assert other.last_update_id == 155
+        assert other.compare(one.book).is_equal
+
+
 def test_a_loop_that_spins_never_sleeps_and_keeps_its_deadline() -> None:
     with link() as one:
         assert one.serve(0.05) == []

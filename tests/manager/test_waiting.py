@@ -44,6 +44,15 @@ def waiting(manager, *arguments):
     assert not thread.is_alive()
 
 
+def test_greenlets_wait_for_many_without_compiled_code(monkeypatch):
+    monkeypatch.setattr("ldc.manager.waiting.has_system_threads", lambda: False)
+    with three() as (exchange, manager, seen):
+        with waiting(manager, MARKETS, seen) as results:
+            last = exchange.update("ETHUSDT")
+        assert results == [{"ETHUSDT": last}]
+        assert manager.wait_for_any(MARKETS, seen | {"ETHUSDT": last}, timeout=0.01) == {}
+
+
 @pytest.mark.parametrize("markets_per_connection", [1, 100])
 @pytest.mark.parametrize("moving", MARKETS)
 def test_the_first_market_that_moves_ends_the_wait(markets_per_connection, moving):
@@ -102,7 +111,7 @@ def test_a_stop_ends_the_wait_for_many():
             manager.wait_for_any(["DOGEUSDT"], {})
         with pytest.raises(ValueError, match="no market to wait for"):
             manager.wait_for_any([])
-        with pytest.raises(ValueError, match="NaN"):
+        with pytest.raises(ValueError, match="timeout is a number of seconds"):
             manager.wait_for_any(timeout=float("nan"))
         manager.stop_manager()
         with pytest.raises(DepthCacheAlreadyStopped):

@@ -140,7 +140,8 @@ def test_wheels_without_the_gil_are_tested_with_all_that_can_be_had_there() -> N
     extras = settings["project"]["optional-dependencies"]["test"]
     [ours] = [each for each in extras if each.startswith("binance-local-depth-cache")]
     [override] = settings["tool"]["cibuildwheel"]["overrides"]
-    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == ours
+    had = ours.replace("cluster,", "")  # Zenoh has no wheel for Python without the GIL
+    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == had
     assert [each for each in extras if each != ours and not each.startswith("orjson")] == override["test-requires"]
 
 
@@ -184,9 +185,10 @@ def metadata_of(wheel: Path) -> str:
         return archive.read(name).decode()
 
 
-def test_a_published_build_links_to_its_repository_and_so_does_its_readme(unpacked: Path) -> None:
+def test_a_published_build_links_to_its_repository_and_so_does_its_readme(unpacked: Path, tmp_path: Path) -> None:
     home = "https://example.org/somebody/ldc"
-    metadata = metadata_of(build(unpacked, "wheel", LDC_PURE_PYTHON="1", LDC_REPOSITORY=home + "/"))
+    project = shutil.copytree(unpacked, tmp_path / "project")
+    metadata = metadata_of(build(project, "wheel", LDC_PURE_PYTHON="1", LDC_REPOSITORY=home + "/"))
     links = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", metadata, re.MULTILINE))
     assert links["Source"] == home
     assert set(links) == {"Source", "Documentation", "Issues", "Changelog"}
@@ -201,11 +203,10 @@ def test_a_build_that_knows_no_repository_links_nowhere(pure_wheel: Path) -> Non
     assert "](docs/tutorial.md)" in metadata_of(pure_wheel)
 
 
-def test_two_builds_are_the_same_to_the_byte(unpacked: Path) -> None:
+def test_two_builds_are_the_same_to_the_byte(unpacked: Path, tmp_path: Path) -> None:
     environment = {"LDC_PURE_PYTHON": "1", "SOURCE_DATE_EPOCH": "1700000000"}
-    first = build(unpacked, "wheel", **environment).read_bytes()
-    shutil.rmtree(unpacked / "build")
-    assert build(unpacked, "wheel", **environment).read_bytes() == first
+    one, other = (shutil.copytree(unpacked, tmp_path / name) for name in ("one", "other"))
+    assert build(one, "wheel", **environment).read_bytes() == build(other, "wheel", **environment).read_bytes()
 
 
 def test_every_action_of_the_workflows_is_pinned_by_its_digest() -> None:

@@ -32,6 +32,7 @@ from ldc.book.pure.json import (
     read_update,
 )
 from ldc.book.pure.lease import Lease
+from ldc.book.pure.retain import RetainedUpdates
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Level,
@@ -90,6 +91,9 @@ __all__ = [
     "read_header",
 ]
 
+_MOVED = (
+    "sides", "last_update_id", "event_time_ms", "transaction_time_ms", "received_time_ns", "is_first_after_snapshot",
+)  # fmt: skip
 _VERDICT_COUNTERS = ("updates_applied", "updates_stale", "updates_gap")  # indexed by Verdict
 
 
@@ -109,6 +113,8 @@ class _State:
     """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
 
     __slots__ = (
+        "attend_at_count",
+        "attend_at_id",
         "closed_by",
         "counts",
         "epoch",
@@ -120,6 +126,7 @@ class _State:
         "lock",
         "market",
         "received_time_ns",
+        "retained",
         "rule",
         "sides",
         "suspended_by",
@@ -141,6 +148,8 @@ class _State:
         self.epoch = 0
         self.watches: tuple[BookWatch, ...] = ()
         """The consumers of its updates."""
+        self.retained: RetainedUpdates | None = None
+        """Updates that are kept for a snapshot; None: they are not wanted."""
         self.forget()
 
     def forget(self) -> None:
@@ -155,6 +164,27 @@ class _State:
         self.is_first_after_snapshot = False
         self.was_lost = False
         """It could not be read where it stood: crossed, or past its horizon."""
+        self.attend_nowhere()
+
+    def attend_nowhere(self) -> None:
+        """Draw no attention at an update id. Under the lock."""
+        self.attend_at_id: float = math.inf
+        self.attend_at_count: float = math.inf
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the owner has to see the book. Under the lock."""
+        sides = self.sides
+        if sides is None:
+            return False
+        assert self.last_update_id is not None
+        return (
+            sides.is_crossed
+            or sides.bids.is_short
+            or sides.asks.is_short
+            or self.last_update_id >= self.attend_at_id
+            or self.counts["updates_applied"] >= self.attend_at_count
+        )
 
     # refusals
 
@@ -213,6 +243,7 @@ class _State:
             self.transaction_time_ms = snapshot.transaction_time_ms
             self.received_time_ns = received_time_ns
             self.is_first_after_snapshot = True
+            self.attend_nowhere()
         except BaseException:
             self.forget()
             raise
@@ -560,10 +591,9 @@ class _Reads:
 
     @property
     def needs_attention(self) -> bool:
-        """Crossed, or fewer than half of the loaded levels are left inside a horizon."""
+        """Crossed, or fewer than half of the loaded levels are left inside a horizon, or at `attend_at`."""
         with self._state.lock:
-            sides = self._state.sides
-            return sides is not None and (sides.is_crossed or sides.bids.is_short or sides.asks.is_short)
+            return self._state.needs_attention
 
     @property
     def last_header(self) -> Header | None:
@@ -731,7 +761,10 @@ class OrderBook(_Reads):
         try:
             update = read_update(message_text(payload))
             with state.lock:
-                return state.apply(update, received_time_ns, payload)
+                verdict = state.apply(update, received_time_ns, payload)
+                if verdict is Verdict.APPLIED and state.retained is not None:
+                    state.retained.add(payload, received_time_ns)
+                return verdict
         except Unreadable as why:
             with state.lock:
                 state.counts["updates_malformed"] += 1
@@ -751,6 +784,62 @@ class OrderBook(_Reads):
             state.note_epoch()
             state.note_adoption(before)
         state.wake_consumers()
+
+    def load_from(self, other: "OrderBook") -> None:
+        """Become what another book is that has loaded a snapshot, and clear that one."""
+        if not isinstance(other, OrderBook):
+            raise TypeError(f"another OrderBook is needed, not a {type(other).__qualname__}")
+        if other is self:
+            raise RuntimeError("a book cannot load from itself")
+        state, theirs = self._state, other._state
+        if state.rule != theirs.rule:
+            raise ValueError(f"the books follow different rules: {state.rule.name!r} and {theirs.rule.name!r}")
+        with theirs.lock:
+            theirs.loaded()
+            moved = {name: getattr(theirs, name) for name in _MOVED}
+            counts = {name: theirs.counts[name] for name in ("quantities_saturated", "levels_dropped")}
+            theirs.forget()
+        with state.lock:
+            for name, value in moved.items():
+                setattr(state, name, value)
+            state.attend_nowhere()
+            state.counts["snapshots_loaded"] += 1
+            for name, count in counts.items():
+                state.counts[name] += count
+            state.epoch += state.suspended_by is None and state.closed_by is None
+            state.note_epoch()
+            state.note_state(is_replaced=True)
+        state.wake_consumers()
+
+    def retain_updates(self) -> None:
+        """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent."""
+        if self._state.retained is None:
+            self._state.retained = RetainedUpdates()
+
+    def forget_retained(self) -> None:
+        """Forget the updates that were kept, and keep no more."""
+        retained, self._state.retained = self._state.retained, None
+        if retained is not None:
+            retained.clear()
+
+    @property
+    def retained_count(self) -> int:
+        """How many updates are kept."""
+        return len(self._state.retained or ())
+
+    def apply_retained(self, other: "OrderBook") -> None:
+        """Apply the updates that another book has kept, oldest first, until one does not continue this book."""
+        self._state.loaded()
+        for payload, received_time_ns in other._state.retained or ():
+            if self.apply(payload, received_time_ns) is Verdict.GAP:
+                break
+
+    def attend_at(self, update_id: int | None, updates: int | None = None) -> None:
+        """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer."""
+        state = self._state
+        with state.lock:
+            state.attend_at_id = math.inf if update_id is None else update_id
+            state.attend_at_count = math.inf if updates is None else state.counts["updates_applied"] + updates
 
     def clear(self) -> None:
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
@@ -797,9 +886,10 @@ class OrderBook(_Reads):
     def close_after_fork(self, cause: str) -> None:
         """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
         self._state.watches = ()
-        self.close(cause)
         self._state.lock = threading.Lock()
+        self.close(cause)
         self._state.forget()
+        self.forget_retained()
 
     @property
     def lease(self) -> Lease | None:

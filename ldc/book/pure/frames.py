@@ -295,6 +295,11 @@ class FrameReader:
         return None
 
     @property
+    def received_in_loop_ns(self) -> int | None:
+        """None: no loop receives into this reader."""
+        return None
+
+    @property
     def updates_in_loop(self) -> int:
         """0: no loop receives into this reader."""
         return 0
