@@ -23,7 +23,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-consume bench-fresh bench-recovery bench-scale \
 	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -40,6 +40,7 @@ help:
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
+	@echo "make bench-consume         streams, callbacks and waits: from the exchange's write to the user's code"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
@@ -153,6 +154,10 @@ define bench_peers
 	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
 		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
+
+# Ways of consuming: from the exchange's write to the user's code, beside other libraries where they are installed.
+bench-consume: $(PEERS_VENV)/.installed
+	$(PEERS_PY) benchmarks/bench_consume.py $(ARGS)
 
 bench-peers-recordings: $(PEERS_VENV)/.installed
 	$(call bench_peers,bench_peers,,$(PEERS_ARGS_recordings))
