@@ -246,7 +246,7 @@ def test_a_close_ends_tasks_that_wait_from_any_thread(writer: Writer, run: Calla
 def test_a_stream_that_nobody_holds_is_closed_and_its_descriptor_too(writer: Writer, run: Callable[[Any], Any]) -> None:
     async def consume() -> None:
         before = descriptor_count()
-        for _ in range(50):
+        for _ in range(5):
             stream = writer.stream()
             await anext(stream)
             with contextlib.suppress(TimeoutError):

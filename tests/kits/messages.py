@@ -108,4 +108,4 @@ def everything(book: Any) -> dict[str, Any]:
 
 
 def everything_but_counters(book: Any) -> dict[str, Any]:
-    return {name: value for name, value in everything(book).items() if name != "counters"}
+    return {name: value for name, value in everything(book).items() if name not in ("counters", "epoch")}
