@@ -20,6 +20,8 @@ Names that are not in `__all__` are private, whatever their spelling.
 """
 
 from ldc._version import __version__
+from ldc.analytics.arrow import LevelTable
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
 from ldc.consume.callbacks import CallbackHandle
 from ldc.consume.stream import MergedStream, UpdateStream, merge
@@ -39,14 +41,18 @@ from ldc.manager.depth_cache import DepthCache
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.types import (
+    ArrayCounts,
+    BookArrays,
     BookCounters,
     BookTexts,
-    BookView,
     Cause,
     Comparison,
     ConnectionStatus,
+    Depth,
     DepthCacheStatus,
+    Fill,
     Header,
+    Prices,
     Progress,
     SyncState,
     Verdict,
@@ -62,7 +68,9 @@ __all__ = [
     "FUTURES",
     "IMPLEMENTATION",
     "SPOT",
+    "ArrayCounts",
     "BinanceLocalDepthCacheManager",
+    "BookArrays",
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
@@ -73,6 +81,7 @@ __all__ = [
     "Cause",
     "Comparison",
     "ConnectionStatus",
+    "Depth",
     "DepthCache",
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",
@@ -82,10 +91,13 @@ __all__ = [
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
     "FeedStatus",
+    "Fill",
     "Header",
+    "LevelTable",
     "MalformedMessage",
     "MergedStream",
     "OrderBook",
+    "Prices",
     "Progress",
     "SequenceRule",
     "SyncState",

@@ -414,7 +414,7 @@ cdef Level* held_by_side(const BookSide* side, int64_t sign) noexcept nogil:
     return levels
 
 
-cdef int take_from(OrderBook book, Watch* watch, UpdateItem* item) noexcept nogil:
+cdef int take_item(OrderBook book, Watch* watch, UpdateItem* item) noexcept nogil:
     """Take the next item; 1: here it is, 0: there is none, -1: no memory, and nothing has changed."""
     cdef UpdateItem* first = watch.first
     if first != NULL:
@@ -622,7 +622,7 @@ cdef class UpdateQueue:
         self._last = newest
 
     cdef int _take(self, UpdateItem* item, PyObject** handle) noexcept nogil:
-        """Take the next item of any book; 1, 0 or -1 as `take_from`. Under the mutex."""
+        """Take the next item of any book; 1, 0 or -1 as `take_item`. Under the mutex."""
         cdef Watch* watch
         cdef int found = 0
         cdef bint stays = False
@@ -773,10 +773,10 @@ cdef void check_lease(OrderBook book, BookWatch handle) noexcept:
 
 
 cdef inline int take_locked(OrderBook book, Watch* watch, UpdateItem* item, bint* stays) noexcept nogil:
-    """`take_from` under the lock of its book; `stays`: there is more."""
+    """`take_item` under the lock of its book; `stays`: there is more."""
     cdef int found
     mutex_lock(&book._mutex)
-    found = take_from(book, watch, item)
+    found = take_item(book, watch, item)
     stays[0] = found < 0 or has_more(watch)
     watch.is_ready = stays[0]
     mutex_unlock(&book._mutex)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from ldc import BookView
 from ldc.consume.updates import BookUpdate, Source
-from ldc.types import BookView
 
 POLICIES = {"latest": 0, "changes": 1, "every": 2}
 
