@@ -179,6 +179,11 @@ class DepthCache:
         return self.reader.suspended_by
 
     @property
+    def epoch(self) -> int:
+        """As `BookReader.epoch`."""
+        return self.reader.epoch
+
+    @property
     def last_update_id(self) -> int | None:
         """As `BookReader.last_update_id`."""
         return self.reader.last_update_id
