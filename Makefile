@@ -23,7 +23,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
+.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants mutants-core demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
 	bench-peers bench-peers-recordings bench-peers-loopback
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -36,6 +36,7 @@ help:
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
+	@echo "make mutants-core   the same for the compiled order book (half an hour)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
@@ -193,6 +194,10 @@ detect: $(VENV)/.installed
 
 mutants: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/mutate.py $(ARGS)
+
+# Breaks the compiled order book. It needs gcc, and half an hour of two processors.
+mutants-core: $(VENV)/.installed
+	$(BIN)/python -P tests/tools/mutate_core.py $(ARGS)
 
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
