@@ -48,7 +48,9 @@ FEED_TESTS = (
     "feed/test_native_loop.py", "book/test_frames.py", "feed/test_keepalive.py", "book/test_book_retain.py",
     "consume/test_signal.py", "manager/test_waiting.py", "feed/test_connection.py", "feed/test_tls.py",
 )  # fmt: skip
-TESTS_OF = dict.fromkeys(("frames", "loop", "waiter", "wait", "keepalive"), FEED_TESTS) | {"tls": ("feed/test_tls.py",)}
+COMMIT_TESTS = ("feed/test_native_loop.py", *BOOK_TESTS)
+TESTS_OF = dict.fromkeys(("frames", "loop", "waiter", "wait", "keepalive"), FEED_TESTS)
+TESTS_OF |= {"tls": ("feed/test_tls.py",), "commit": COMMIT_TESTS}
 """By the name of a part; of the others the tests of the book."""
 
 DIRECTIVES = "boundscheck=True,wraparound=False,initializedcheck=True,cdivision=False,binding=True,embedsignature=True"
