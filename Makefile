@@ -21,24 +21,29 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
+	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants mutants-core demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
-	bench-peers bench-peers-recordings bench-peers-loopback
+.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
+	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo      build, install, and show a live order book of the embedded exchange; no network is needed for it"
+	@echo "make web       the same in a browser: http://127.0.0.1:8080"
 	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
+	@echo "make analytics CASES=1000000   random questions about random books, judged with plain Decimals"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make mutants-core   the same for the compiled order book (half an hour)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
+	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
@@ -92,6 +97,21 @@ $(VENV)/.demo-installed: $(PACKAGE) $(VENV)/.build-tools
 demo: $(VENV)/.demo-installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
 
+# The gateway's page in front of the embedded exchange.
+WEB_ARGS ?= BTCUSDT ETHUSDT SOLUSDT --open
+web: $(VENV)/.demo-installed
+	@$(BIN)/ldc serve --exchange simulator $(WEB_ARGS)
+
+# The page in a real browser, which comes from the system's packages.
+web-test: $(VENV)/.installed
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+		{ apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } > build/chromium.log 2>&1 || \
+		echo "Chromium cannot be installed: the tests of the page are skipped" >&2
+	$(PYTEST) -rs $(ARGS) tests/gateway/test_page.py
+
+web-screenshots:
+	LDC_SCREENSHOTS=$(abspath docs/images) $(MAKE) web-test
+
 test: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) -m "not check" $(ARGS)
 
@@ -102,7 +122,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-mutants
+check: check-warnings web-test check-long check-foreign check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -111,6 +131,10 @@ bench: $(VENV)/.installed
 # On a machine that is not quiet: of every 100 updates the quickest round counts.
 bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
+
+# What the analytics cost a call, beside best_bid and a view.
+bench-analytics: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_analytics.py $(ARGS)
 
 # How old the book is, as the bot sees it, while the bot's own threads compute.
 bench-fresh: $(VENV)/.installed
@@ -187,6 +211,11 @@ simulate: $(VENV)/.installed
 MINUTES ?= 60
 soak: $(VENV)/.installed
 	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/soak.py --minutes $(MINUTES) $(ARGS)
+
+# Random questions about random books, on all cores; prints what was answered wrongly.
+CASES ?= 100000
+analytics: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/many_questions.py --cases $(CASES) $(ARGS)
 
 # Prints how long each fault of the embedded exchange takes to be noticed and to be over.
 detect: $(VENV)/.installed

@@ -22,6 +22,10 @@ The parts, each included so that the C compiler sees one unit:
     core/snapshot.pxi  a snapshot into a book
     core/compare.pxi   two books at the same update id
     core/reads.pxi     a book into Python's values
+    core/wide.pxi      whole numbers of 192 bits
+    core/walks.pxi     sums, fills and groups of levels
+    core/analytics.pxi what a book amounts to
+    core/arrays.pxi    a book into arrays of numpy
     core/text.pxi      a book into JSON text
     core/reader.pxi    the read-only face
     core/frames.pxi    websocket frames, whose updates are applied in place
@@ -35,7 +39,7 @@ The parts, each included so that the C compiler sees one unit:
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -58,11 +62,26 @@ from ldc.errors import (
     is_final,
     refused,
     refused_as_stalled,
+    refused_for_more,
     refused_past_horizon,
     refused_unloaded,
 )
 from ldc.sequence import resolve_rule
-from ldc.types import BookCounters, BookTexts, BookView, Cause, Comparison, Header, Verdict
+from ldc.analytics import exact
+from ldc.analytics.view import BookView
+from ldc.types import (
+    ArrayCounts,
+    BookArrays,
+    BookCounters,
+    BookTexts,
+    Cause,
+    Comparison,
+    Depth,
+    Fill,
+    Header,
+    Prices,
+    Verdict,
+)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -265,11 +284,7 @@ cdef class OrderBook:
         cdef Place place
         cdef int64_t honoured = -1
         if limit is not None:
-            if not isinstance(limit, int):
-                raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
-            if limit < 1:
-                raise ValueError(f"limit must be at least 1, not {limit}")
-            honoured = min(limit, INT32_MAX)
+            honoured = min(exact.count_of(limit, "limit", 1), INT32_MAX)
         place_open(&place, received_time_ns)
         begin_writing(self)
         try:
@@ -548,6 +563,128 @@ cdef class OrderBook:
             return read_array(self, &self._asks, 1, limit)
         raise ValueError(f'side must be "bids" or "asks", not {side!r}')
 
+    # ---------------------------------------------------------------------------------------- analytics
+    #
+    # Exact, of one moment, inside the horizon; `ldc.analytics.exact` is their definition.
+
+    @property
+    def mid(self):
+        """(best bid + best ask) / 2 as a float, or None while a complete side is empty. Raises as `view`. O(1)."""
+        return read_mid(self)
+
+    @property
+    def spread(self):
+        """Best ask - best bid as a float, or None while a complete side is empty. Raises as `view`. O(1)."""
+        return read_spread(self)
+
+    @property
+    def micro_price(self):
+        """The mean of both best prices, each weighed by the quantity at the other: it lies nearer to the smaller side.
+
+        A float, or None while a complete side is empty. Raises as `view`. O(1).
+        """
+        return read_micro_price(self)
+
+    def prices(self, *, number=float):
+        """Return `Prices`: mid, spread and micro-price of one moment; or None while a complete side is empty.
+
+        As Decimal or str mid and spread are exact, and the micro-price has 28 digits. Raises as `view`. O(1).
+        """
+        return read_prices(self, number)
+
+    def imbalance(self, *, levels=None, bps=None, number=float):
+        """Return (bids - asks) / (bids + asks) of quantities, from -1 to 1; None: there is nothing to compare.
+
+        Args:
+            levels: of so many best levels a side, at least 1; a complete side may have fewer.
+            bps: of all levels within so many basis points from mid, above 0; None is returned while a side is empty.
+            number: float (the nearest), Decimal or str (28 digits).
+
+        Raises:
+            DepthCacheOutOfSync: as `view`; LEFT_HORIZON also where it needs what lies past a horizon.
+
+        Cost: O(levels), under the lock.
+        """
+        return read_imbalance(self, levels, bps, number)
+
+    def fill(self, side, *, quantity=None, notional=None, number=float):
+        """Return what an order gets that takes a quantity, or the worth of a notional, from a side: a `Fill`.
+
+        Args:
+            side: "asks" for an order that buys, "bids" for one that sells.
+            quantity, notional: exactly one of both, an int, float or Decimal above 0. A float means its repr.
+            number: the type of the result. Sums are exact as Decimal or str; quotients have 28 digits; a float is the
+                one nearest to the exact value.
+
+        Where the levels inside the horizon are not enough, `is_complete` is False, and the result is all there is.
+
+        Raises:
+            DepthCacheOutOfSync: as `bids` or `asks`.
+
+        Cost: O(levels taken), under the lock.
+        """
+        return read_fill(self, side, quantity, notional, number)
+
+    def price_at(self, side, *, quantity=None, notional=None, number=float):
+        """Return the worst price that a `fill` needs, or None: the side is complete and has not enough.
+
+        Raises:
+            DepthCacheOutOfSync: as `fill`; LEFT_HORIZON also where a level past the horizon is needed.
+
+        Cost: O(levels taken), under the lock.
+        """
+        return read_price_at(self, side, quantity, notional, number)
+
+    def depth(self, side, *, to_price=None, bps=None, number=float):
+        """Return what rests on a side up to a price, inclusive: a `Depth`.
+
+        Args:
+            side: "bids" or "asks".
+            to_price: the price. Exactly one of this and `bps`.
+            bps: so many basis points from mid, above 0; None is returned while a complete side is empty.
+            number: as in `fill`.
+
+        Where the price lies past the horizon, `is_complete` is False, and the result is of what lies before it.
+
+        Raises:
+            DepthCacheOutOfSync: as `bids` or `asks`; with `bps` as `view`.
+
+        Cost: O(levels), under the lock.
+        """
+        return read_depth(self, side, to_price, bps, number)
+
+    def grouped(self, side, step, limit=None, *, number=float):
+        """Return (price, quantity) of groups at multiples of a step, best first: bids round down, asks up.
+
+        Args:
+            side: "bids" or "asks".
+            step: above 0; not only a multiple of the tick. One finer than the prices of the book copies the levels.
+            limit: at most so many groups.
+            number: as in `fill`.
+
+        A group that the horizon cuts is left out. Raises as `bids` or `asks`. Cost: O(levels), under the lock.
+        """
+        return read_grouped(self, side, step, limit, number)
+
+    def arrays(self, limit=None, *, number=None, out=None):
+        """Return both sides of one update id as `BookArrays` of numpy; or write them into `out`, without numpy.
+
+        Args:
+            limit: at most so many levels a side.
+            number: float: float64, as `to_numpy`; int: int64, price x 10**price_decimals and quantity x
+                10**quantity_decimals. None: float, or the type of `out`.
+            out: (bids, asks): two writable, contiguous arrays of the shape (n, 2), both of float64 or both of int64.
+                Their first rows are overwritten, as many as there are levels, and `ArrayCounts` returned. No other
+                thread may use them meanwhile.
+
+        Raises:
+            DepthCacheOutOfSync: as `view`.
+            TypeError, ValueError: `out` is no such pair.
+
+        Cost: O(levels returned). With `out` nothing is allocated but the result.
+        """
+        return read_arrays(self, limit, number, out)
+
     # ------------------------------------------------------------------------------------------ looking at
 
     @property
@@ -702,4 +839,8 @@ include "core/retain.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
+include "core/wide.pxi"
+include "core/walks.pxi"
+include "core/analytics.pxi"
+include "core/arrays.pxi"
 include "core/text.pxi"

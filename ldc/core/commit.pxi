@@ -19,7 +19,7 @@ cdef inline int place_open(Place* place, object received_time_ns) except -1:
     place.has_received_time = received_time_ns is not None
     if place.has_received_time:
         if not isinstance(received_time_ns, int):
-            raise TypeError(f"received_time_ns must be an int or None, not {type(received_time_ns).__name__}")
+            received_time_ns = exact.whole(received_time_ns, "received_time_ns")
         place.received_time_ns = received_time_ns
     return 0
 

@@ -47,7 +47,7 @@ class Books:
         update_id, time_ms = texts.last_update_id, event_time_ms(texts)
         return snapshot_text(self.family, symbol, update_id, time_ms, *levels, horizons).encode()
 
-    def tops(self, symbol: str) -> tuple[Tops, ldc.BookView]:
+    def tops(self, symbol: str) -> tuple[Tops, ldc.BookView[str]]:
         """Return the best levels as text, and their view. An empty side has zeros, as at the exchange."""
         cache = self.cache(symbol)
         try:
@@ -57,7 +57,7 @@ class Books:
         return tops_of(view), view
 
 
-def tops_of(view: ldc.BookView) -> Tops:
+def tops_of(view: ldc.BookView[str]) -> Tops:
     """Return the best levels of a view whose numbers are text."""
     zero = ("0", "0")
     bid, ask = (side[0] if side else zero for side in (view.bids, view.asks))
@@ -70,7 +70,7 @@ def tops_of_texts(texts: ldc.BookTexts) -> Tops:
     return Tops(*sides[0][0], *sides[1][0])
 
 
-def event_time_ms(read: ldc.BookTexts | ldc.BookView) -> int:
+def event_time_ms(read: ldc.BookTexts | ldc.BookView[str]) -> int:
     """Return the value of E and T: the exchange's, or when the message arrived."""
     return (read.received_time_ns or 0) // 1_000_000 if read.event_time_ms is None else read.event_time_ms
 

@@ -12,17 +12,41 @@ from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.manager import parameters
-from ldc.types import Cause, DepthCacheStatus, SyncState
+from ldc.sequence import SequenceRule
+from ldc.types import BookCounters, Cause, DepthCacheStatus, Header, SyncState
 from ldc.venues import plain_market
 
 
 class DepthCache:
     """A live local copy of one market's order book. Made by the manager's ``create_depth_cache``.
 
+    It is a reader of its book: it has every read, look and analysis of `BookReader`, at the same cost. They raise what
+    the manager's reads raise.
+
     Thread-safety: every method may be called from any thread.
     """
 
-    __slots__ = ("_group", "_live", "exchange", "market", "reader")
+    __slots__ = (
+        "_group",
+        "_live",
+        "arrays",
+        "asks",
+        "bids",
+        "compare",
+        "depth",
+        "exchange",
+        "fill",
+        "grouped",
+        "imbalance",
+        "market",
+        "price_at",
+        "prices",
+        "reader",
+        "texts",
+        "to_json",
+        "to_numpy",
+        "view",
+    )
 
     def __init__(self, exchange: str, live: LiveMarket, group: FeedGroup) -> None:
         self.exchange = exchange
@@ -37,6 +61,21 @@ class DepthCache:
         """
         self._live = live
         self._group = group
+        # The reader's own methods, with their signatures and types: nothing stands between the caller and the book.
+        self.bids = self.reader.bids
+        self.asks = self.reader.asks
+        self.view = self.reader.view
+        self.texts = self.reader.texts
+        self.to_json = self.reader.to_json
+        self.to_numpy = self.reader.to_numpy
+        self.arrays = self.reader.arrays
+        self.prices = self.reader.prices
+        self.imbalance = self.reader.imbalance
+        self.fill = self.reader.fill
+        self.price_at = self.reader.price_at
+        self.depth = self.reader.depth
+        self.grouped = self.reader.grouped
+        self.compare = self.reader.compare
 
     def __repr__(self) -> str:
         return f"<DepthCache {self.market} at {self.exchange}: {self.state.value}, id {self.reader.last_update_id}>"
@@ -96,6 +135,130 @@ class DepthCache:
         """Raise the error that says why it will never be readable again, if that is so."""
         if (error := self._why_over()) is not None:
             raise error
+
+    # what the reader shows
+
+    @property
+    def best_bid(self) -> tuple[float, float] | None:
+        """As `BookReader.best_bid`."""
+        return self.reader.best_bid
+
+    @property
+    def best_ask(self) -> tuple[float, float] | None:
+        """As `BookReader.best_ask`."""
+        return self.reader.best_ask
+
+    @property
+    def mid(self) -> float | None:
+        """As `BookReader.mid`."""
+        return self.reader.mid
+
+    @property
+    def spread(self) -> float | None:
+        """As `BookReader.spread`."""
+        return self.reader.spread
+
+    @property
+    def micro_price(self) -> float | None:
+        """As `BookReader.micro_price`."""
+        return self.reader.micro_price
+
+    @property
+    def is_loaded(self) -> bool:
+        """As `BookReader.is_loaded`."""
+        return self.reader.is_loaded
+
+    @property
+    def is_readable(self) -> bool:
+        """As `BookReader.is_readable`."""
+        return self.reader.is_readable
+
+    @property
+    def suspended_by(self) -> str | None:
+        """As `BookReader.suspended_by`."""
+        return self.reader.suspended_by
+
+    @property
+    def last_update_id(self) -> int | None:
+        """As `BookReader.last_update_id`."""
+        return self.reader.last_update_id
+
+    @property
+    def event_time_ms(self) -> int | None:
+        """As `BookReader.event_time_ms`."""
+        return self.reader.event_time_ms
+
+    @property
+    def transaction_time_ms(self) -> int | None:
+        """As `BookReader.transaction_time_ms`."""
+        return self.reader.transaction_time_ms
+
+    @property
+    def received_time_ns(self) -> int | None:
+        """As `BookReader.received_time_ns`."""
+        return self.reader.received_time_ns
+
+    @property
+    def bid_horizon(self) -> float | None:
+        """As `BookReader.bid_horizon`."""
+        return self.reader.bid_horizon
+
+    @property
+    def ask_horizon(self) -> float | None:
+        """As `BookReader.ask_horizon`."""
+        return self.reader.ask_horizon
+
+    @property
+    def bid_count(self) -> int:
+        """As `BookReader.bid_count`."""
+        return self.reader.bid_count
+
+    @property
+    def ask_count(self) -> int:
+        """As `BookReader.ask_count`."""
+        return self.reader.ask_count
+
+    @property
+    def is_crossed(self) -> bool:
+        """As `BookReader.is_crossed`."""
+        return self.reader.is_crossed
+
+    @property
+    def needs_attention(self) -> bool:
+        """As `BookReader.needs_attention`."""
+        return self.reader.needs_attention
+
+    @property
+    def last_header(self) -> Header | None:
+        """As `BookReader.last_header`."""
+        return self.reader.last_header
+
+    @property
+    def counters(self) -> BookCounters:
+        """As `BookReader.counters`."""
+        return self.reader.counters
+
+    @property
+    def price_decimals(self) -> int | None:
+        """As `BookReader.price_decimals`."""
+        return self.reader.price_decimals
+
+    @property
+    def quantity_decimals(self) -> int | None:
+        """As `BookReader.quantity_decimals`."""
+        return self.reader.quantity_decimals
+
+    @property
+    def rule(self) -> SequenceRule:
+        """As `BookReader.rule`."""
+        return self.reader.rule
+
+    @property
+    def unreadable_cause(self) -> str | None:
+        """The cause of the error that a read of both sides raises at this moment, or None: they can be read."""
+        return self._unreadable_cause()
+
+    # waiting
 
     def wait_until_synchronized(self, timeout: float | None = None) -> bool:
         """Block until both sides can be read; return False if `timeout` seconds are over first.

@@ -21,6 +21,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from ldc._version import __version__
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
 from ldc.consume.log import logger
@@ -42,7 +43,7 @@ from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.actions import StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
+from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
 from ldc.venues import did_you_mean, venue_named
 
 
@@ -363,7 +364,7 @@ class BinanceLocalDepthCacheManager:
         except DepthCacheError as error:
             raise cache.explain(error) from None
 
-    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView:
+    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView[float]:
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:

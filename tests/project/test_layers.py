@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[2] / "ldc"
 # One row an element. `_book` is the extension with all that it includes; `__init__` is the face of the package.
 ROWS = (
     {"_build", "_version", "errors", "types"},
-    {"limits", "sequence", "frames"},  # below types: `sequence.judge` returns a Verdict
+    {"limits", "sequence", "frames", "analytics"},  # below types: `sequence.judge` returns a Verdict
     {"_book"},
     {"book", "venues"},
     {"sync", "consume", "network", "wire"},
@@ -42,7 +42,7 @@ ENTRIES_MAX = 30
 # Takes the time as an argument and touches nothing outside: so it can be simulated a hundred thousand times.
 PURE = {
     "cluster.placement", "cluster.rules", "cluster.wanted",
-    "errors", "types", "sequence", "limits", "frames", "venues", "book.pure", "sync",
+    "errors", "types", "sequence", "limits", "frames", "analytics", "venues", "book.pure", "sync",
     "network.addresses", "network.text", "wire", "feed.handover", "feed.silence", "feed.slot",
     "feed.subscriptions", "snapshots.weight", "snapshots.queue", "snapshots.reply",
 }  # fmt: skip
