@@ -24,7 +24,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs \
+.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
 	bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
@@ -40,6 +40,7 @@ help:
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make analytics CASES=1000000   random questions about random books, judged with plain Decimals"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
+	@echo "make mutants-core   the same for the compiled order book (half an hour)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
@@ -227,6 +228,10 @@ detect: $(VENV)/.installed
 
 mutants: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/mutate.py $(ARGS)
+
+# Breaks the compiled order book. It needs gcc, and half an hour of two processors.
+mutants-core: $(VENV)/.installed
+	$(BIN)/python -P tests/tools/mutate_core.py $(ARGS)
 
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
