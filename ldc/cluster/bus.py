@@ -2,17 +2,23 @@
 
 Rule 1: nothing is found by multicast. A process knows the endpoints that it is given, and what those know.
 Rule 2: an endpoint that others can reach is encrypted, or the user says that it need not be.
-Rule 3: callbacks run on Zenoh's threads. They return soon and never raise.
+Rule 3: callbacks run on one thread of the session, in the order of arrival. They return soon.
 """
 
+import contextlib
 import ipaddress
 import json
+import logging
+import queue
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, Self
 
 try:
     import zenoh
+    import zenoh.handlers
 except ModuleNotFoundError as error:
     raise ImportError("ldc.cluster needs Zenoh: pip install 'binance-local-depth-cache[cluster]'") from error
 
@@ -22,6 +28,8 @@ default is 10,000."""
 
 RETRY_MS = (100, 1000)
 """Milliseconds between two tries to connect to an endpoint: the first and the longest."""
+
+logger = logging.getLogger("binance_local_depth_cache")
 
 CONNECT_MS = -1
 """Tries to connect never end. With 0, an endpoint that is not there yet would be tried once."""
@@ -146,6 +154,9 @@ class BusPublisher:
 class Bus:
     """One session of a process with a cluster. Thread-safe. Use it as a context manager, or call `close`.
 
+    All callbacks run on one thread of its own, one after another. So they may ask and declare, and no thread of Zenoh
+    waits for Python. A session that was not closed ends with the interpreter.
+
     Raises ``ValueError`` for wrong endpoints, ``OSError`` if an endpoint cannot be listened on.
     """
 
@@ -156,6 +167,13 @@ class Bus:
         except zenoh.ZError as error:
             raise OSError(f"the session with the cluster cannot be opened: {error}") from None
         self._declared: list[Any] = []
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._latest: dict[str, bytes] = {}
+        self._latest_lock = threading.Lock()
+        self._thread = threading.Thread(target=_call_all, args=(self._calls,), name="ldc-bus", daemon=True)
+        self._thread.start()
+        # Also at the end of the interpreter, before Zenoh's threads would call what is gone.
+        self._end = weakref.finalize(self, _close, self._session, self._calls)
 
     def __enter__(self) -> Self:
         return self
@@ -165,13 +183,9 @@ class Bus:
 
     def close(self) -> None:
         """End the session, with all that it declared. Idempotent."""
-        if not self._session.is_closed():
-            self._session.close()  # type: ignore[no-untyped-call]
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the session has ended."""
-        return bool(self._session.is_closed())
+        self._end()
+        if self._thread is not threading.current_thread():
+            self._thread.join(5.0)
 
     def publisher(self, key: str) -> "BusPublisher":
         """Return what publishes under a key. A message that cannot leave at once is dropped."""
@@ -181,26 +195,43 @@ class Bus:
         )
 
     def subscribe(self, key: str, take: Callable[[str, bytes], None]) -> Any:
-        """Call `take(key, data)` for each message under these keys. The result has `undeclare()`."""
-        return self._kept(
-            self._session.declare_subscriber(key, lambda sample: take(str(sample.key_expr), sample.payload.to_bytes()))
-        )
+        """Call `take(key, data)` for the latest message under each of these keys.
+
+        A message that waits is replaced by a later one of its key. So what waits is bounded by the number of keys.
+        """
+
+        def took(sample: Any) -> None:
+            name, data = str(sample.key_expr), sample.payload.to_bytes()
+            with self._latest_lock:
+                is_waiting = name in self._latest
+                self._latest[name] = data
+            if not is_waiting:
+                self._calls.put(lambda: take(name, self._taken(name)))
+
+        return self._kept(self._session.declare_subscriber(key, _direct(took)))
 
     def serve(self, key: str, take: Callable[[Question], None]) -> Any:
         """Call `take(question)` for each question under these keys."""
-        return self._kept(self._session.declare_queryable(key, lambda query: take(Question(query))))
+
+        def took(query: Any) -> None:
+            question = Question(query)
+            self._calls.put(lambda: take(question))
+
+        return self._kept(self._session.declare_queryable(key, _direct(took)))
 
     def ask(self, key: str, payload: bytes, take: Callable[[bytes], None], timeout_s: float) -> None:
         """Ask; call `take(answer)` if an answer comes in time."""
 
         def took(reply: Any) -> None:
             if reply.ok is not None:
-                take(reply.ok.payload.to_bytes())
+                data = reply.ok.payload.to_bytes()
+                self._calls.put(lambda: take(data))
 
-        self._session.get(key, took, payload=payload, timeout=timeout_s)
+        with contextlib.suppress(zenoh.ZError):  # the session has ended: no answer comes
+            self._session.get(key, _direct(took), payload=payload, timeout=timeout_s)
 
     def ask_and_wait(self, key: str, payload: bytes, timeout_s: float) -> bytes | None:
-        """Ask, and return the answer; None if none came in time."""
+        """Ask, and return the answer; None if none came in time. Not for a callback."""
         for reply in self._session.get(key, payload=payload, timeout=timeout_s):
             if reply.ok is not None:
                 return bytes(reply.ok.payload.to_bytes())
@@ -212,19 +243,42 @@ class Bus:
 
     def watch(self, key: str, take: Callable[[str, bool], None]) -> Any:
         """Call `take(key, is_there)` for each token that is there, comes, or goes."""
-        put = zenoh.SampleKind.PUT
-        return self._kept(
-            self._session.liveliness().declare_subscriber(
-                key, lambda sample: take(str(sample.key_expr), sample.kind == put), history=True
-            )
-        )
 
-    def _kept(self, declared: Any) -> Any:
-        """Keep what was declared: Zenoh withdraws what nobody refers to."""
-        self._declared.append(declared)
-        return declared
+        def took(sample: Any) -> None:
+            name, is_there = str(sample.key_expr), sample.kind == zenoh.SampleKind.PUT
+            self._calls.put(lambda: take(name, is_there))
+
+        return self._kept(self._session.liveliness().declare_subscriber(key, _direct(took), history=True))
 
     def present(self, key: str, timeout_s: float) -> list[str]:
         """Return the tokens that are there now."""
         replies = self._session.liveliness().get(key, timeout=timeout_s)
         return [str(reply.ok.key_expr) for reply in replies if reply.ok is not None]
+
+    def _taken(self, name: str) -> bytes:
+        with self._latest_lock:
+            return self._latest.pop(name)
+
+    def _kept(self, declared: Any) -> Any:
+        """Keep what was declared, as long as the session."""
+        self._declared.append(declared)
+        return declared
+
+
+def _direct(took: Callable[[Any], None]) -> Any:
+    """Return a handler that is called on Zenoh's thread. Otherwise Zenoh starts a thread for each, which never ends."""
+    return zenoh.handlers.Callback(took, indirect=False)
+
+
+def _call_all(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    """Call what the session delivers, until the end."""
+    while (call := calls.get()) is not None:
+        try:
+            call()
+        except Exception:  # one message must not end all others; it is logged
+            logger.exception("a message of the cluster is dropped: this is a fault of ldc")
+
+
+def _close(session: Any, calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    session.close()
+    calls.put(None)

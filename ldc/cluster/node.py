@@ -1,7 +1,7 @@
 """A node: a process that keeps markets for a cluster, and shows them to its readers.
 
 Rule 1: the rules decide (`ldc.cluster.rules`); this module carries out, and reports to them what happens.
-Rule 2: one thread talks to the rules. Zenoh's callbacks put what they were told into its queue, and wake it.
+Rule 2: one thread talks to the rules. What the session delivers is put into its queue, and wake it.
 Rule 3: pushes have a thread of their own, so that no decision delays them.
 Rule 4: a proof is read before the update id that it proves. So a reader never takes an old book for a proven one.
 """
@@ -429,7 +429,7 @@ class Node:
     # ------------------------------------------------------------------------------------------ questions
 
     def _take_question(self, question: Question) -> None:
-        """Answer on Zenoh's thread. What changes the node goes through its own thread."""
+        """Answer on the session's thread. What changes the node goes through its own thread."""
         try:
             answer = self._answer(self.keys.last_of(question.key), question.payload)
         except (ValueError, KeyError, TypeError) as error:

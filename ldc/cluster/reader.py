@@ -399,7 +399,7 @@ class ClusterBooks:
             )
 
     def _pushed(self, market: _Market, name: str, data: bytes) -> None:
-        """Take a push, on Zenoh's thread."""
+        """Take a push, on the session's thread."""
         try:
             push = push_from(data)
         except ValueError as error:
@@ -495,7 +495,7 @@ class ClusterBooks:
         )
 
     def _proven(self, name: str, data: bytes, asked_at: float) -> None:
-        """Take proofs, on Zenoh's thread."""
+        """Take proofs, on the session's thread."""
         try:
             proofs = proofs_from_bytes(data)
         except ValueError as error:

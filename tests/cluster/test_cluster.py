@@ -1,6 +1,8 @@
 """Nodes and readers in one process, over real sockets, against the embedded exchange."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -228,7 +230,6 @@ def test_the_last_node_s_drain_waits_for_nobody(exchange):
 
 def test_a_reader_that_was_closed_says_so(monkeypatch):
     monkeypatch.setattr("ldc.cluster.reader.FIRST_READ_S", 0.2)
-    books = ldc.cluster.connect("desk", connect=["tcp/127.0.0.1:1"])
     ended = []
 
     def wait():
@@ -237,16 +238,28 @@ def test_a_reader_that_was_closed_says_so(monkeypatch):
         except ldc.DepthCacheAlreadyStopped as error:
             ended.append(error)
 
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    with pytest.raises(ldc.DepthCacheOutOfSync, match=r"FEEDER_GONE.*tcp/127\.0\.0\.1:1"):
-        books.get_book("BTCUSDT")
-    books.close()
+    with ldc.cluster.connect("desk", connect=["tcp/127.0.0.1:1"]) as books:
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        with pytest.raises(ldc.DepthCacheOutOfSync, match=r"FEEDER_GONE.*tcp/127\.0\.0\.1:1"):
+            books.get_book("BTCUSDT")
     books.close()
     waiter.join(10)
     assert ended
     with pytest.raises(ldc.DepthCacheAlreadyStopped, match="connect again"):
         books.get_book("BTCUSDT")
+
+
+def test_a_program_that_closes_nothing_ends(cluster):
+    """Zenoh's own callbacks would keep the interpreter from ending."""
+    program = (
+        "import ldc.cluster\n"
+        f"books = ldc.cluster.connect('desk', connect=[{cluster.endpoints['a']!r}], markets={MARKETS!r})\n"
+        f"assert books.wait_until_synchronized({MARKETS!r}, timeout=20)\n"
+        "print(books.get_book('BTCUSDT').last_update_id > 0)\n"
+    )
+    told = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "True\n"
 
 
 @pytest.mark.parametrize(
