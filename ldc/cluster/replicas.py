@@ -8,7 +8,7 @@ Rule 4: two readable replicas that differ at the same id are both doubted, unles
     not read until they agree again.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from ldc.cluster.message import Proof, Push, differ
 
 IDS_KEPT = 32
 """Update ids of a market whose messages are kept for comparison."""
+
+PROOFS_KEPT = 8
+"""Proofs of a node that wait for the push of their book. The oldest is dropped: two seconds are over by then."""
 
 DOUBT_S = 10.0
 """A doubted replica that did not differ again for so long is believed again: its audit has ended by then."""
@@ -96,11 +99,10 @@ class _Replica:
 
     push: Push | None = None
     cause: str | None = "NOT_LOADED"
-    proven_id: int = 0
     proven_at: float = NEVER
-    """By the reader's clock: when the question was sent whose answer was the proof, less the age that it names."""
-    answered_at: float = NEVER
-    """When the last question was sent that it answered."""
+    """By the reader's clock: when the question was sent whose answer was the last proof, less the age that it names."""
+    proofs: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=PROOFS_KEPT))
+    """Proofs (update id, time) of books that are newer than the one that is shown: their pushes are under way."""
     doubted_until: float = NEVER
 
 
@@ -112,21 +114,16 @@ class MarketReplicas:
     summary: Summary = field(default_factory=Summary)
     disagreements: int = 0
     _nodes: dict[str, _Replica] = field(default_factory=dict)
-    _gone: _Replica = field(default_factory=_Replica)
-    """The last proof and answer of nodes that are gone."""
+    _proven_at: float = NEVER
+    _answered_at: float = NEVER
     _recent: "OrderedDict[int, dict[str, Push]]" = field(default_factory=OrderedDict)
 
     # ------------------------------------------------------------------------------------------ what nodes say
 
     def node_gone(self, name: str) -> None:
         """Forget a node. What it showed stays, until it is too old."""
-        gone = self._nodes.pop(name, None)
-        if gone is None:
-            return
-        self._gone.answered_at = max(self._gone.answered_at, gone.answered_at)
-        if self.shown is not None and gone.proven_id <= self.shown.push.last_update_id:
-            self._gone.proven_at = max(self._gone.proven_at, gone.proven_at)
-        self._summarize(self.shown)
+        if self._nodes.pop(name, None) is not None:
+            self._summarize(self.shown)
 
     def pushed(self, name: str, push: Push, received_time_ns: int, now: float) -> Disagreement | None:
         """Take a message of a node; return that it differs from another replica, if it does."""
@@ -147,10 +144,11 @@ class MarketReplicas:
     def proven(self, name: str, proof: Proof, asked_at: float) -> bool:
         """Take an answer of a node; return whether a push is missing: the node has a newer book than it pushed."""
         replica = self._nodes.setdefault(name, _Replica())
-        replica.answered_at = max(replica.answered_at, asked_at)
+        self._answered_at = max(self._answered_at, asked_at)
         replica.cause = proof.cause
-        if proof.cause is None and asked_at - proof.age_s >= replica.proven_at:
-            replica.proven_id, replica.proven_at = proof.last_update_id, asked_at - proof.age_s
+        if proof.cause is None:
+            replica.proven_at = max(replica.proven_at, asked_at - proof.age_s)
+            replica.proofs.append((proof.last_update_id, asked_at - proof.age_s))
         self._summarize(self.shown)
         if proof.cause is not None:
             return False
@@ -225,17 +223,25 @@ class MarketReplicas:
                 best = Shown(each.push, name, received_time_ns)
         return best
 
+    def _use_proofs(self, replica: _Replica, shown_id: int) -> None:
+        """Use the proofs of a node that hold for what is shown, and keep the others until their push is there."""
+        for _ in range(len(replica.proofs)):
+            proven_id, at = replica.proofs.popleft()
+            if proven_id <= shown_id:
+                self._proven_at = max(self._proven_at, at)
+            else:
+                replica.proofs.append((proven_id, at))
+
     def _summarize(self, shown: Shown | None) -> None:
         nodes = list(self._nodes.values())
         readable = [each for each in nodes if each.cause is None]
-        proofs = [self._gone.proven_at]
         if shown is not None:
-            shown_id = shown.push.last_update_id
-            proofs += [each.proven_at for each in nodes if each.proven_id <= shown_id]
+            for each in nodes:
+                self._use_proofs(each, shown.push.last_update_id)
         self.summary = Summary(
             shown,
-            max(proofs),
-            max([self._gone.answered_at, *(each.answered_at for each in nodes)]),
+            self._proven_at,
+            self._answered_at,
             bool(nodes),
             nodes[0].cause if nodes and not readable else None,
             min((each.doubted_until for each in readable), default=NEVER),

@@ -67,8 +67,10 @@ def test_any_node_proves_a_book_that_it_is_not_past(market):
     market.pushed("b", push(6), 0, 1.0)
     market.proven("b", proof(6), asked_at=2.0)
     assert market.summary.proven_at == 2.0
-    market.proven("b", proof(8), asked_at=3.0)  # b is past what is shown: its push is missing
-    assert market.summary.proven_at == NEVER
+    market.proven("b", proof(8), asked_at=3.0)  # b is past what is shown: its push is under way
+    assert market.summary.proven_at == 2.0
+    market.pushed("b", push(8), 0, 1.0)
+    assert market.summary.proven_at == 3.0
 
 
 def test_a_missing_push_is_noticed(market):
@@ -77,6 +79,16 @@ def test_a_missing_push_is_noticed(market):
     assert market.proven("a", proof(8), asked_at=2.0)
     assert market.proven("b", proof(8), asked_at=2.0)
     assert not market.proven("a", proof(8, cause="GAP"), asked_at=2.0)
+
+
+def test_a_proof_never_makes_a_book_older(market):
+    market.pushed("a", push(7), 0, 1.0)
+    market.proven("a", proof(7), asked_at=2.0)
+    for number in range(100):
+        market.proven("a", proof(8 + number), asked_at=3.0 + number)
+        assert market.summary.proven_at == 2.0
+    market.pushed("a", push(106), 0, 1.0)
+    assert market.summary.proven_at == 3.0 + 98
 
 
 def test_an_answer_that_was_overtaken_proves_nothing_new(market):
