@@ -18,6 +18,8 @@ Names that are not in `__all__` are private, whatever their spelling.
 """
 
 from ldc._version import __version__
+from ldc.analytics.arrow import LevelTable
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
 from ldc.errors import (
     BookNotLoaded,
@@ -34,13 +36,18 @@ from ldc.manager.depth_cache import DepthCache
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.types import (
+    ArrayCounts,
+    BookArrays,
     BookCounters,
-    BookView,
+    BookTexts,
     Cause,
     Comparison,
     ConnectionStatus,
+    Depth,
     DepthCacheStatus,
+    Fill,
     Header,
+    Prices,
     Progress,
     SyncState,
     Verdict,
@@ -53,14 +60,18 @@ __all__ = [
     "FUTURES",
     "IMPLEMENTATION",
     "SPOT",
+    "ArrayCounts",
     "BinanceLocalDepthCacheManager",
+    "BookArrays",
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
+    "BookTexts",
     "BookView",
     "Cause",
     "Comparison",
     "ConnectionStatus",
+    "Depth",
     "DepthCache",
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",
@@ -69,9 +80,12 @@ __all__ = [
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
     "FeedStatus",
+    "Fill",
     "Header",
+    "LevelTable",
     "MalformedMessage",
     "OrderBook",
+    "Prices",
     "Progress",
     "SequenceRule",
     "SyncState",

@@ -1,4 +1,4 @@
-"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc node`, `ldc cluster`.
+"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc serve`, `ldc node`, `ldc cluster`.
 
 Rule 1: this module interprets the command line; the other modules of the package produce the output.
 Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help` their meaning.
@@ -50,6 +50,10 @@ faults:
   halt@BTCUSDT~5   for five seconds                        a wrong name is answered with all valid ones
 """
 
+
+SERVED = """
+The page is at the address that it prints. docs/gateway.md has the paths, the dialects and the rules of access.
+"""
 
 NODE_EXIT_STATUS = """
 exit status:
@@ -166,6 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="the exchange to imitate")
     simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_exchange(simulate)
+    add_serve(commands, raw)
     add_cluster(commands, raw)
     return parser
 
@@ -216,6 +221,27 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     """Add the options that lead to a cluster."""
     parser.add_argument("--connect", action="append", default=[], metavar="ENDPOINT", help="of a node; may be repeated")
     parser.add_argument("--config", metavar="FILE", help="Zenoh's configuration: TLS, users, access control")
+
+
+def add_serve(commands: Any, raw: dict[str, Any]) -> None:
+    """Add the definition of `ldc serve`."""
+    what = "serve order books to other programs and to browsers, by HTTP and websockets"
+    serve = commands.add_parser("serve", help=what, description=what + ".", epilog=SERVED + EXIT_STATUS, **raw)
+    serve.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
+    serve.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    serve.add_argument("--restful-base-uri", metavar="URI", help="another address of the exchange")
+    serve.add_argument("--websocket-base-uri", metavar="URI", help="another address of the exchange")
+    serve.add_argument("--redundancy", type=positive, default=1, metavar="N", help="websockets a market (default: 1)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1, this machine only)")
+    serve.add_argument("--port", type=port, default=8080, metavar="N", help="0 is any free one (default: 8080)")
+    serve.add_argument("--token-file", metavar="FILE", help="its first line is the token that requests must carry")
+    serve.add_argument("--no-token", action="store_true", help="another host without a token: the books are public")
+    serve.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM, for https and wss")
+    serve.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this machine")
+    serve.add_argument("--read-only", action="store_true", help="clients create and stop no depth caches")
+    serve.add_argument("--open", action="store_true", help="open the page in a browser")
+    serve.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at a signal)")
 
 
 def parsed_faults(texts: Sequence[str]) -> "list[Fault]":
@@ -278,6 +304,44 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
         return serve(exchange, options.markets, options.venue, options.seed, options.seconds, sys.stdout)
 
 
+def serve(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc serve`."""
+    with starting():
+        from ldc.cli.serve import read_token, run
+        from ldc.gateway import Gateway
+
+        manager = BinanceLocalDepthCacheManager(
+            options.exchange,
+            redundancy=options.redundancy,
+            restful_base_uri=options.restful_base_uri,
+            websocket_base_uri=options.websocket_base_uri,
+        )
+        gateway = Gateway(
+            manager,
+            host=options.host,
+            port=options.port,
+            token=None if options.token_file is None else read_token(options.token_file),
+            no_token=options.no_token,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
+            allowed_hosts=options.allow_host,
+            read_only=options.read_only,
+        )
+    with manager:
+        with starting():
+            manager.create_depth_cache(options.markets)
+            gateway.start()
+        with gateway:
+            return run(
+                manager,
+                gateway,
+                options.markets,
+                seconds=options.seconds,
+                opens_browser=options.open,
+                stream=sys.stdout,
+            )
+
+
 def node(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc node`."""
     with starting():
@@ -312,14 +376,14 @@ def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManag
 
 
 def wants_view(options: argparse.Namespace) -> bool:
-    """Return whether to draw the view; raise `CannotStart` if rich is missing."""
+    """Return whether to draw the view. Where rich is missing, say so and return False."""
     if options.plain or not is_live_terminal(sys.stdout):
         return False
-    with starting():
-        try:
-            import ldc.cli.terminal  # noqa: F401 - checked before anything starts
-        except ImportError as error:
-            raise ImportError(f"{error}; or use --plain for lines") from error
+    try:
+        import ldc.cli.terminal  # noqa: F401 - checked before anything starts
+    except ImportError as error:
+        sys.stderr.write(f"ldc: {error}; these are plain lines until then\n")
+        return False
     return True
 
 
@@ -330,7 +394,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = make_parser().parse_args(arguments)
     try:
-        commands = {"watch": watch, "demo": demo, "simulate": simulate, "node": node, "cluster": cluster}
+        commands = {
+            "watch": watch,
+            "demo": demo,
+            "simulate": simulate,
+            "serve": serve,
+            "node": node,
+            "cluster": cluster,
+        }
         return commands[options.command](options)
     except CannotStart as error:
         sys.stderr.write(f"ldc: {error}\n")
