@@ -1,4 +1,4 @@
-"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc serve`.
+"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc serve`, `ldc node`, `ldc cluster`.
 
 Rule 1: this module interprets the command line; the other modules of the package produce the output.
 Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help` their meaning.
@@ -16,6 +16,7 @@ from ldc._version import __version__
 from ldc.book import IMPLEMENTATION
 from ldc.cli.log import LEVELS, set_up
 from ldc.cli.plain import FIELDS
+from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, Watch, is_live_terminal
 from ldc.errors import DepthCacheError
 from ldc.manager.manager import BinanceLocalDepthCacheManager
@@ -54,6 +55,31 @@ faults:
 SERVED = """
 The page is at the address that it prints. docs/gateway.md has the paths, the dialects and the rules of access.
 """
+
+NODE_EXIT_STATUS = """
+exit status:
+  0    SIGTERM, SIGINT or --seconds ended it, after its markets were served until other nodes had them
+  1    it ended by a fault of ldc
+  2    the command line is wrong, or the cluster has a node of this name or another exchange
+  3    the extra "cluster" is not installed, or an endpoint is taken
+"""
+
+CLUSTER_EXIT_STATUS = """
+exit status:
+  0    it was done; of status: every market has its replicas
+  1    of status: a market has fewer synchronized replicas than promised
+  2    the command line is wrong, or a node refuses
+  3    the extra "cluster" is not installed, or no node can be reached
+"""
+
+CLUSTER_ACTIONS = {
+    "status": "show the nodes, and where each market is",
+    "markets": "list the markets that the cluster keeps",
+    "add": "let the cluster keep markets, or change the number of their replicas",
+    "remove": "let the cluster keep markets no more",
+    "drain": "let a node give its markets away, and serve on until others have them",
+    "events": "print what happens to nodes and replicas, a line each",
+}
 
 
 class CannotStart(Exception):
@@ -146,7 +172,56 @@ def make_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_exchange(simulate)
     add_serve(commands, raw)
+    add_cluster(commands, raw)
     return parser
+
+
+def add_cluster(commands: Any, raw: dict[str, Any]) -> None:
+    """Add `ldc node` and `ldc cluster`."""
+    what = "keep markets for a cluster of machines"
+    node = commands.add_parser("node", help=what, description=what + ".", epilog=NODE_EXIT_STATUS, **raw)
+    node.add_argument("--cluster", required=True, metavar="NAME", help="the name of the cluster")
+    node.add_argument("--name", metavar="NAME", help="of this node (default: the name of the machine)")
+    node.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    node.add_argument("--markets", action="append", default=[], metavar="A,B", help="the cluster shall keep these")
+    node.add_argument("--replicas", type=positive, default=2, metavar="N", help="nodes for each of them (default: 2)")
+    node.add_argument("--listen", action="append", default=[], metavar="ENDPOINT", help="such as tcp/127.0.0.1:7447")
+    add_connect(node)
+    node.add_argument("--zone", metavar="NAME", help="replicas of a market are in different zones, if possible")
+    node.add_argument("--weight", type=float, default=1.0, metavar="X", help="share of the markets (default: 1)")
+    node.add_argument("--levels", type=positive, default=20, metavar="N", help="levels a side to push (default: 20)")
+    node.add_argument("--restful-base-uri", action="append", default=[], metavar="URI", help="another address")
+    node.add_argument("--websocket-base-uri", action="append", default=[], metavar="URI", help="another address")
+    node.add_argument("--insecure", action="store_true", help="listen on a network address without TLS")
+    node.add_argument("--drain-seconds", type=seconds, default=30.0, metavar="N", help="(default: 30)")
+    node.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at a signal)")
+
+    what = "show and change a cluster"
+    cluster = commands.add_parser("cluster", help=what, description=what + ".", epilog=CLUSTER_EXIT_STATUS, **raw)
+    actions = cluster.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in CLUSTER_ACTIONS.items():
+        action = actions.add_parser(name, help=text, description=text + ".")
+        action.add_argument("--cluster", required=True, metavar="NAME", help="the name of the cluster")
+        add_connect(action)
+        action.add_argument("--json", action="store_true", help="for programs")
+        action.add_argument("--timeout", type=seconds, default=5.0, metavar="N", help="wait for a node (default: 5)")
+        if name in ("add", "remove"):
+            action.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT")
+        if name == "add":
+            action.add_argument("--replicas", type=positive, default=2, metavar="N", help="(default: 2)")
+        if name == "status":
+            action.add_argument("--plain", action="store_true", help="once, on a terminal too")
+        if name == "drain":
+            action.add_argument("node", metavar="NODE", help="its name")
+            action.add_argument("--undo", action="store_true", help="let it take markets again")
+        if name == "events":
+            action.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds")
+
+
+def add_connect(parser: argparse.ArgumentParser) -> None:
+    """Add the options that lead to a cluster."""
+    parser.add_argument("--connect", action="append", default=[], metavar="ENDPOINT", help="of a node; may be repeated")
+    parser.add_argument("--config", metavar="FILE", help="Zenoh's configuration: TLS, users, access control")
 
 
 def add_serve(commands: Any, raw: dict[str, Any]) -> None:
@@ -273,6 +348,27 @@ def serve(options: argparse.Namespace) -> ExitStatus:
             )
 
 
+def node(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc node`."""
+    with starting():
+        from ldc.cli.cluster import made_node, run_node
+
+        made = made_node(options)
+    with Interruption() as interruption:  # before the start, so that no signal ends a node that has joined
+        with starting():
+            made.start()
+        with made:
+            return run_node(made, interruption, options.drain_seconds, options.seconds, sys.stderr)
+
+
+def cluster(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc cluster`."""
+    with starting():
+        from ldc.cli.cluster import operate
+
+        return operate(options, sys.stdout)
+
+
 def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManager, title: str) -> Watch:
     """Return the `Watch` of the options that `watch` and `demo` share."""
     return Watch(
@@ -304,7 +400,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = make_parser().parse_args(arguments)
     try:
-        return {"watch": watch, "demo": demo, "simulate": simulate, "serve": serve}[options.command](options)
+        commands = {
+            "watch": watch,
+            "demo": demo,
+            "simulate": simulate,
+            "serve": serve,
+            "node": node,
+            "cluster": cluster,
+        }
+        return commands[options.command](options)
     except CannotStart as error:
         sys.stderr.write(f"ldc: {error}\n")
         return error.status

@@ -45,8 +45,8 @@ class RuleTiming:
     """A market that has synchronized for so long counts no more against `starts_max`: others must not wait for it."""
     standstill_s: float = 1.0
     """A node that has not decided for so long has stood still."""
-    rest_s: float = 1.0
-    """The longest time between two decisions."""
+    rest_s: float = 0.5
+    """The longest time between two decisions: well below `standstill_s`."""
 
 
 DEFAULT_RULE_TIMING = RuleTiming()

@@ -54,6 +54,8 @@ class SimulatedNode:
     tokens: set[str] = field(default_factory=set)
     side: int = 0
     due_at: float = 0.0
+    able_since: float = 0.0
+    """When it began to run, to be seen, or to accept markets."""
 
     @property
     def runs(self) -> bool:
@@ -246,7 +248,7 @@ class ClusterHistory:
             return
         node.instance += 1
         node.rules = NodeRules(node.info, self.wanted, self.now)
-        node.started, node.tokens, node.due_at = set(), set(), 0.0
+        node.started, node.tokens, node.due_at, node.able_since = set(), set(), 0.0, self.now
         node.rules.accept(not node.is_banned)
         self.note(f"-- join {node.name}")
         self.disturbed_at = self.now
@@ -298,7 +300,7 @@ class ClusterHistory:
             if node.instance != instance or node.rules is None:
                 return
             self.disturbed_at = self.now
-            node.is_hung = False
+            node.is_hung, node.able_since = False, self.now
             # Its links were closed meanwhile, if it hung long enough; its books need a proof.
             rules = node.rules
             for market in list(node.started):
@@ -327,7 +329,7 @@ class ClusterHistory:
         for each in self.nodes.values():
             for market in each.readable:  # it can be read on its own side only
                 self.served_until[each.name, market] = self.now
-            each.side = self.random.randint(0, 1)
+            each.side, each.able_since = self.random.randint(0, 1), self.now
         seen_before = [(one, other) for one in self.nodes.values() for other in self.nodes.values() if one is not other]
         for one, other in seen_before:
             if one.side != other.side and one.rules is not None and other.rules is not None:
@@ -339,7 +341,7 @@ class ClusterHistory:
     def heal(self) -> None:
         self.disturbed_at = self.now
         for node in self.nodes.values():
-            node.side = 0
+            node.side, node.able_since = 0, self.now
         for node in self.nodes.values():
             self.meet(node)
 
@@ -366,6 +368,7 @@ class ClusterHistory:
     def accept(self, node: SimulatedNode, accepts: bool) -> None:
         def take(rules: NodeRules) -> None:
             rules.accept(accepts)
+            node.able_since = self.now
             self.publish(node)
 
         self.on(node, self.random.uniform(0.05, 0.5), take)
@@ -431,7 +434,9 @@ class ClusterHistory:
             name for (name, of), at in self.served_until.items() if of == market and self.now - at <= KNOWN_S
         } - {leaver.name}
         able = [node for node in self.nodes.values() if node is not leaver and node.side == leaver.side and node.runs]
-        willing = [n for n in able if n.rules is not None and not n.rules.state.info.is_draining and not n.is_banned]
+        known = [each for each in able if self.now - each.able_since > KNOWN_S]
+        willing = [n for n in known if n.rules is not None and n.rules.state.accepts and not n.is_banned]
+        willing = [n for n in willing if n.rules is not None and not n.rules.state.info.is_draining]
         promised = min(self.wanted.replicas(market), len({n.name for n in willing} | serving))
         is_quiet = not any(self.now - at <= QUIET_S for at in self.faults)
         counted = serving if is_quiet else serving | recently
