@@ -44,7 +44,7 @@ class Push(NamedTuple):
     levels: bytes
     """Bids, then asks: price and quantity of each as float64, little endian."""
 
-    def view(self, received_time_ns: int) -> ldc.BookView:
+    def view(self, received_time_ns: int) -> ldc.BookView[float]:
         """Return the levels as the manager's reads do. O(levels)."""
         bid_count, ask_count = self.counts
         numbers = struct.unpack(f"<{2 * (bid_count + ask_count)}d", self.levels)

@@ -155,7 +155,9 @@ class ClusterBooks:
 
     # ------------------------------------------------------------------------------------------ reads
 
-    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> ldc.BookView:
+    def get_book(
+        self, market: str, limit_count: int | None = None, *, max_age: float | None = None
+    ) -> ldc.BookView[float]:
         """Return the newest book of all replicas: both sides at one update id. Local, some microseconds.
 
         A read has at most the levels that nodes push; the horizons of the view say where it ends.
@@ -561,7 +563,7 @@ def _as_lists(levels: Iterable[tuple[Any, Any]]) -> list[list[float]]:
     return [[price, quantity] for price, quantity in levels]
 
 
-def _cut(view: ldc.BookView, limit: int) -> ldc.BookView:
+def _cut(view: ldc.BookView[float], limit: int) -> ldc.BookView[float]:
     """Return the first levels of a view. Where levels were left out, the horizon is the last one that is left."""
     if limit < 0:
         raise ValueError(f"limit_count must not be negative, and is {limit}")
