@@ -21,16 +21,19 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
+	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs bench bench-analytics bench-blocks bench-fresh bench-recovery bench-scale \
-	bench-peers bench-peers-recordings bench-peers-loopback
+.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs \
+	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo      build, install, and show a live order book of the embedded exchange; no network is needed for it"
+	@echo "make web       the same in a browser: http://127.0.0.1:8080"
 	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
@@ -93,6 +96,21 @@ $(VENV)/.demo-installed: $(PACKAGE) $(VENV)/.build-tools
 demo: $(VENV)/.demo-installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
 
+# The gateway's page in front of the embedded exchange.
+WEB_ARGS ?= BTCUSDT ETHUSDT SOLUSDT --open
+web: $(VENV)/.demo-installed
+	@$(BIN)/ldc serve --exchange simulator $(WEB_ARGS)
+
+# The page in a real browser, which comes from the system's packages.
+web-test: $(VENV)/.installed
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+		{ apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } > build/chromium.log 2>&1 || \
+		echo "Chromium cannot be installed: the tests of the page are skipped" >&2
+	$(PYTEST) -rs $(ARGS) tests/gateway/test_page.py
+
+web-screenshots:
+	LDC_SCREENSHOTS=$(abspath docs/images) $(MAKE) web-test
+
 test: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) -m "not check" $(ARGS)
 
@@ -103,7 +121,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-mutants
+check: check-warnings web-test check-long check-foreign check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)

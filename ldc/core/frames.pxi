@@ -54,8 +54,8 @@ cdef class StreamBinding:
     cdef readonly object owner
     cdef public bint is_direct
     cdef public bint is_redundant
-    cdef public int64_t duplicates
-    cdef public double heard_at
+    cdef int64_t _duplicates            # the loop counts, and other threads look: relaxed
+    cdef double _heard_at               # as well
     cdef int _waiting                   # threads that sleep on `_change`
     cdef int _change                    # of `wait_word`: another number after each wake
     cdef int _listening                 # waiters in `_listeners`
@@ -70,6 +70,24 @@ cdef class StreamBinding:
 
     # A waiter counts itself in, then reads what was published. The writer publishes, then reads this count. Without the
     # GIL one of the two sees the other only if every thread sees both steps in order.
+
+    @property
+    def duplicates(self):
+        """Duplicates that were counted and not returned."""
+        return load_relaxed(&self._duplicates)
+
+    @duplicates.setter
+    def duplicates(self, int64_t count):
+        store_relaxed(&self._duplicates, count)
+
+    @property
+    def heard_at(self):
+        """When the book last judged an update of the stream. An update that it refused does not count."""
+        return load_double(&self._heard_at)
+
+    @heard_at.setter
+    def heard_at(self, double now):
+        store_double(&self._heard_at, now)
 
     @property
     def waiting(self):
@@ -194,8 +212,8 @@ cdef class StreamTally:
     """Counts, of one connection's stream, first arrivals and duplicates. Made by `FrameReader.bind`."""
 
     cdef readonly StreamBinding binding
-    cdef public int64_t firsts
-    cdef public int64_t duplicates
+    cdef int64_t _firsts                # the loop counts, and other threads look: relaxed
+    cdef int64_t _duplicates            # as well
     cdef int64_t _stale_at_id           # the book's id at which a STALE update with a newer event time was last ignored
     cdef int64_t _stood_at_id           # the book's id at the last STALE update
     cdef double _stale_since            # when the first one came that found it there
@@ -203,6 +221,24 @@ cdef class StreamTally:
     def __cinit__(self, StreamBinding binding not None):
         self.binding = binding
         self._stale_at_id = self._stood_at_id = -1
+
+    @property
+    def firsts(self):
+        """Updates that arrived here first, and were applied."""
+        return load_relaxed(&self._firsts)
+
+    @firsts.setter
+    def firsts(self, int64_t count):
+        store_relaxed(&self._firsts, count)
+
+    @property
+    def duplicates(self):
+        """Updates that had arrived elsewhere before."""
+        return load_relaxed(&self._duplicates)
+
+    @duplicates.setter
+    def duplicates(self, int64_t count):
+        store_relaxed(&self._duplicates, count)
 
 
 cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept nogil:
@@ -246,7 +282,7 @@ cdef class FrameReader:
     cdef StreamSlot* _slots
     cdef Py_ssize_t _slot_count
     cdef int64_t _lags[LAGS_KEPT]       # ns; the newest lies before _lag_count % LAGS_KEPT
-    cdef uint64_t _lag_count
+    cdef int64_t _lag_count
 
     def __cinit__(self, Py_ssize_t message_bytes_max=frames.MESSAGE_BYTES_MAX):
         self._judged = -1
@@ -278,8 +314,8 @@ cdef class FrameReader:
     def lags_ns(self):
         """Return how much later than the first copy each of the last LAGS_KEPT redundant updates arrived."""
         cdef Py_ssize_t index
-        cdef Py_ssize_t count = <Py_ssize_t>min(self._lag_count, <uint64_t>LAGS_KEPT)
-        return [self._lags[index] for index in range(count)]
+        cdef Py_ssize_t count = <Py_ssize_t>min(load_relaxed(&self._lag_count), <int64_t>LAGS_KEPT)
+        return [load_relaxed(&self._lags[index]) for index in range(count)]
 
     cdef int _index_tallies(self) except -1:
         """Build the table that `_find` searches."""
@@ -382,7 +418,7 @@ cdef class FrameReader:
     @property
     def updates_in_loop(self):
         """Updates that the loop has applied, or counted as duplicates, without the GIL."""
-        return self._updates
+        return load_relaxed(&self._updates)
 
     def received(self, Py_ssize_t count):
         """Report how many bytes were written to what `writable` returned."""
@@ -508,9 +544,14 @@ cdef object text_event(
     return FrameEvent(1, payload[:length], binding, verdict, error, received_time_ns)
 
 
+cdef inline void count_one(int64_t* number) noexcept nogil:
+    """Add one to a number that only this thread writes, and others read."""
+    store_relaxed(number, load_relaxed(number) + 1)
+
+
 cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept nogil:
-    reader._lags[reader._lag_count % LAGS_KEPT] = lag_ns
-    reader._lag_count += 1
+    store_relaxed(&reader._lags[reader._lag_count % LAGS_KEPT], lag_ns)
+    count_one(&reader._lag_count)
 
 
 cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept nogil:
@@ -530,8 +571,8 @@ cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place*
     if (place.last_update_id == reached.last_update_id and reached.has_received_time
             and place.received_time_ns >= reached.received_time_ns):
         keep_lag(reader, place.received_time_ns - reached.received_time_ns)
-    tally.duplicates += 1
-    tally.binding.duplicates += 1
+    count_one(&tally._duplicates)
+    count_one(&tally.binding._duplicates)
     return True
 
 
@@ -598,10 +639,10 @@ cdef object take_update(
         return text_event(payload, length, binding, None, error, received_time_ns)
     finally:
         end_writing(book)
-    binding.heard_at = now
+    store_double(&binding._heard_at, now)
     if binding.is_redundant:
         if verdict == APPLIED:
-            tally.firsts += 1
+            count_one(&tally._firsts)
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None

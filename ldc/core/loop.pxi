@@ -137,11 +137,11 @@ cdef inline bint take_plain(
     exchange(&book._writers, 0)
     if verdict < 0:
         return False
-    binding.heard_at = now
-    reader._updates += 1
+    store_double(&binding._heard_at, now)
+    count_one(&reader._updates)
     if binding.is_redundant:
         if verdict == APPLIED:
-            tally.firsts += 1
+            count_one(&tally._firsts)
             keep_lag(reader, 0)
         elif is_plain_duplicate(reader, tally, &place, now):
             return True

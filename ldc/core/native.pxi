@@ -251,6 +251,22 @@ cdef extern from *:
         return __atomic_load_n(number, __ATOMIC_RELAXED);
     #endif
     }
+    static inline double ldc_load_double(const double *number) {
+    #if defined(_MSC_VER)
+        return *(const volatile double *)number;
+    #else
+        double value;
+        __atomic_load(number, &value, __ATOMIC_RELAXED);
+        return value;
+    #endif
+    }
+    static inline void ldc_store_double(double *number, double value) {
+    #if defined(_MSC_VER)
+        *(volatile double *)number = value;
+    #else
+        __atomic_store(number, &value, __ATOMIC_RELAXED);
+    #endif
+    }
     static inline void ldc_store_relaxed(int64_t *number, int64_t value) {
     #if defined(_MSC_VER)
         *(volatile int64_t *)number = value;
@@ -463,6 +479,8 @@ cdef extern from *:
     int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
     int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
     int64_t load_relaxed "ldc_load_relaxed"(const int64_t* number) noexcept nogil
+    double load_double "ldc_load_double"(const double* number) noexcept nogil
+    void store_double "ldc_store_double"(double* number, double value) noexcept nogil
     void store_relaxed "ldc_store_relaxed"(int64_t* number, int64_t value) noexcept nogil
     int64_t clock_exact "ldc_clock_exact"() noexcept nogil
     int64_t clock_coarse "ldc_clock_coarse"() noexcept nogil

@@ -94,7 +94,8 @@ def test_the_sdist_carries_the_sources_and_nothing_that_a_build_made(sdist: Path
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile", ".ci/run"} - carried == set()
     assert {"binance_local_depth_cache.py", "tests/project/test_packaging.py", "docs/order-book.md"} - carried == set()
     assert {"mkdocs.yml", "docs/reference/manager.md", "examples/top_of_book.py"} - carried == set()
-    assert [name for name in carried if name.endswith((".c", ".so", ".pyd", ".html", ".pyc"))] == []
+    made = (".c", ".so", ".pyd", ".html", ".pyc")
+    assert [name for name in carried if name.endswith(made) and "/static/" not in name] == []
 
 
 def test_the_installed_package_carries_types_and_no_sources_of_the_extension() -> None:
@@ -172,7 +173,9 @@ def test_a_build_that_is_asked_for_python_carries_no_extension_and_says_so(pure_
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     installed = unpack_wheel(pure_wheel, tmp_path)
     files = [path for path in (installed / "ldc").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".py", ".pyi", ".typed"}
+    page = {path for path in files if path.parent == installed / "ldc" / "gateway" / "static"}
+    assert {path.suffix for path in set(files) - page} == {".py", ".pyi", ".typed"}
+    assert {path.suffix for path in page} == {".css", ".html", ".js", ".svg", ".txt"}
     ours = {path.relative_to(PROJECT / "ldc").as_posix() for path in (PROJECT / "ldc").rglob("*.py")}
     assert {path.relative_to(installed / "ldc").as_posix() for path in files if path.suffix == ".py"} == ours
     asked = run(tmp_path, "-c", "import ldc, ldc._build; print(ldc.IMPLEMENTATION, ldc._build.BUILD)", PYTHONPATH="")
