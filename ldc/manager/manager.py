@@ -6,7 +6,6 @@ Rule 3: a read goes to one depth cache without a lock. It costs what the book's 
 Rule 4: names, parameters and behaviour are those of UBLDC ("Binance Local Depth Cache"); `compat` has its other names.
 """
 
-import logging
 import os
 import platform
 import random
@@ -677,14 +676,14 @@ class BinanceLocalDepthCacheManager:
 
 
 def _log_state(live: LiveMarket, change: StateChanged) -> None:
-    """Log the new state of a market; as a warning if the market cannot be read any more."""
-    is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
-    logger.log(
-        logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
-        "%s: %s -> %s (%s) at update id %s",
+    """Log the new state of a market in detail. `ldc.feed.outages` says what a user must know."""
+    was = "it was " if change.state is SyncState.SYNCHRONIZED else ""
+    logger.debug(
+        "%s: %s -> %s (%s%s) at update id %s",
         live.market,
         change.previous_state.value,
         change.state.value,
+        was,
         change.cause.value,
         change.last_update_id,
     )
