@@ -155,3 +155,32 @@ def test_adopting_and_comparing_without_memory_change_nothing(limit: Callable[[i
     limit(-1)
     assert book.view(beyond_horizon=True) == before
     book.check()
+
+
+@pytest.mark.parametrize("left", range(1, 6))
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda book: book.arrays(),
+        lambda book: book.grouped("asks", 1),
+        lambda book: book.grouped("bids", 0.0625),  # finer than the prices: the levels are copied
+        lambda book: book.fill("asks", quantity=10**30),
+        lambda book: book.imbalance(bps=10**30),
+    ],
+    ids=["arrays", "grouped", "grouped finely", "fill", "imbalance"],
+)
+def test_a_read_without_memory_raises_and_leaves_the_book(
+    limit: Callable[[int], None], read: Callable[[OrderBook], object], left: int
+) -> None:
+    book = loaded()
+    expected = repr(read(book))
+    limit(left)
+    try:
+        found = read(book)
+    except MemoryError:
+        limit(-1)
+    else:
+        limit(-1)
+        assert repr(found) == expected
+    assert repr(read(book)) == expected
+    book.check()

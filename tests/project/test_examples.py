@@ -114,6 +114,17 @@ def test_a_book_as_a_table(printed):
     assert lines[-6].split() == ["price", "quantity", "total"] * 2
 
 
+def test_a_depth_chart(printed, tmp_path):
+    pytest.importorskip("matplotlib", reason="pip install matplotlib runs this test")
+    file = tmp_path / "depth.png"
+    lines = printed("depth_chart", "--bps", 20, "--file", file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+    [buy], [sell] = (
+        re.findall(rf"^{side} for 100,000: ([\d.]+) on", "\n".join(lines), re.MULTILINE) for side in ("buy", "sell")
+    )
+    assert float(sell) < float(buy)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there, Ctrl-C cannot be sent to one process")
 def test_ctrl_c_ends_an_example_without_a_traceback():
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -198,6 +198,12 @@ def python_blocks(document: str) -> list[tuple[int, str]]:
     return [(document.count("\n", 0, block.start()) + 2, block[1]) for block in found]
 
 
+def needs_of(document: str) -> list[str]:
+    """Return the packages that a page says it needs, as in "<!-- needs: pandas>=3 pyarrow -->"."""
+    found = re.search(r"^<!-- needs: (.+) -->$", document, re.MULTILINE)
+    return found[1].split() if found else []
+
+
 def run_document(document: str, name: str) -> None:
     """Run the blocks one after another, as a reader would. Annotations may name what was not imported."""
     namespace: dict[str, object] = {"__name__": "__document__"}
@@ -209,7 +215,11 @@ def run_document(document: str, name: str) -> None:
 @named(WITH_CODE)
 def test_the_code_in_documents_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_document(path.read_text(encoding="utf-8"), str(path))
+    document = path.read_text(encoding="utf-8")
+    for needed in needs_of(document):
+        name, _, least = needed.partition(">=")
+        pytest.importorskip(name, minversion=least or None, reason=f"pip install '{needed}' runs this page")
+    run_document(document, str(path))
 
 
 def long_prose(document: str) -> list[str]:
