@@ -236,7 +236,10 @@ class FeedGroup:
             self._connections.lose(connection, why, now, is_wanted=self._wants_connection)
 
     def _recover(self, error: BaseException, now: float) -> None:
-        """Rule 5: start again, with every book suspended meanwhile: before anything else."""
+        """Rule 5: start again, with every book suspended meanwhile: before anything else.
+
+        What it raises ends the thread: after two faults, nothing says what is still as it should be.
+        """
         for market in self._markets:
             market.book.suspend(Cause.NOT_LOADED)
             market.signal.notify()
@@ -246,13 +249,10 @@ class FeedGroup:
                 self._connections.lose(connection, why, now, is_wanted=True)
             except BaseException:  # a thread's top
                 logger.exception("%s: a connection could not be ended in order", self.name)
-        self._connections.end_strays()
+        self._connections.release()  # what could not be ended in order, or belongs to no slot any more
         for market in self._markets:
-            try:
-                market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
-                self._run_actions(market, now)
-            except BaseException:  # a thread's top
-                logger.exception("%s: %s could not be resynchronized in order", self.name, market.market)
+            market.synchronizer.begin_again(now)  # not by inputs: one of them may have been interrupted
+            self._run_actions(market, now)
 
     def _begin_stop(self, now: float) -> float:
         for market in self._markets:  # all books first, whatever follows

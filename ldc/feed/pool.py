@@ -223,18 +223,14 @@ class ConnectionPool:
         """Send close frames; return how long the answers may be waited for, in seconds."""
         return max((connection.begin_close() for connection in self), default=0.0)
 
-    def end_strays(self) -> None:
-        """Close the connections of no slot: an exception came between. Nothing is reported."""
-        for connection in self._held.difference(self):
+    def release(self) -> None:
+        """Close every connection, also one that an exception has left in no slot. Nothing is reported."""
+        for slot in self._slots:
+            slot.release()
+        for connection in tuple(self._held):
             self._loop.unwatch(connection)
             connection.close()
             self._held.discard(connection)
-
-    def release(self) -> None:
-        """Close all sockets. Nothing is reported."""
-        for slot in self._slots:
-            slot.release()
-        self.end_strays()
 
     def watch_room(self) -> None:
         """Let the loop watch for room to write where data waits to be sent."""

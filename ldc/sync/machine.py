@@ -288,6 +288,26 @@ class Synchronizer:
         """End for good: every later input is ignored or counted as dropped."""
         self._take(Input.STOP, now)
 
+    def begin_again(self, now: float) -> None:
+        """Forget all that is under way, and be IDLE: an input has raised, perhaps in the middle of a change.
+
+        The book is suspended before anything else. No stream is open any more. One that failed or was stopped stays so.
+        """
+        self.book.suspend(Cause.NOT_LOADED.value)
+        if self.state in (SyncState.FAILED, SyncState.STOPPED):
+            return
+        if self.state is SyncState.SYNCHRONIZED:
+            self._desynchronize(Cause.NOT_LOADED, now, state=SyncState.IDLE)
+        self.refresher.abort(now - self.state_since)
+        self.requests.cancel()
+        self._streams.clear()
+        self._drop(UpdateDrop.STREAM_CLOSED, self._buffer.clear() + len(self.gap.end()))
+        self._request_due = None
+        self._has_retained_levels = False
+        self.cause = Cause.NOT_LOADED
+        if self.state is not SyncState.IDLE:
+            self._enter(SyncState.IDLE, Cause.NOT_LOADED, now)
+
     # -- outputs
 
     def drain(self) -> list[Action]:

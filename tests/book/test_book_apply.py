@@ -22,6 +22,7 @@ from messages import (
     outcome,
 )
 
+import ldc.book.pure.book
 from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, refused
 from ldc.sequence import FUTURES, SequenceRule
 from ldc.types import Cause, Header, Verdict
@@ -605,3 +606,11 @@ def test_an_interruption_leaves_a_whole_book_or_none(books: ModuleType, change: 
     if books.__name__ == "ldc.book.pure.book":
         assert left == known
         assert lost > 0
+
+
+def test_a_lock_that_a_thread_of_the_parent_held_at_a_fork_holds_up_no_child() -> None:
+    """The lock of the plain book; that of the compiled one cannot be taken from outside."""
+    book = loaded_book(ldc.book.pure.book)
+    assert book._state.lock.acquire(timeout=0)
+    book.close_after_fork("STOPPED")
+    assert (book.reader.unreadable_cause, book.bid_count) == ("STOPPED", 0)

@@ -31,7 +31,12 @@ from ldc.limits import Timing
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.types import Cause
 
-pytestmark = [pytest.mark.usefixtures("no_jitter"), pytest.mark.xdist_group("hostile")]
+pytestmark = [
+    pytest.mark.usefixtures("no_jitter"),
+    pytest.mark.xdist_group("hostile"),
+    # What is raised in a generator that is collected, or in a __del__, reaches nobody.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 PINGS = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.9}
 LEASE_S = sum(PINGS.values()) + 1.0
@@ -115,17 +120,21 @@ class Waiter:
 
     def __init__(self, manager: BinanceLocalDepthCacheManager, market: str = "M0USDT") -> None:
         self.error: BaseException | None = None
+        self.update_id: int | None = None
         self._cache = manager.get_depth_cache(market)
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
 
     def _wait(self) -> None:
         try:
-            update_id = None
             while True:
-                update_id = self._cache.wait_for_update(update_id)
+                self.update_id = self._cache.wait_for_update(self.update_id)
         except BaseException as error:  # a thread's top
             self.error = error
+
+    def goes_on(self, update_id: int | None) -> bool:
+        """Whether it follows the market: it did not notice that the book was lost for a moment."""
+        return self._thread.is_alive() and update_id is not None and (self.update_id or 0) >= update_id
 
     def ended_by(self) -> BaseException | None:
         """Return what ended it."""
@@ -257,7 +266,8 @@ def wait():
 waiter = threading.Thread(target=wait)
 waiter.start()
 print("ready", flush=True)
-while not is_over.wait(0.05):
+
+def look():
     for market, reader in readers.items():
         now = time.monotonic()
         try:
@@ -267,10 +277,14 @@ while not is_over.wait(0.05):
         except MemoryError:
             found = "MEMORY"
         if time.monotonic() - now < 0.1:  # the time of the view is known
-            try:
-                print(market, now, found, flush=True)
-            except MemoryError:
-                pass
+            print(market, now, found, flush=True)
+
+while not is_over.is_set():
+    try:
+        is_over.wait(0.05)
+        look()
+    except MemoryError:
+        pass
 began = time.monotonic()
 manager.stop_manager()
 took_s = time.monotonic() - began
@@ -556,7 +570,7 @@ def calls_of_a_feed(count: int) -> int:
 
 @pytest.mark.parametrize("error", [RuntimeError, Unforeseen])
 @pytest.mark.parametrize(("count", "tries"), [
-    (1, 12), pytest.param(1, 250, marks=pytest.mark.check), pytest.param(20, 60, marks=pytest.mark.check),
+    (1, 12), pytest.param(1, 90, marks=pytest.mark.check), pytest.param(20, 60, marks=pytest.mark.check),
 ])  # fmt: skip
 def test_whatever_is_raised_in_any_call_of_a_feed_thread_is_survived(count, tries, error):
     seed = int(os.environ.get("LDC_SEED", random.SystemRandom().randrange(10**6)))
@@ -604,7 +618,7 @@ def test_a_feed_thread_that_cannot_recover_closes_its_books_and_can_be_replaced(
 
 @pytest.mark.parametrize("error", [RuntimeError, Unforeseen])
 @pytest.mark.parametrize(("count", "step"), [
-    (1, 47), pytest.param(1, 2, marks=pytest.mark.check), pytest.param(20, 17, marks=pytest.mark.check),
+    (1, 47), pytest.param(1, 23, marks=pytest.mark.check), pytest.param(20, 211, marks=pytest.mark.check),
 ])  # fmt: skip
 def test_an_exception_in_each_call_of_a_recovery_leaves_no_book_that_looks_alive(count, step, error):
     """Either the feed recovers, or its books say STOPPED, its waiters end, and the markets can be created again."""
@@ -617,7 +631,6 @@ def test_an_exception_in_each_call_of_a_recovery_leaves_no_book_that_looks_alive
             reconnect = Reconnect(exchange)
             cache.group.post(lambda now: fail())
             eventually(functools.partial(reconnect.is_past, injection), "the end of the recovery")
-            assert isinstance(waiter.ended_by(), DepthCacheError)
             if injection.raised_in is None:
                 break
             if cache.group.has_ended:
@@ -629,10 +642,11 @@ def test_an_exception_in_each_call_of_a_recovery_leaves_no_book_that_looks_alive
                 recovered += 1
             assert manager.wait_until_synchronized(timeout=PATIENCE_S)
             follow(exchange, manager)
+            assert waiter.goes_on(cache.reader.last_update_id) or isinstance(waiter.ended_by(), DepthCacheError)
             number += step
         injection.is_over = True
     assert recovered > 0
-    print(f"recovered {recovered}, stopped {stopped}")
+    print(f"recovered {recovered}, stopped {stopped}, calls {number}")
 
 
 # ------------------------------------------------------------------------------------- a feed thread that hangs
