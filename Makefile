@@ -264,7 +264,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -296,6 +296,10 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# What surrounds the threads, with the long tests; a part of check-long.
+check-hostile: $(VENV)/.installed
+	$(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_hostile_environment.py
 
 # Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
 GREENLETS := build/check/greenlets

@@ -87,6 +87,8 @@ from ldc.types import (
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    char* PyOS_double_to_string(double number, char format, int precision, int flags, int* kind) except NULL
+    void PyMem_Free(void* memory)
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
 
 include "core/native.pxi"

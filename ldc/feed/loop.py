@@ -204,9 +204,10 @@ class EventLoop(Generic[SourceT]):
             self._selector.modify(source, events, source)
 
     def unwatch(self, source: SourceT) -> None:
-        """Read a source no more."""
-        self._selector.unregister(source)
+        """Read a source no more. Idempotent."""
         self.unread.discard(source)
+        with contextlib.suppress(KeyError, ValueError):  # it was never watched, or not any more
+            self._selector.unregister(source)
 
     # the thread
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from ldc.book import BookReader, has_system_threads
-from ldc.errors import DepthCacheError, refused, refused_as_too_old
+from ldc.errors import BookNotLoaded, DepthCacheError, refused, refused_as_too_old, refused_unloaded
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.manager import parameters
@@ -101,8 +101,11 @@ class DepthCache:
         return self._live
 
     def explain(self, error: DepthCacheError) -> DepthCacheError:
-        """Return the error to raise for a read that raised this one: the same, or that no wait can help."""
-        return self._why_over() or error
+        """Return the error for a read that raised this one: that no wait can help, or the same with its reason."""
+        over, problem = self._why_over(), self._live.last_error
+        if over is None and isinstance(error, BookNotLoaded) and problem is not None:
+            return refused_unloaded(self.market, Cause.NOT_LOADED, self._live.book.suspended_by, problem=problem)
+        return over or error
 
     def _why_over(self) -> DepthCacheError | None:
         """Return the error that says why it will never be readable again, or None: it may be."""

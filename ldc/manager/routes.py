@@ -3,7 +3,6 @@
 Rule 1: nothing here refers to the manager. The threads hold this object, so a manager that nobody holds is noticed.
 """
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -102,14 +101,13 @@ class Routes:
             self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
 
     def state_changed(self, live: LiveMarket, change: StateChanged) -> None:
-        """Log the new state of a market, as a warning if it cannot be read any more, and queue the callbacks."""
-        is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
-        logger.log(
-            logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
-            "%s: %s -> %s (%s) at update id %s",
+        """Log the new state of a market in detail, and queue the callbacks. `ldc.feed.outages` logs what matters."""
+        logger.debug(
+            "%s: %s -> %s (%s%s) at update id %s",
             live.market,
             change.previous_state.value,
             change.state.value,
+            "it was " if change.state is SyncState.SYNCHRONIZED else "",
             change.cause.value,
             change.last_update_id,
         )
