@@ -83,8 +83,8 @@ class FeedGroup:
         self._holds_request = holds_request
         self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
-        self._outages = OutageLog(name)
         self._inline = InlineCalls()
+        self._outages = OutageLog(name)
         self._silence_due = 0.0
         self._lease = Lease(int(options.lease_s * 1e9))
         self._loop: EventLoop[FeedConnection] = EventLoop(

@@ -101,17 +101,13 @@ class Routes:
             self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
 
     def state_changed(self, live: LiveMarket, change: StateChanged) -> None:
-        """Log the new state of a market in detail, and queue the callbacks.
-
-        `ldc.feed.outages` logs what a user must know.
-        """
-        was = "it was " if change.state is SyncState.SYNCHRONIZED else ""
+        """Log the new state of a market in detail, and queue the callbacks. `ldc.feed.outages` logs what matters."""
         logger.debug(
             "%s: %s -> %s (%s%s) at update id %s",
             live.market,
             change.previous_state.value,
             change.state.value,
-            was,
+            "it was " if change.state is SyncState.SYNCHRONIZED else "",
             change.cause.value,
             change.last_update_id,
         )

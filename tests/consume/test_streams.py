@@ -40,11 +40,11 @@ def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     if request.param not in LOOPS:
         pytest.skip("uvloop is not installed")
 
-    def run_it(coroutine: Any) -> Any:
+    def run_it(coroutine: Any, patience_s: float = PATIENCE_S) -> Any:
         with asyncio.Runner(debug=True, loop_factory=LOOPS[request.param]) as runner:
             problems: list[Any] = []
             runner.get_loop().set_exception_handler(lambda _loop, context: problems.append(context))
-            found = runner.run(asyncio.wait_for(coroutine, PATIENCE_S))
+            found = runner.run(asyncio.wait_for(coroutine, patience_s))
             runner.run(asyncio.sleep(0))
             assert problems == []
             return found
@@ -455,6 +455,6 @@ def test_ten_thousand_streams_leave_nothing(writer: Writer, run: Callable[[Any],
                 stream.close()
 
     with writer.moving(over):
-        run(churn())
+        run(churn(), 10 * PATIENCE_S)
     gc.collect()
     assert descriptor_count() < 100

@@ -65,6 +65,7 @@ class Consumer:
         if not always and self.draw() >= self.share:
             return
         book, follower = self.market.book, self.follower
+        self.queue.check_leases()  # as a stream does while it waits
         for item in taken(self.queue):
             self.log.append(Logged.of(item))
             follower.take(item)
