@@ -37,10 +37,10 @@ class Shown:
         self.push = push
         self.node = node
         self.received_time_ns = received_time_ns
-        self._view: ldc.BookView | None = None
+        self._view: ldc.BookView[float] | None = None
 
     @property
-    def view(self) -> ldc.BookView:
+    def view(self) -> ldc.BookView[float]:
         """The levels. Two threads may both decode them, with the same result."""
         view = self._view
         if view is None:
