@@ -24,8 +24,8 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check check-cluster coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs \
-	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+.PHONY: help test lint check check-cluster coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
+	bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -40,11 +40,13 @@ help:
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
 	@echo "make analytics CASES=1000000   random questions about random books, judged with plain Decimals"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
+	@echo "make mutants-core   the same for the compiled order book (half an hour)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
 	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
+	@echo "make bench-consume         streams, callbacks and waits: from the exchange's write to the user's code"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
@@ -179,6 +181,10 @@ define bench_peers
 		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
 
+# Ways of consuming: from the exchange's write to the user's code, beside other libraries where they are installed.
+bench-consume: $(PEERS_VENV)/.installed
+	$(PEERS_PY) benchmarks/bench_consume.py $(ARGS)
+
 bench-peers-recordings: $(PEERS_VENV)/.installed
 	$(call bench_peers,bench_peers,,$(PEERS_ARGS_recordings))
 
@@ -224,6 +230,10 @@ detect: $(VENV)/.installed
 mutants: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/mutate.py $(ARGS)
 
+# Breaks the compiled order book. It needs gcc, and half an hour of two processors.
+mutants-core: $(VENV)/.installed
+	$(BIN)/python -P tests/tools/mutate_core.py $(ARGS)
+
 # The lines of the .pyx are found only beside the C file, so this build is made in place, and removed at the end.
 coverage: $(VENV)/.installed $(VENV)/.lint-tools
 	LDC_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace
@@ -264,7 +274,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -296,6 +306,10 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# What surrounds the threads, with the long tests; a part of check-long.
+check-hostile: $(VENV)/.installed
+	$(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_hostile_environment.py
 
 # Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
 GREENLETS := build/check/greenlets

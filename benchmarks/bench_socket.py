@@ -6,6 +6,9 @@ Another process sends a recording's frames as fast as they are taken. One conten
 ``WebSocket.recv_frame`` (its UTF-8 check is off) and forgets them; the other is ldc's feed group, which also finds the
 market, checks, judges and applies every update. They take turns within each round, and a ratio is taken within a round.
 What the group's books hold in the end is compared with the recording's own account first; a wrong book gets no number.
+
+Two more rows are ldc with a thread that waits for each update of each market in turn, and ldc with a refresh under way
+for every market, whose snapshot never comes: each update is applied, and its bytes are kept.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import websocket
 
 from bench_recordings import Market, Recording, load_recordings, synthetic_recording
 from bench_sender import frame, serve
-from ldc.book import OrderBook, read_header
+from ldc.book import OrderBook, UpdateWaiter, read_header
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
@@ -46,6 +49,8 @@ COMPLETE = 5000
 """Levels a side that the snapshots are said to have been asked for: more than they hold, so the books are complete."""
 
 BARE, LDC = "websocket-client recv_frame", "ldc feed group"
+WITH_REFRESH, WITH_WAITER = "ldc, a refresh under way", "ldc, a thread that waits"
+CONTENDERS = (BARE, LDC, WITH_REFRESH, WITH_WAITER)
 OPTIONS = ConnectionOptions(
     ping_interval_s=60,
     ping_timeout_s=60,
@@ -62,13 +67,13 @@ class SocketTiming:
 
     recording: Recording
     is_tls: bool
-    elapsed: dict[str, list[float]] = field(default_factory=lambda: {BARE: [], LDC: []})
-    computed: dict[str, list[float]] = field(default_factory=lambda: {BARE: [], LDC: []})
+    elapsed: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CONTENDERS})
+    computed: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CONTENDERS})
     is_wrong: bool = False
 
-    def throughput_ratio(self) -> float:
+    def throughput_ratio(self, contender: str = LDC) -> float:
         """Return how many times the bare loop's throughput the feed group has: the median of the rounds."""
-        return statistics.median(a / b for a, b in zip(self.elapsed[BARE], self.elapsed[LDC], strict=True))
+        return statistics.median(a / b for a, b in zip(self.elapsed[BARE], self.elapsed[contender], strict=True))
 
     def computed_us(self, contender: str) -> float:
         """Return the processor time of one update in this process."""
@@ -127,9 +132,9 @@ def receive_bare(url: str, pipe: Pipe, count: int, trusted: Path | None) -> tupl
     """Receive all frames and forget them."""
     client = websocket.WebSocket(skip_utf8_validation=True, sslopt={"ca_certs": str(trusted)} if trusted else {})
     client.connect(url)
-    pipe.send("go")
 
     def receive() -> None:
+        pipe.send("go")
         for _ in range(count):
             client.recv_frame()
 
@@ -192,6 +197,16 @@ class Group:
             for feed, market in zip(self.feeds, self.markets, strict=True)
         )
 
+    def begin_refreshes(self) -> None:
+        """Request a refresh of every market, and begin a download that never ends."""
+        for feed in self.feeds:
+            self.group.refresh(feed)
+        self.wait_for(lambda: all(feed.synchronizer.requests.awaited is not None for feed in self.feeds))
+        for feed in self.feeds:
+            epoch = feed.synchronizer.epoch
+            self.group.post(lambda now, feed=feed, epoch=epoch: self.group.snapshot_begins(feed, epoch, now))
+        self.wait_for(lambda: all(feed.synchronizer.requests.has_begun for feed in self.feeds))
+
     def stop(self) -> None:
         """End the thread."""
         self.group.stop()
@@ -202,15 +217,33 @@ def _ignore(feed: LiveMarket, change: object) -> None:
     """Nobody listens."""
 
 
-def receive_with_ldc(recording: Recording, url: str, pipe: Pipe) -> tuple[float, float, bool]:
+def follow(feeds: list[LiveMarket], last: list[int | None]) -> None:
+    """Wait for each update of all markets in one thread, until the last ones."""
+    seen = [feed.book.last_update_id or 0 for feed in feeds]
+    with UpdateWaiter([feed.binding for feed in feeds]) as waiter:
+        while seen != last:
+            for place, reached in waiter.wait_past(seen, 1.0).items():
+                seen[place] = reached
+
+
+def receive_with_ldc(recording: Recording, url: str, pipe: Pipe, contender: str = LDC) -> tuple[float, float, bool]:
     """Receive all frames into books."""
     last = [read_header(market.frames[-1]).last_update_id for market in recording.markets]
     group = Group(recording, url)
     try:
         group.wait_for(group.are_synchronized)
         books = [feed.book for feed in group.feeds]
-        pipe.send("go")
-        elapsed, computed = timed(lambda: group.wait_for(lambda: [book.last_update_id for book in books] == last))
+        if contender == WITH_REFRESH:
+            group.begin_refreshes()
+        elif contender == WITH_WAITER:
+            threading.Thread(target=follow, args=(group.feeds, last), daemon=True).start()
+            group.wait_for(lambda: all(feed.binding.waiting for feed in group.feeds))
+
+        def receive() -> None:
+            pipe.send("go")
+            group.wait_for(lambda: [book.last_update_id for book in books] == last)
+
+        elapsed, computed = timed(receive)
         return elapsed, computed, group.are_correct()
     finally:
         group.stop()
@@ -226,11 +259,11 @@ def socket_to_book(recording: Recording, rounds: int, *, is_tls: bool) -> Socket
             if trusted is not None:
                 os.environ["REQUESTS_CA_BUNDLE"] = str(trusted)
             for number in range(rounds):
-                for contender in (BARE, LDC) if number % 2 else (LDC, BARE):
+                for contender in CONTENDERS if number % 2 else CONTENDERS[::-1]:
                     if contender is BARE:
                         elapsed, computed = receive_bare(url, pipe, recording.updates, trusted)
                     else:
-                        elapsed, computed, is_correct = receive_with_ldc(recording, url, pipe)
+                        elapsed, computed, is_correct = receive_with_ldc(recording, url, pipe, contender)
                         timing.is_wrong |= not is_correct
                     timing.elapsed[contender].append(elapsed)
                     timing.computed[contender].append(computed)
@@ -246,11 +279,16 @@ def print_socket_timing(timing: SocketTiming) -> None:
     if timing.is_wrong:
         print("    wrong at the end: no number", flush=True)
         return
-    for contender in (BARE, LDC):
+    for contender in CONTENDERS:
         seconds = statistics.median(timing.elapsed[contender])
         rate = recording.updates / seconds
-        print(f"    {contender:<30}{rate:>12,.0f} updates/s{timing.computed_us(contender):>9.2f} us of processor each")
-    print(f"    throughput, relative: {timing.throughput_ratio():.2f}", flush=True)
+        computed_us = timing.computed_us(contender)
+        print(
+            f"    {contender:<30}{rate:>12,.0f} updates/s{computed_us:>9.2f} us of processor each; "
+            f"relative {timing.throughput_ratio(contender):.2f}, by processor time "
+            f"{timing.computed_us(BARE) / computed_us:.2f}",
+            flush=True,
+        )
 
 
 def main() -> int:
@@ -260,14 +298,13 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     folder = os.environ.get("LDC_CAPTURES")
     recordings = [each for each in load_recordings(Path(folder)) if each.updates >= UPDATES_MIN] if folder else []
-    timings = [
-        socket_to_book(recording, rounds, is_tls=is_tls)
-        for recording in [*recordings, synthetic_recording(5, 20_000)]
-        for is_tls in (False, True)
-    ]
-    for timing in timings:
-        print_socket_timing(timing)
-    return 1 if any(timing.is_wrong for timing in timings) else 0
+    is_any_wrong = False
+    for recording in [*recordings, synthetic_recording(5, 20_000)]:
+        for is_tls in (False, True):
+            timing = socket_to_book(recording, rounds, is_tls=is_tls)
+            print_socket_timing(timing)
+            is_any_wrong |= timing.is_wrong
+    return 1 if is_any_wrong else 0
 
 
 if __name__ == "__main__":

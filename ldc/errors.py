@@ -191,8 +191,12 @@ def refused(
     return _error(REFUSALS.get(cause, _OTHER), market, cause, last_update_id, why)
 
 
-def refused_unloaded(market: str | None, not_loaded: str, suspended_by: str | None) -> DepthCacheError:
+def refused_unloaded(
+    market: str | None, not_loaded: str, suspended_by: str | None, *, problem: str | None = None
+) -> DepthCacheError:
     """Return the error for a book that holds no snapshot. `not_loaded` is the cause of that name.
+
+    `problem`: what its owner has met when it last tried to load one.
 
     A book that is suspended has an owner that loads it; the reader can only wait. If it will never be loaded, the cause
     of the suspension says so.
@@ -201,7 +205,8 @@ def refused_unloaded(market: str | None, not_loaded: str, suspended_by: str | No
         return refused(market, not_loaded)
     if is_final(suspended_by):
         return refused(market, suspended_by)
-    return _error(FIRST_SNAPSHOT, market, not_loaded, None, None)
+    why = None if problem is None else f"{FIRST_SNAPSHOT.why}, and the last problem was: {problem.rstrip('.')}"
+    return _error(FIRST_SNAPSHOT, market, not_loaded, None, why)
 
 
 def is_final(cause: str) -> bool:

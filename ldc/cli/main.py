@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION
+from ldc.cli.log import LEVELS, set_up
 from ldc.cli.plain import FIELDS
 from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, Watch, is_live_terminal
@@ -240,6 +241,10 @@ def add_serve(commands: Any, raw: dict[str, Any]) -> None:
     serve.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
     serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this machine")
     serve.add_argument("--read-only", action="store_true", help="clients create and stop no depth caches")
+    serve.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of standard error (default: text)"
+    )
+    serve.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
     serve.add_argument("--open", action="store_true", help="open the page in a browser")
     serve.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at a signal)")
 
@@ -306,6 +311,7 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
 
 def serve(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc serve`."""
+    set_up(options.log_format, options.log_level, sys.stderr)
     with starting():
         from ldc.cli.serve import read_token, run
         from ldc.gateway import Gateway

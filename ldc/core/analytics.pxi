@@ -27,6 +27,8 @@ cdef object read_amount(object value, str name, Amount* amount):
         return None
     if isinstance(value, float):
         number = value
+        if number <= 0:
+            raise ValueError(f"{name} must be above 0, and is {value}")
         # Fifteen digits mean one double each. So what they are, divided, the repr of the double is as well.
         if 1e-7 < number < 1e7:
             scaled = number * 1e8
@@ -39,7 +41,49 @@ cdef object read_amount(object value, str name, Amount* amount):
                 amount.units = units
                 amount.decimals = decimals
                 return None
+        if read_repr(number, amount):
+            return None
     return take_amount(exact.positive(value, name), amount)
+
+
+cdef bint read_repr(double number, Amount* amount) except -1:
+    """Read the repr of a float: at most 17 digits, and an exponent. False: it is not finite, or past int64."""
+    cdef char* text
+    cdef const char* at
+    cdef int64_t units = 0
+    cdef int32_t decimals = 0, exponent = 0, sign = 1
+    cdef bint is_after_point = False
+    if not 0 < number < 1e18:
+        return False
+    text = PyOS_double_to_string(number, c"r", 0, 0, NULL)
+    at = text
+    while at[0] != 0 and at[0] != c"e":
+        if at[0] == c".":
+            is_after_point = True
+        else:
+            units = 10 * units + (at[0] - c"0")
+            decimals += is_after_point
+        at += 1
+    if at[0] == c"e":
+        at += 1
+        sign = -1 if at[0] == c"-" else 1
+        at += at[0] == c"-" or at[0] == c"+"
+        while at[0] != 0:
+            exponent = 10 * exponent + (at[0] - c"0")
+            at += 1
+    PyMem_Free(text)
+    decimals -= sign * exponent
+    while decimals > 0 and units % 10 == 0:
+        units //= 10
+        decimals -= 1
+    if decimals < 0:
+        if units > INT64_MAX // POW10[-decimals]:
+            return False
+        units *= POW10[-decimals]
+        decimals = 0
+    amount.units = units
+    amount.decimals = decimals
+    return True
 
 
 cdef object take_amount(object found, Amount* amount):
@@ -77,65 +121,82 @@ cdef inline bint amount_at(const Amount* amount, int32_t scale, Wide* whole) noe
 
 # ----------------------------------------------------------------------------------------------------- results
 
-cdef object fill_floats(
-    const Taken* taken, int64_t sign, double quantity, const Wide* notional, double average, int32_t price_scale,
-    int32_t quantity_scale
-):
-    return new_record(Fill, (
-        quantity,
-        sum_float(notional, price_scale + quantity_scale),
-        average,
-        units_float(sign * taken.worst_key, price_scale),
-        taken.levels,
-        taken.is_complete,
-    ))
+cdef struct FillParts:
+    # A fill as fractions.
+    Wide quantity
+    Wide quantity_divisor
+    Wide notional               # at the decimals that follow
+    int32_t notional_decimals
+    Wide worth                  # the average price
+    Wide worth_divisor
+
+
+cdef bint fill_fits(
+    const Taken* taken, uint64_t price, const Amount* amount, bint by_notional, int32_t price_scale,
+    int32_t quantity_scale, FillParts* parts
+) noexcept nogil:
+    """Work out a fill as fractions of whole numbers; False: 192 bits do not hold them."""
+    cdef Wide whole
+    cdef int32_t finer
+    parts.quantity = taken.quantity
+    parts.notional = taken.notional
+    parts.quantity_divisor = power_of_ten(quantity_scale)
+    parts.notional_decimals = price_scale + quantity_scale
+    if taken.is_partial:
+        # In units of a scale at which the amount is a whole number, too.
+        finer = max(0, amount.decimals - (price_scale + quantity_scale if by_notional else quantity_scale))
+        parts.notional_decimals += finer
+        if parts.notional_decimals > WIDE_DECIMALS:
+            return False
+        whole = power_of_ten(finer)
+        if not (wide_multiply_wide(&parts.quantity, &whole) and wide_multiply_wide(&parts.notional, &whole)):
+            return False
+        parts.quantity_divisor = power_of_ten(quantity_scale + finer)
+        if by_notional:
+            # The quantity is (whole levels x price + the notional that is left) / price.
+            amount_at(amount, parts.notional_decimals, &whole)
+            wide_subtract(&whole, &parts.notional)
+            if not (wide_multiply(&parts.quantity, price) and wide_multiply(&parts.quantity_divisor, price)):
+                return False
+            if not (wide_add_checked(&parts.quantity, &whole) and wide_add_checked(&parts.notional, &whole)):
+                return False
+        else:
+            amount_at(amount, quantity_scale + finer, &whole)
+            wide_subtract(&whole, &parts.quantity)
+            wide_add_wide(&parts.quantity, &whole)      # now the amount
+            if not (wide_multiply(&whole, price) and wide_add_checked(&parts.notional, &whole)):
+                return False
+    # The average price is notional / quantity, and a part of a level bought by its worth is a fraction of its price.
+    parts.worth = parts.notional
+    parts.worth_divisor = parts.quantity
+    if taken.is_partial and by_notional and not wide_multiply(&parts.worth, price):
+        return False
+    return wide_multiply(&parts.worth_divisor, POW10[price_scale])
 
 
 cdef object finish_fill(
-    const Taken* taken, int64_t sign, const Amount* amount, object past_int64, bint by_notional, int32_t price_scale,
+    const Taken* taken, int64_t sign, const Amount* amount, bint by_notional, int32_t price_scale,
     int32_t quantity_scale, object number
 ):
-    """Return a `Fill`: floats here where no unit of the book is divided, everything else by `exact.finish_fill`."""
-    cdef Wide quantity = taken.quantity, notional = taken.notional, divisor, whole
+    """Return a `Fill`: floats by whole numbers here, everything else by `exact.finish_fill`."""
+    cdef FillParts parts
     cdef uint64_t price = <uint64_t>(sign * taken.worst_key) if taken.levels != 0 else 0
-    cdef double quantity_float = 0.0, average
-    cdef bint fits = number is float and taken.levels != 0 and past_int64 is None
-    if fits and taken.is_partial:
-        fits = amount.decimals <= (price_scale + quantity_scale if by_notional else quantity_scale)
-        if fits and by_notional:
-            # The quantity is (whole levels x price + the notional that is left) / price.
-            amount_at(amount, price_scale + quantity_scale, &whole)
-            divisor = notional
-            notional = whole
-            wide_subtract(&whole, &divisor)
-            fits = wide_multiply(&quantity, price)
-            wide_add_wide(&quantity, &whole)
-            wide_set(&divisor, price)
-            wide_multiply(&divisor, POW10[quantity_scale])
-            if fits:
-                quantity_float = ratio_float(&quantity, &divisor)
-                whole = notional
-                fits = wide_multiply(&whole, price) and wide_multiply(&quantity, POW10[price_scale])
-            if fits:
-                average = ratio_float(&whole, &quantity)
-                return fill_floats(taken, sign, quantity_float, &notional, average, price_scale, quantity_scale)
-        elif fits:
-            amount_at(amount, quantity_scale, &whole)
-            wide_subtract(&whole, &quantity)
-            wide_add_wide(&quantity, &whole)
-            wide_add_product(&notional, price, whole.words[0])
-    if fits:
-        quantity_float = sum_float(&quantity, quantity_scale)
-        divisor = quantity
-        wide_multiply(&divisor, POW10[price_scale])
-        average = ratio_float(&notional, &divisor)
-        return fill_floats(taken, sign, quantity_float, &notional, average, price_scale, quantity_scale)
+    if number is float and taken.levels != 0 and fill_fits(
+            taken, price, amount, by_notional, price_scale, quantity_scale, &parts):
+        return new_record(Fill, (
+            ratio_float(&parts.quantity, &parts.quantity_divisor),
+            sum_float(&parts.notional, parts.notional_decimals),
+            ratio_float(&parts.worth, &parts.worth_divisor),
+            units_float(price, price_scale),
+            taken.levels,
+            taken.is_complete,
+        ))
     return exact.finish_fill(
         exact.Take(
             wide_object(&taken.quantity), wide_object(&taken.notional), taken.levels,
             price if taken.levels != 0 else None, taken.is_partial, taken.is_complete,
         ),
-        amount_as_exact(amount, past_int64), by_notional, price_scale, quantity_scale, number,
+        amount_as_exact(amount, None), by_notional, price_scale, quantity_scale, number,
     )
 
 
@@ -349,7 +410,7 @@ cdef object read_fill(OrderBook book, object side, object quantity, object notio
         book, of_book, sign, &amount, by_notional, &taken, &price_scale, &quantity_scale, &look, &refusal)
     if state != READABLE:
         refuse_read(book, state, &refusal)
-    return finish_fill(&taken, sign, &amount, None, by_notional, price_scale, quantity_scale, number)
+    return finish_fill(&taken, sign, &amount, by_notional, price_scale, quantity_scale, number)
 
 
 cdef object read_price_at(OrderBook book, object side, object quantity, object notional, object number):

@@ -77,6 +77,35 @@ cdef extern from *:
         number->words[2] = top + high1;
         return high2 == 0 && number->words[2] >= top;
     }
+    /* Add; 0 if that needs more than 192 bits. */
+    static inline int ldc_wide_add_checked(ldc_wide *sum, const ldc_wide *other) {
+        ldc_wide_add_wide(sum, other);
+        return !ldc_wide_less(sum, other);
+    }
+    /* The same for a product of two. */
+    static inline int ldc_wide_multiply_wide(ldc_wide *number, const ldc_wide *factor) {
+        ldc_wide product, part;
+        int place, moved;
+        ldc_wide_set(&product, 0);
+        for (place = 0; place < 3; place++) {
+            if (factor->words[place] == 0)
+                continue;
+            part = *number;
+            if (!ldc_wide_multiply(&part, factor->words[place]))
+                return 0;
+            for (moved = 0; moved < place; moved++) {
+                if (part.words[2] != 0)
+                    return 0;
+                part.words[2] = part.words[1];
+                part.words[1] = part.words[0];
+                part.words[0] = 0;
+            }
+            if (!ldc_wide_add_checked(&product, &part))
+                return 0;
+        }
+        *number = product;
+        return 1;
+    }
     static inline int ldc_bits64(uint64_t word) {
         int bits = 0;
     #if defined(__GNUC__)
@@ -162,7 +191,13 @@ cdef extern from *:
     bint wide_is_zero "ldc_wide_is_zero"(const Wide* number) noexcept nogil
     bint wide_less "ldc_wide_less"(const Wide* a, const Wide* b) noexcept nogil
     bint wide_multiply "ldc_wide_multiply"(Wide* number, uint64_t factor) noexcept nogil
+    bint wide_multiply_wide "ldc_wide_multiply_wide"(Wide* number, const Wide* factor) noexcept nogil
+    bint wide_add_checked "ldc_wide_add_checked"(Wide* number, const Wide* other) noexcept nogil
     double wide_ratio "ldc_wide_ratio"(const Wide* n, const Wide* d) noexcept nogil
+
+
+cdef enum:
+    WIDE_DECIMALS = 36          # of a power of ten that can be made, and of a price times a quantity
 
 
 cdef object wide_object(const Wide* number):

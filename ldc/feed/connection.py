@@ -169,6 +169,7 @@ class FeedConnection:
         self._proxy: Proxy | None = None  # known when the connector has begun
         self._peer: tuple[str, int] | None = None
         self._websocket = new_websocket()
+        self._has_connected = False  # set by the connector, which touches the socket no more
         self._socket: socket.socket | TlsSocket | None = None
         self._pending: Callable[[], int] | None = None  # whether TLS holds bytes, which no selector sees
         self._outbox = bytearray()
@@ -206,6 +207,7 @@ class FeedConnection:
             problem = str(error)
         except BaseException as error:  # noqa: BLE001 - a thread's top: without a report the group waits in vain
             problem = f"{type(error).__name__}: {described(error)}"
+        self._has_connected = True  # before the state is looked at, so that one of the two threads closes the socket
         if self._was_given_up() or not self._post(lambda now: self._opened(problem, now)):
             _close_socket(opened.sock)
 
@@ -438,12 +440,12 @@ class FeedConnection:
 
     def close(self) -> None:
         """Close the socket; a connector that is still running ends by itself. Idempotent."""
-        if self.state is ConnectionState.CLOSED:
-            return
         self.state = ConnectionState.CLOSED
         if self._socket is not None:
             _close_socket(self._socket)
             self._socket = None
+        elif self._has_connected:
+            _close_socket(self._websocket.sock)
         else:
             # This wakes a connector that waits for the handshake. The connector closes the socket itself: if it were
             # closed here, the connector could read on from another socket with the same descriptor.

@@ -19,11 +19,13 @@ feed the same books, whose update ids tell what is new, until the successor has 
 (`ldc.feed.handover`). Then the old connection is closed, and no book has been out of sync.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 
-from ldc.book import Lease, read_header
+from ldc.book import Lease, UpdateQueue, read_header
+from ldc.consume.callbacks import InlineCalls
 from ldc.consume.log import logger
 from ldc.errors import MalformedMessage
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
@@ -31,6 +33,7 @@ from ldc.feed.handover import Handover
 from ldc.feed.loop import EventLoop
 from ldc.feed.market import LiveMarket, MessageDrop
 from ldc.feed.market_table import MarketTable
+from ldc.feed.outages import OutageLog
 from ldc.feed.pool import ConnectionPool, SharedConnectBudget
 from ldc.feed.silence import CONTRADICTIONS, CONTRADICTIONS_MAX, Evidence, ProbeAnswer
 from ldc.feed.status import connection_statuses, proven_at
@@ -80,6 +83,8 @@ class FeedGroup:
         self._holds_request = holds_request
         self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
+        self._outages = OutageLog(name)
+        self._inline = InlineCalls()
         self._silence_due = 0.0
         self._lease = Lease(int(options.lease_s * 1e9))
         self._loop: EventLoop[FeedConnection] = EventLoop(
@@ -135,6 +140,12 @@ class FeedGroup:
     def last_error(self) -> str | None:
         """Why the last connection was lost, or None."""
         return self._connections.last_error
+
+    def inline_queue(self) -> UpdateQueue:
+        """Return the queue of the callbacks that run in the group's thread."""
+        queue = self._inline.queue(self._loop.wake_fd)
+        self._loop.consume = self._inline.run
+        return queue
 
     def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""
@@ -207,12 +218,13 @@ class FeedGroup:
                 self._silence_due = max(self._silence_due, min(dues, default=-math.inf))
         if now >= self._requests_due:
             self._check_requests(now)
+        self._outages.tick(now, self._markets)
         self._connections.watch_room()
         return self._next_due(now)
 
     def _next_due(self, now: float) -> float:
         due = max(now, self._silence_due) if self._markets else now + self._timing.silence_check_s
-        due = min(due, self._requests_due)
+        due = min(due, self._requests_due, self._outages.next_due)
         for other_due in (self._markets.next_due, self._connections.next_due(now)):
             if other_due is not None:
                 due = min(due, other_due)
@@ -234,6 +246,7 @@ class FeedGroup:
                 self._connections.lose(connection, why, now, is_wanted=True)
             except BaseException:  # a thread's top
                 logger.exception("%s: a connection could not be ended in order", self.name)
+        self._connections.end_strays()
         for market in self._markets:
             try:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
@@ -263,6 +276,7 @@ class FeedGroup:
                 except BaseException:  # a thread's top
                     logger.exception("%s: %s could not be stopped in order", self.name, market.market)
         finally:
+            self._inline.close()
             self._connections.release()
 
     # connections
@@ -279,7 +293,8 @@ class FeedGroup:
             self._subscribe(connection, market, now)
         if connection.has_unread:  # what came with the last record of the handshake
             self._loop.unread.add(connection)
-        logger.info("%s: connected, for %d markets", self.name, len(self._markets))
+        level = logging.DEBUG if self._connections.reconnects else logging.INFO  # the return of the markets says more
+        logger.log(level, "%s: connected, for %d markets", self.name, len(self._markets))
 
     def _connection_closed(self, connection: FeedConnection, now: float, is_last: bool) -> None:
         """Inform the markets that a connection is gone."""
@@ -431,6 +446,7 @@ class FeedGroup:
         if market.is_removed:
             return
         self._markets.add(market)
+        self._outages.added(market, now)
         market.book.lease = self._lease
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
         self._silence_due = min(self._silence_due, market.silence.next_due(now))
@@ -509,19 +525,20 @@ class FeedGroup:
         cancelled = {action.epoch for action in actions if isinstance(action, CancelSnapshot)}
         for action in actions:
             if not isinstance(action, RequestSnapshot) or action.epoch not in cancelled:
-                self._run_action(market, action)
+                self._run_action(market, action, now)
         if actions and market.synchronizer.requests.awaited is not None:
             self._expect_answer(now)
         self._markets.plan(market, now)
         self._loop.tick_due = now
 
-    def _run_action(self, market: LiveMarket, action: Action) -> None:
+    def _run_action(self, market: LiveMarket, action: Action, now: float) -> None:
         match action:
             case RequestSnapshot():
                 self._request_snapshot(market, action)
             case CancelSnapshot():
                 self._cancel_snapshot(market, action.epoch)
             case StateChanged():
+                self._outages.note(market, action, now)
                 market.note_state(action)
             case Refreshed():
                 market.note_audit(action)

@@ -6,6 +6,7 @@ Rule 2: each connection that opened and each that closed is reported to the grou
 Rule 3: the group's thread calls everything here. A connector calls `SharedConnectBudget.take_shared`, which is a file.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ from ldc.limits import ConnectBudget
 if TYPE_CHECKING:
     from ldc.snapshots.shared_budget import SharedBudget
 
+
+REFUSAL_LOG_S = 60.0
+"""Seconds between two warnings that no connection opens. The tries between them are at DEBUG, and counted."""
 
 FILE_FAULT_S = 1.0
 """Seconds until the next connect after the shared budget failed in an unforeseen way. Nothing is opened until then."""
@@ -114,6 +118,8 @@ class ConnectionPool:
     ) -> None:
         self.last_error: str | None = None
         """Why the last connection was lost."""
+        self._refusals = 0  # connections in a row that did not open
+        self._refusal_due = -math.inf  # when the next one is logged as a warning
         self._loop = loop
         self._options = options
         self._lease = lease
@@ -135,6 +141,7 @@ class ConnectionPool:
             for url in urls
         ]
         self._connection_ids = count(1)
+        self._held: set[FeedConnection] = set()  # those that are not closed; mostly those of the slots
 
     def __iter__(self) -> Iterator[FeedConnection]:
         return iter([connection for slot in self._slots for connection in slot])
@@ -184,11 +191,23 @@ class ConnectionPool:
         for slot in self._slots:
             if connection in slot:
                 if is_wanted:
+                    self._log_loss(connection, why, now)
                     self.last_error = why
-                    lasted_s = now - connection.opened_at
-                    logger.warning("%s: connection lost after %.1f s: %s", self._loop.name, lasted_s, why)
                 slot.lose(connection, now, is_wanted=is_wanted)
                 connection.mark_failed()
+
+    def _log_loss(self, connection: FeedConnection, why: str, now: float) -> None:
+        if connection.state is ConnectionState.OPEN:
+            self._refusals, self._refusal_due = 0, -math.inf
+            lasted_s = now - connection.opened_at
+            logger.warning("%s: connection lost after %.1f s: %s", self._loop.name, lasted_s, why)
+            return
+        self._refusals += 1
+        level = logging.DEBUG
+        if now >= self._refusal_due:
+            self._refusal_due = now + REFUSAL_LOG_S
+            level = logging.WARNING
+        logger.log(level, "%s: no connection, by %d tries: %s", self._loop.name, self._refusals, why)
 
     def _put_off(self, connection: FeedConnection, until: float, now: float) -> None:
         for slot in self._slots:
@@ -204,10 +223,18 @@ class ConnectionPool:
         """Send close frames; return how long the answers may be waited for, in seconds."""
         return max((connection.begin_close() for connection in self), default=0.0)
 
+    def end_strays(self) -> None:
+        """Close the connections of no slot: an exception came between. Nothing is reported."""
+        for connection in self._held.difference(self):
+            self._loop.unwatch(connection)
+            connection.close()
+            self._held.discard(connection)
+
     def release(self) -> None:
         """Close all sockets. Nothing is reported."""
         for slot in self._slots:
             slot.release()
+        self.end_strays()
 
     def watch_room(self) -> None:
         """Let the loop watch for room to write where data waits to be sent."""
@@ -229,18 +256,20 @@ class ConnectionPool:
             self._lease,
             take_shared=self._take_shared,
         )
+        self._held.add(connection)
         connection.connect()
         return connection
 
     def _forget(self, connection: FeedConnection, now: float) -> None:
-        if connection.state is ConnectionState.OPEN:
-            self._loop.unwatch(connection)
+        self._loop.unwatch(connection)
         connection.close()
+        self._held.discard(connection)
         self._on_closed(connection, now, not self.open_ones)
 
     def _opened(self, connection: FeedConnection, now: float) -> None:
         connection.is_kept_alive_by_loop = self._loop.watch(
             connection, served=connection if connection.can_be_served else None
         )
+        self._refusals, self._refusal_due = 0, -math.inf
         connection.reading = "native" if connection.is_kept_alive_by_loop else "python"
         self._on_opened(connection, now)

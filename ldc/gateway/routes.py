@@ -5,6 +5,7 @@ Rule 2: no path reaches the file system. Files of the page are in a dict, filled
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +20,13 @@ from ldc.gateway.connections import Connections
 from ldc.gateway.exchange_info import ExchangeInfo
 from ldc.gateway.limits import PING_S
 from ldc.gateway.listeners import Listener
+from ldc.gateway.openapi import document
 from ldc.gateway.page import Page
 from ldc.gateway.push import EVENTS, LEVELS, Push, PushSession, clamped_levels, event
-from ldc.gateway.reply import Reply, error_reply
+from ldc.gateway.reply import Reply, error_reply, json_reply
 from ldc.gateway.rest import BinanceRest
 from ldc.gateway.status import Status
+from ldc.gateway.ubdcc import Ubdcc
 from ldc.wire.streams import requested_streams
 
 Query = Mapping[str, str]
@@ -52,6 +55,7 @@ class Parts:
     exchange_info: ExchangeInfo
     status: Status
     page: Page
+    ubdcc: Ubdcc
 
 
 class Routes:
@@ -67,7 +71,11 @@ class Routes:
             "/healthz": parts.status.health,
             "/readyz": parts.status.readiness,
             "/ldc/status": parts.status.status,
+            "/metrics": parts.status.metrics,
+            "/ldc/openapi.json": lambda _query: json_reply(document(parts.books.family)),
         }
+        self._changes = parts.ubdcc.changes | {"/ldc/session"}
+        """Paths that change something."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request."""
@@ -78,7 +86,7 @@ class Routes:
         self._counts["requests"] += 1
         try:
             answer = await self._answered(request)
-        except ValueError as error:  # of a URL that aiohttp has let pass
+        except (ValueError, TypeError, RecursionError) as error:  # of a URL that aiohttp has let pass, or of a body
             answer = error_reply(400, f"the request cannot be understood: {type(error).__name__}")
         finally:
             connection.request_ends()
@@ -118,22 +126,20 @@ class Routes:
         self._counts[f"refused_{refusal.status}"] += 1
         return refusal
 
-    _changes: frozenset[str] = frozenset({"/ldc/session"})
-    """Paths that change something."""
-
     async def _http(self, request: web.BaseRequest, path: str, method: str) -> Reply | web.StreamResponse:
         if path == "/ldc/session":
             return self._session(method)
+        if path in self._parts.ubdcc.calls and method in ("GET", "POST"):
+            return await self._parts.ubdcc.answer(path, await _parameters(request))
         if method not in ("GET", "HEAD"):
             return error_reply(405, "this path is read with GET", {"Allow": "GET, HEAD"})
         found = self._answers.get(path)
         if found is not None:
             return found(request.query)
-        if path == self._parts.rest.exchange_info_path:
-            return await self._parts.exchange_info.answer(request.query)
         if path.startswith("/ldc/events/"):
             return await self._events(request, path.removeprefix("/ldc/events/"))
-        return not_found()
+        is_info = path == self._parts.rest.exchange_info_path
+        return await self._parts.exchange_info.answer(request.query) if is_info else not_found()
 
     def _session(self, method: str) -> Reply:
         """Give a page that has shown the token a cookie, because a browser's websocket can carry no header."""
@@ -201,3 +207,12 @@ class Routes:
         connections.by_handler[request.protocol].lives_on()
         assert isinstance(request.transport, asyncio.Transport)
         return Listener(request.transport, connections.limits, self._counts)
+
+
+async def _parameters(request: web.BaseRequest) -> Query:
+    """Return the parameters of a call: of the URL, and of a body of JSON. Its length was checked before."""
+    body = await request.read() if request.body_exists else b""
+    given = json.loads(body) if body else {}
+    if not isinstance(given, dict):
+        raise TypeError("a body is an object of JSON")
+    return {**request.query, **given}

@@ -23,6 +23,7 @@ from ldc.gateway.page import Page
 from ldc.gateway.rest import BinanceRest
 from ldc.gateway.routes import Parts, Routes
 from ldc.gateway.status import Status
+from ldc.gateway.ubdcc import Ubdcc
 from ldc.wire.families import rows_of
 
 Result = TypeVar("Result")
@@ -176,7 +177,7 @@ class Gateway:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        limits = self._limits
+        limits, started_ms = self._limits, time.time_ns() // 1_000_000
         connections = Connections(limits, self.counts)
         books = Books(self._manager)
         hub, rest = Hub(books), BinanceRest(books)
@@ -187,8 +188,9 @@ class Gateway:
             connections=connections,
             rest=rest,
             exchange_info=ExchangeInfo(books, rest.exchange_info_path),
-            status=Status(books, self.counts, time.time_ns() // 1_000_000),
+            status=Status(books, self.counts, started_ms),
             page=Page(),
+            ubdcc=Ubdcc(books, limits, self.is_read_only, started_ms),
         )
         http = web.Server(
             Routes(self._parts).handle,

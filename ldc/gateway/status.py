@@ -12,7 +12,7 @@ from typing import Any
 import ldc
 from ldc.gateway.books import Books
 from ldc.gateway.limits import STATUS_AGE_S
-from ldc.gateway.reply import Reply, json_reply
+from ldc.gateway.reply import Reply, error_reply, json_reply
 
 
 class Status:
@@ -21,6 +21,7 @@ class Status:
     def __init__(self, books: Books, counts: Counter[str], started_ms: int) -> None:
         self._books, self._counts, self._started_ms = books, counts, started_ms
         self._kept: tuple[float, Reply] | None = None
+        self._collector: Any = None
 
     def health(self, _query: Mapping[str, str]) -> Reply:
         """Return 200 while the manager is not stopped. That this answers at all says the rest."""
@@ -64,6 +65,17 @@ class Status:
             "markets": [market_status(cache) for _, cache in self._books.symbols()],
             "gateway": dict(sorted(self._counts.items())),
         }
+
+    def metrics(self, _query: Mapping[str, str]) -> Reply:
+        """Return the figures for Prometheus."""
+        try:
+            from ldc import metrics
+        except ImportError as error:
+            return error_reply(501, str(error))
+        if self._collector is None:
+            self._collector = metrics.collector(self._books.manager, lambda: self._counts)
+        body, content_type = metrics.exposition(self._collector)
+        return Reply(200, body, content_type)
 
 
 def market_status(cache: ldc.DepthCache) -> dict[str, Any]:

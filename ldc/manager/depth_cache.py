@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from ldc.book import BookReader, has_system_threads
-from ldc.errors import DepthCacheError, refused, refused_as_too_old
+from ldc.errors import BookNotLoaded, DepthCacheError, refused, refused_as_too_old, refused_unloaded
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.manager import parameters
@@ -101,8 +101,11 @@ class DepthCache:
         return self._live
 
     def explain(self, error: DepthCacheError) -> DepthCacheError:
-        """Return the error to raise for a read that raised this one: the same, or that no wait can help."""
-        return self._why_over() or error
+        """Return the error for a read that raised this one: that no wait can help, or the same with its reason."""
+        over, problem = self._why_over(), self._live.last_error
+        if over is None and isinstance(error, BookNotLoaded) and problem is not None:
+            return refused_unloaded(self.market, Cause.NOT_LOADED, self._live.book.suspended_by, problem=problem)
+        return over or error
 
     def _why_over(self) -> DepthCacheError | None:
         """Return the error that says why it will never be readable again, or None: it may be."""
@@ -177,6 +180,11 @@ class DepthCache:
     def suspended_by(self) -> str | None:
         """As `BookReader.suspended_by`."""
         return self.reader.suspended_by
+
+    @property
+    def epoch(self) -> int:
+        """As `BookReader.epoch`."""
+        return self.reader.epoch
 
     @property
     def last_update_id(self) -> int | None:
@@ -326,6 +334,25 @@ class DepthCache:
                 raise lost_by[0]
         return reached
 
+    def look_for_update(self, after_update_id: int | None) -> Callable[[], int | None]:
+        """Return a function that looks for what `wait_for_update` waits for.
+
+        It returns the new id, or None: not yet. It raises what `wait_for_update` raises.
+        """
+        after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
+        if after is None and is_held:
+            after = self.reader.last_update_id
+
+        def look() -> int | None:
+            reached = self.id_past(after)
+            if reached is None:
+                self.raise_if_over()
+                if is_held and not self.is_synchronized and (error := self.why_refused()) is not None:
+                    raise error
+            return reached
+
+        return look
+
     def id_past(self, after: int | None) -> int | None:
         """Return the book's update id, if it can be read and is past that id (None: any); otherwise None."""
         reached = self.reader.last_update_id if self.is_synchronized else None
@@ -394,6 +421,7 @@ class DepthCache:
             connections=self._group.connections_of(live),
             proof_age_s=self.proof_age_s,
             progress=None,
+            epoch=reader.epoch,
         )
 
     def _unreadable_cause(self) -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ldc.consume.callbacks import CallbackThread
+from ldc.consume.log import logger
 from ldc.feed.market import LiveMarket
 from ldc.feed.silence import ProbeAnswer
 from ldc.manager.depth_cache import DepthCache
@@ -14,14 +15,17 @@ from ldc.manager.lifecycle import end_in_forked_children
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, loaded
-from ldc.sync.actions import Purpose, RequestSnapshot
-from ldc.types import Cause
+from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
+from ldc.types import Cause, SyncState
 from ldc.venues import Venue
 
 PROBE_LEVELS = 5
 """Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
 
 _PROBE_EPOCH = 0  # the synchronizer's epochs, which name snapshots, begin at 1
+
+
+StateCallback = Callable[[LiveMarket, StateChanged], object]
 
 
 class Routes:
@@ -32,6 +36,8 @@ class Routes:
     ) -> None:
         self.caches: dict[str, DepthCache] = {}
         """By symbol; the manager writes here."""
+        self.state_callbacks: tuple[StateCallback, ...] = ()
+        """Called with the live market and each change of its state; the manager writes here."""
         self.downloads: SnapshotClient | None = None
         """None before the first depth cache, and after the stop."""
         self._venue, self._callbacks, self._on_restart = venue, callbacks, on_restart
@@ -93,6 +99,24 @@ class Routes:
         """Queue the callback that the user gave."""
         if self._on_restart is not None:
             self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
+
+    def state_changed(self, live: LiveMarket, change: StateChanged) -> None:
+        """Log the new state of a market in detail, and queue the callbacks.
+
+        `ldc.feed.outages` logs what a user must know.
+        """
+        was = "it was " if change.state is SyncState.SYNCHRONIZED else ""
+        logger.debug(
+            "%s: %s -> %s (%s%s) at update id %s",
+            live.market,
+            change.previous_state.value,
+            change.state.value,
+            was,
+            change.cause.value,
+            change.last_update_id,
+        )
+        for callback in self.state_callbacks:
+            callback(live, change)
 
     # Called by the downloader's threads.
 

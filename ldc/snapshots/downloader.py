@@ -448,6 +448,9 @@ class SnapshotDownloader:
     def _report(
         self, ticket: Ticket, report: SnapshotReport, news: SnapshotBegins | SnapshotBody | SnapshotFailure
     ) -> None:
+        if not isinstance(news, SnapshotBegins):
+            for line in ticket.lines:
+                logger.log(line.level, "%s", line.text)
         try:
             report(ticket.request, news)
         except BaseException:  # a thread's top: whatever a report does, the other requests continue

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ldc.errors import DepthCacheError
 from ldc.limits import WEIGHT_WINDOW_S, checked_weight_share
+from ldc.snapshots.refusals import LogLine
 from ldc.snapshots.reply import NO_HEADERS, FailureKind, ReplyHeaders, SnapshotBody, SnapshotFailure
 from ldc.snapshots.weight import REPEATS_FREE, WeightPool, part_for
 from ldc.sync.actions import Purpose
@@ -271,6 +272,8 @@ class Ticket:
         self.is_cancelled = False
         """The client does not want the answer any more."""
         self.is_settled = False
+        self.lines: list[LogLine] = []
+        """What to log about its result, without any lock."""
 
 
 class SnapshotQueue:
@@ -505,10 +508,12 @@ class SnapshotQueue:
             return None
         if isinstance(result, SnapshotBody):
             ticket.client.bodies += 1
-            return result
-        ticket.client.failures[result.kind] += 1
-        is_forbidden = result.kind in _FORBIDS_REQUESTS or headers.retry_after_s is not None
-        return result._replace(retry_at=pool.budget.paused_until_s) if is_forbidden else result
+        else:
+            ticket.client.failures[result.kind] += 1
+            if result.kind in _FORBIDS_REQUESTS or headers.retry_after_s is not None:
+                result = result._replace(retry_at=pool.budget.paused_until_s)
+        ticket.lines = pool.refusals.note(ticket.client.venue.exchange, ticket.request.market, result, now)
+        return result
 
     def _heads(self, now: float) -> list[tuple[WeightPool, _Waiting, QueueClient]]:
         """Return the first request of each pool, and those that may overtake it.

@@ -230,6 +230,12 @@ _KIND_OF_STATUS = {
     429: FailureKind.RATE_LIMITED,
     451: FailureKind.FORBIDDEN,
 }
+_STATUS_IN_WORDS = {
+    403: " (forbidden, by a firewall)",
+    418: " (this address is banned)",
+    429: " (too many requests)",
+    451: " (the exchange does not serve this location, for legal reasons)",
+}
 _KIND_OF_HUNDRED = {
     2: FailureKind.NOT_A_SNAPSHOT,
     3: FailureKind.REDIRECTED,
@@ -283,7 +289,8 @@ def judge_reply(
         if ends is not None:
             headers = headers._replace(retry_after_s=int(ends[1]) / 1000 - headers.server_time_s)
     said = f"error {code} ({_printable(message)})" if code is not None else _excerpt(body)
-    return failure(market, kind, f"HTTP {status} with {said}", status=status, code=code), headers
+    what = f"HTTP {status}{_STATUS_IN_WORDS.get(status, '')} with {said}"
+    return failure(market, kind, what, status=status, code=code), headers
 
 
 def loaded(result: SnapshotBody, rule: SequenceRule, limit: int) -> OrderBook | None:

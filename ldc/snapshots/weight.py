@@ -5,10 +5,11 @@ Rule 1: pure, as `ldc.snapshots.queue` is, which decides what is requested and w
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ldc.limits import WEIGHT_WINDOW_S, Backoff, WeightBudget
+from ldc.snapshots.refusals import RefusalLog
 from ldc.sync.actions import Purpose
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class WeightPool:
     shared_not_before: float = -math.inf
     """Until then the shared budget has refused requests that may use no more than `shared_allowed`."""
     shared_allowed: int = 0
+    refusals: RefusalLog = field(default_factory=RefusalLog)
     is_taking_shared: bool = False
     """A worker is taking from the shared budget, which is a file. Until it returns, no other request of the pool
     begins."""

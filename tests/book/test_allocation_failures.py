@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ldc.book import IMPLEMENTATION, OrderBook
+from ldc.book import IMPLEMENTATION, FrameReader, OrderBook, StreamBinding, UpdateWaiter
 
 ALLOCATIONS = range(1, 60)
 
@@ -93,6 +93,38 @@ def test_an_update_gives_up_the_far_end_where_it_finds_no_block(limit: Callable[
     assert book.ask_horizon is not None
     assert book.best_bid == whole.best_bid
     assert book.compare(whole).is_equal
+
+
+def test_a_stream_that_cannot_be_bound_is_reported_and_the_others_take_the_long_way(
+    limit: Callable[[int], None],
+) -> None:
+    book = loaded()
+    reader, binding = FrameReader(), StreamBinding(book, None)
+    binding.is_direct = True
+    reader.bind("one", binding)
+    limit(1)
+    with pytest.raises(MemoryError):
+        reader.bind("two", binding)
+    limit(-1)
+    payload = b'{"stream":"one","data":' + update(range(3999, 3997, -2), range(4003, 4005, 2), "2").encode() + b"}"
+    data = b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload
+    with reader.writable() as room:
+        room[: len(data)] = data
+    reader.received(len(data))
+    event = reader.next_event(0.0, 0)
+    assert event is not None
+    assert (event.payload, event.binding, book.last_update_id) == (payload, None, 1)
+    reader.bind("two", binding)
+    assert reader.next_event(0.0, 0) is None
+
+
+def test_a_waiter_for_many_without_memory_waits_for_none(limit: Callable[[int], None]) -> None:
+    binding = StreamBinding(loaded(), None)
+    limit(1)
+    with pytest.raises(MemoryError):
+        UpdateWaiter([binding])
+    limit(-1)
+    assert binding.waiting == 0
 
 
 def test_an_update_that_cannot_be_kept_is_applied_and_what_was_kept_is_forgotten(limit: Callable[[int], None]) -> None:

@@ -1,16 +1,21 @@
 """What a book costs. The budgets are measured by `sys.getsizeof`, which is held to what the process really holds."""
 
+import ctypes
+import gc
 import random
 import subprocess
 import sys
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from messages import make_snapshot, make_update
+from messages import make_snapshot, make_update, outcome
 
 from ldc._build import BUILD
+from ldc.book import IMPLEMENTATION, OrderBook
 from ldc.types import Verdict
 
 FIXED_BYTES_MAX = 8 * 1024
@@ -119,3 +124,75 @@ def test_what_a_book_says_is_what_the_process_holds(compiled_books: ModuleType) 
     command = [sys.executable, "-P", "-c", MEASURE, compiled_books.__name__, *map(str, FOLDERS)]
     measured = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert 0.7 < float(measured.stdout) < 1.4
+
+
+# ------------------------------------------------------------------------------------------------ leaks
+
+
+class Usage(ctypes.Structure):
+    """struct mallinfo2 of glibc."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    ))  # fmt: skip
+
+
+LONG_BIDS = [(str(price), "1") for price in range(4000, 1000, -1)]
+LONG_ASKS = [(str(price), "1") for price in range(4001, 7001)]
+
+
+def allocated_bytes() -> int:
+    """Return how many bytes the process holds of what malloc gave it."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        pytest.skip("this C library does not say how much it has given")
+    mallinfo2.restype = Usage
+    usage = mallinfo2()
+    return int(usage.uordblks + usage.hblkhd)
+
+
+def new_book() -> Any:
+    book = OrderBook("spot")
+    book.load_snapshot(make_snapshot(LONG_BIDS, LONG_ASKS), limit=5000)
+    return book
+
+
+REFUSED = make_update(101, bids=[*LONG_BIDS, ("x", "1")])
+
+LEAKS: dict[str, Callable[[Any, Any], object]] = {
+    "a book": lambda _book, _other: new_book(),
+    "load_snapshot": lambda book, _other: book.load_snapshot(make_snapshot(LONG_BIDS, LONG_ASKS), limit=5000),
+    "load_from": lambda book, _other: book.load_from(new_book()),
+    "a refused snapshot": lambda book, _other: outcome(lambda: book.load_snapshot(make_snapshot(LONG_ASKS, LONG_BIDS))),
+    "apply": lambda book, _other: book.apply(make_update(book.last_update_id + 1, bids=LONG_BIDS, asks=LONG_ASKS)),
+    "a refused update": lambda book, _other: outcome(lambda: book.apply(REFUSED)),
+    "clear": lambda book, _other: (book.clear(), book.load_snapshot(make_snapshot(LONG_BIDS, LONG_ASKS), limit=5000)),
+    "adopt": lambda book, other: (other.load_from(new_book()), book.load_from(new_book()), book.adopt(other)),
+    "compare": lambda book, other: (other.load_from(new_book()), book.load_from(new_book()), book.compare(other)),
+    "bids": lambda book, _other: book.bids(),
+    "asks, exact": lambda book, _other: book.asks(number=str),
+    "view": lambda book, _other: book.view(number=Decimal),
+    "to_numpy": lambda book, _other: book.to_numpy("bids"),
+    "to_json": lambda book, _other: book.to_json(),
+    "texts": lambda book, _other: book.texts(),
+    "retained updates": lambda book, _other: (
+        book.retain_updates(),
+        book.apply(make_update(book.last_update_id + 1, bids=LONG_BIDS)),
+        book.forget_retained(),
+    ),
+}
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "cython", reason="the Python book does not allocate by hand")
+@pytest.mark.parametrize("what", LEAKS)
+def test_nothing_is_allocated_that_is_not_freed(what: str) -> None:
+    book, other, times = new_book(), new_book(), 20
+    for _ in range(3):
+        LEAKS[what](book, other)
+    gc.collect()
+    before = allocated_bytes()
+    for _ in range(times):
+        LEAKS[what](book, other)
+    gc.collect()
+    assert allocated_bytes() - before < times * 500

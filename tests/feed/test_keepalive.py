@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_a_pong_proves_what_was_sent_before_its_ping_and_no_more(started: Any) -
     started.note_pong(payload, 107.5)
     assert started.proven_at == 105.0
     assert started.last_pong_at == 107.5
+
+
+def test_a_lease_is_renewed_as_of_the_ping_not_of_its_pong(make: Maker) -> None:
+    """What came before the ping has been received; what came after it need not have been."""
+    lease = importlib.import_module(make.__module__.replace("keepalive", "lease")).Lease(10**12)
+    keepalive = make(5.0, 3.0, 3, lease=lease)
+    start = time.monotonic() - 100.0
+    keepalive.start(start)
+    payload = ping(keepalive, start + 60.0)
+    assert keepalive.note_pong(payload, start + 62.0)
+    assert lease.age_ns / 1e9 == pytest.approx(40.0, abs=15.0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0" * 8, b"\0" * 7 + b"\2", b"\0" * 7 + b"\1\1", b"\0" * 7])

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import selectors
 import socket
 import struct
@@ -312,6 +313,26 @@ def test_updates_are_retained_without_a_return_and_the_id_that_is_waited_for_mak
         other.apply_retained(one.book)
         assert other.last_update_id == 155
         assert other.compare(one.book).is_equal
+
+
+def test_nothing_is_read_from_a_descriptor_after_its_connection_was_closed() -> None:
+    """The number goes to another socket at once, as it does in a process that opens one connection after another."""
+    with link() as one:
+        theirs, ours = socket.socketpair()
+        number = one.client.fileno()
+        one.loop.unregister(one.client)
+        one.client.close()
+        os.dup2(ours.fileno(), number)
+        with contextlib.closing(socket.socket(fileno=number)) as another, theirs, ours:
+            theirs.sendall(frame(update(101, 101)))
+            one.loop.spins = True
+            assert one.serve(0.02) == []
+            assert another.recv(4096) == frame(update(101, 101))
+            assert one.book.last_update_id == 100
+            one.loop.register(another, selectors.EVENT_READ, one, one)
+            theirs.sendall(frame(update(101, 101)))
+            assert one.serve(0.02) == []
+            assert one.book.last_update_id == 101
 
 
 def test_a_loop_that_spins_never_sleeps_and_keeps_its_deadline() -> None:

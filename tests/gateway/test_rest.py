@@ -4,7 +4,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from gateway_kit import Served, caught_up, served, until
+from gateway_kit import Served, caught_up, deepened, served, until
 from simulator_kit import decimals
 
 from ldc.simulator import SimulatedExchange
@@ -64,6 +64,7 @@ def test_what_clients_ask_first_is_answered(spot: Served):
 @pytest.mark.parametrize("venue", VENUE_NAMES[:3])
 def test_the_best_prices_are_those_of_the_book(venue: str):
     with served(venue) as row:
+        deepened(row)
         caught_up(row)
         path = depth_path(venue).removesuffix("depth") + "ticker/bookTicker"
         body = row.get(path, symbol=row.market).json()
@@ -120,6 +121,7 @@ def test_a_side_that_ends_at_its_horizon_says_so():
 
 def test_a_complete_book_has_no_horizon_whatever_was_requested(spot: Served):
     assert isinstance(spot.exchange, SimulatedExchange)
+    deepened(spot)
     body = spot.get("/api/v3/depth", symbol="BTCUSDT", limit=5000).json()
     assert "bidHorizon" not in body
     assert len(body["bids"]) == spot.manager.get_depth_cache("BTCUSDT").reader.bid_count

@@ -62,6 +62,11 @@ def caught_up(served: Served, market: str | None = None) -> int:
     return update_id
 
 
+def deepened(served: Served) -> None:
+    """Wait until the book has every level. A deepening changes its horizon, and its times at the same update id."""
+    until(lambda: served.manager.get_depth_cache(served.market).reader.bid_horizon is None)
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for a condition; it must come true."""
     give_up_at = time.monotonic() + PATIENCE_S

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from history_bounds import (
     BACKOFF_S_FIRST,
     BACKOFF_S_MAX,
+    LEASE_S,
     REFRESH_AHEAD_S_MAX,
     REFUSED_IN_A_ROW_MAX,
     RESTART_AFTER_SNAPSHOT_S,
@@ -30,6 +31,8 @@ from history_faults import MALFORMED, malformed
 from history_market import SimulatedMarket
 from history_server import BODY_FAULTS, HTTP_FAULTS, LATENCY_S_MAX, Answer, Falsehood, RestServer
 
+from ldc.book import KeepAlive
+from ldc.frames import Opcode
 from ldc.limits import ConnectBudget, MessagePacer, ReconnectPolicy
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest, Ticket
 from ldc.snapshots.reply import SnapshotBody
@@ -52,6 +55,9 @@ SETTLES_WITHIN_S = REFRESH_AHEAD_S_MAX + 30.0
 UPDATES_AFTER = 8
 """Updates that a market must follow after it has come back."""
 
+STANDSTILLS_S = (0.5, 4.0, LEASE_S - 1.5, LEASE_S + 1.5, 2 * LEASE_S)
+"""How long the library's thread may stand still while the exchange goes on."""
+
 WORKERS = 4
 """Downloads at a time."""
 
@@ -65,7 +71,7 @@ _VENUE = replace(
 FAULTS = (
     *("updates",) * 8, *("server",) * 3, "disconnect", "disconnect", "handover", "resubscribe", "stall", "restart",
     "jump", "resync", "refresh", "refresh", "sleep", "connect fails", "foreign weight", "falsehood", "quiet",
-    "step back",
+    "step back", "standstill", "half open",
 )  # fmt: skip
 UPDATE_FAULTS = (
     "drop", "drop", "drop", "drop more", "twice", "twice", "late", "late", "malformed", "malformed", "with last",
@@ -98,11 +104,15 @@ class Connection:
         self.slot = slot
         self.is_open = False
         self.subscriptions: dict[str, Subscription] = {}
+        self.is_half_open = False
+        """Nothing arrives any more, and nothing says so."""
+        self.keepalive = KeepAlive(5.0, 3.0, 5)
         self.delay_s = 0.0
         self.held_until = 0.0
         self.faults: list[str] = []
         self.late: list[tuple[int, SimulatedMarket, bytes]] = []
-        self.queue: deque[tuple[float, SimulatedMarket, bytes]] = deque()
+        self.queue: deque[tuple[float, SimulatedMarket | None, bytes]] = deque()
+        """Updates, and pongs, which are of no market."""
         self.pacer = MessagePacer()
         self.sent_at: deque[float] = deque(maxlen=6)
         self.successor: Connection | None = None
@@ -171,6 +181,11 @@ class History:
         ]
         for market in self.markets:
             market.log = log
+        self.lease = books.Lease(int(LEASE_S * 1e9))
+        """Of all books. Its clock is that of the machine, so virtual time decides whether it is fresh or has ended."""
+        self.proven_at = -1e9
+        for market in self.markets:
+            market.book.lease = self.lease
         self.faults_over_at: float | None = None
         self.deadlines: dict[str, float] = {}
         self.back_at: dict[str, float] = {}
@@ -193,6 +208,7 @@ class History:
             self.at(1.5, lambda: self.fault_falsehood(self.markets[0]))
         timeline, markets = self._timeline, self.markets
         while not self.is_over:
+            self.age_lease()
             before = self.now
             held_up = [] if self.faults_over_at is None else [market for market in markets if self.is_held_up(market)]
             coming = timeline[0][0]
@@ -225,6 +241,13 @@ class History:
             return False
         return synchronizer.requests.has_begun or request.due > self.now
 
+    def age_lease(self) -> None:
+        """Let the lease end when its last proof is too old in virtual time, for readers and for the library."""
+        has_ended = self.now - self.proven_at > LEASE_S
+        self.lease.renew(0 if has_ended else self.lease.now_ns())
+        for market in self.markets:
+            market.is_stalled = has_ended
+
     def at(self, time: float, happen: Callable[[], None]) -> None:
         """Call `happen` at that time."""
         self._order += 1
@@ -238,6 +261,19 @@ class History:
             self.check_whether_faults_are_over()
         for connection in list(self.connections):
             self.arrive(connection)
+        for connection in list(self.connections):
+            self.keep_alive(connection)
+        self.move()
+        for connection in list(self.connections):
+            if connection.successor is not None:
+                self.hand_over(connection)
+        if self.faults_over_at is not None:
+            self.check_whether_it_is_over()
+        is_waiting = self.now > (self.faults_over_at or self.faults_until) + 3.0
+        self.at(self.now + (IDLE_STEP_S if is_waiting else STEP_S), self.step)
+
+    def move(self) -> None:
+        """The markets move, and the exchange sends what has changed."""
         for market in self.markets:
             engine = market.engine
             if self.draw() < self.activity and self.now >= self.quiet_until:
@@ -253,13 +289,19 @@ class History:
                     and (self.redundancy == 1 or self.draw() < 0.7)
                 ):
                     self.send(connection, market, subscription)
-        for connection in list(self.connections):
-            if connection.successor is not None:
-                self.hand_over(connection)
-        if self.faults_over_at is not None:
-            self.check_whether_it_is_over()
-        is_waiting = self.now > (self.faults_over_at or self.faults_until) + 3.0
-        self.at(self.now + (IDLE_STEP_S if is_waiting else STEP_S), self.step)
+
+    def keep_alive(self, connection: Connection) -> None:
+        """Ping, as the library does, and find out that nothing answers. The exchange's pong takes its turn."""
+        if not connection.is_open or connection not in self.connections:
+            return
+        if connection.keepalive.is_dead(self.now):
+            self.disconnect(connection, is_lost=True)
+            return
+        message = connection.keepalive.next_message(self.now)
+        if message is not None and not connection.is_half_open:
+            assert message[0] == Opcode.PING
+            arrives_at = max(self.now + connection.delay_s, connection.held_until)
+            connection.queue.append((arrives_at, None, message[1]))
 
     def send(self, connection: Connection, market: SimulatedMarket, subscription: Subscription) -> None:
         """Send a subscription's update, or do to it what a fault demands."""
@@ -297,6 +339,8 @@ class History:
 
     def post(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
         """Send bytes."""
+        if connection.is_half_open:
+            return
         arrives_at = max(self.now + connection.delay_s, connection.held_until)
         if connection.queue or arrives_at > self.now:
             connection.queue.append((arrives_at, market, payload))
@@ -308,7 +352,15 @@ class History:
         queue = connection.queue
         while queue and queue[0][0] <= self.now:
             _, market, payload = queue.popleft()
-            self.deliver(connection, market, payload)
+            if market is not None:
+                self.deliver(connection, market, payload)
+            elif connection.keepalive.note_pong(payload, self.now):
+                self.note_proof(connection)
+
+    def note_proof(self, connection: Connection) -> None:
+        """Something proves that all has arrived that was sent before."""
+        self.proven_at = max(self.proven_at, connection.keepalive.proven_at)
+        self.age_lease()
 
     def deliver(self, connection: Connection, market: SimulatedMarket, payload: bytes) -> None:
         """One update reaches the library."""
@@ -347,6 +399,8 @@ class History:
         if connection not in self.connections:
             return
         connection.is_open = True
+        connection.keepalive.start(self.now)
+        self.note_proof(connection)
         for market in self.markets:
             self.subscribe(connection, market)
 
@@ -570,6 +624,34 @@ class History:
         for market in self.markets:  # another connection may be so far ahead that no gap waits
             market.resyncs_allowed += 1
 
+    def fault_half_open(self, _market: SimulatedMarket) -> None:
+        """Nothing arrives any more on a connection, and nothing says so."""
+        if not self.connections:
+            return
+        connection = self.rng.choice(self.connections)
+        connection.is_half_open = True
+        connection.queue.clear()
+        connection.late.clear()
+        for market in self.markets:  # another connection may be so far ahead that no gap waits
+            market.resyncs_allowed += 1
+
+    def fault_standstill(self, _market: SimulatedMarket) -> None:
+        """The library's thread stands still, and the exchange goes on. Other threads read."""
+        until = self.now + self.rng.choice(STANDSTILLS_S)
+        for connection in self.connections:
+            connection.held_until = max(connection.held_until, until)
+        for market in self.markets:
+            market.resyncs_allowed += 1  # as after a stall
+        while self.now < until:
+            self.now = min(self.now + STEP_S, until)
+            self.age_lease()
+            for market in self.markets:
+                market.check_readable()
+            self.move()
+        for connection in list(self.connections):  # an answer that waited for this thread came in time
+            self.arrive(connection)
+        self.faults_until = max(self.faults_until, self.now + 1.0)
+
     def fault_server(self, _market: SimulatedMarket) -> None:
         names = BODY_FAULTS if self.draw() < 0.5 else HTTP_FAULTS
         faults = [self.rng.choice(names) for _ in range(self.rng.randint(1, 3))]
@@ -675,7 +757,10 @@ class History:
         if len({connection.slot for connection in self.connections}) < self.redundancy:
             return
         if any(
-            len(connection.subscriptions) < self.market_count or connection.late or connection.held_until > self.now
+            len(connection.subscriptions) < self.market_count
+            or connection.late
+            or connection.held_until > self.now
+            or connection.is_half_open
             for connection in self.connections
         ):
             if any(connection.late for connection in self.connections):

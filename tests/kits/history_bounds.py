@@ -22,5 +22,8 @@ RESTART_AFTER_SNAPSHOT_S = 10.0
 RESTART_WITHOUT_TIMES_S = 10.0
 """How long restarted ids may stay unnoticed if no event time shows them."""
 
+LEASE_S = 9.0
+"""How old the last proof of a book that can be read may be: ping interval (5) + ping timeout (3) + 1."""
+
 REFRESH_AHEAD_S_MAX = 300.0
 """How long a refresh may wait for a stream that does not reach its snapshot."""

@@ -84,6 +84,10 @@ class SimulatedMarket:
         self.is_falsified = False
         """A snapshot was false where nothing could notice it. The next audits must."""
         self.has_been_read = False
+        self.is_stalled = False
+        """Whether the lease has ended."""
+        self.stalled_checks = 0
+        """Checks of a book that could be read if the lease had not ended."""
         self.unsynchronized_s = 0.0
         self.checks = 0
         self._unsynchronized_since: float | None = 0.0
@@ -183,6 +187,10 @@ class SimulatedMarket:
         book = self.book
         if book.suspended_by is not None:
             assert self.implausible_count <= REFUSED_IN_A_ROW_MAX, "a snapshot was refused once too often"
+            return
+        assert (book.unreadable_cause == Cause.STALLED) == self.is_stalled, "not what the lease says"
+        if self.is_stalled:
+            self.stalled_checks += 1
             return
         if book.is_crossed:  # it cannot be read, though it is not suspended yet
             assert book.unreadable_cause == Cause.CROSSED

@@ -310,7 +310,7 @@ def test_waiting_for_what_does_not_exist_raises():
             assert caught.value.cause == Cause.UNKNOWN_MARKET
         with pytest.raises(UnknownMarket, match="NOSUCHUSDT"):
             manager.get_asks("NOSUCHUSDT")
-        assert len(exchange.requests_of("NOSUCHUSDT")) == 1
+        assert len(exchange.requests_of("NOSUCHUSDT")) == 2  # the second one confirms the first
         status = manager.get_status("NOSUCHUSDT")
         assert (status.state, status.cause) == (SyncState.FAILED, Cause.UNKNOWN_MARKET)
 

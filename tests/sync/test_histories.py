@@ -107,6 +107,13 @@ def test_what_the_histories_are_made_of() -> None:
     assert sum(outcome.resyncs for outcome in outcomes) > 50
 
 
+def test_a_writer_that_stands_still_leaves_books_whose_lease_has_ended() -> None:
+    histories = [History(seed, COMPILED) for seed in range(100)]
+    for history in histories:
+        history.run()
+    assert sum(any(market.stalled_checks for market in history.markets) for history in histories) >= 3
+
+
 def test_audits_cure_what_a_snapshot_has_falsified() -> None:
     """Nothing can notice a false first snapshot. The audits find it, and at the end the book is right."""
     falsified = [seed for seed in range(1_500) if History(seed, COMPILED).is_falsified]
@@ -148,6 +155,21 @@ def test_a_wrong_level_is_found() -> None:
             market.receive = receive  # type: ignore[method-assign]
 
     assert_found(lose_a_level, "the book differs")
+
+
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_a_lease_that_is_ignored_or_never_renewed_is_found(is_ignored: bool) -> None:
+    def ignore_lease(history: History) -> None:
+        for market in history.markets:
+            market.book.lease = None
+
+    def renew_nothing(history: History) -> None:
+        history.note_proof = lambda connection: None  # type: ignore[method-assign]
+
+    if is_ignored:
+        assert_found(ignore_lease, "not what the lease says", seeds=range(100))
+    else:
+        assert_found(renew_nothing, "never settles")
 
 
 def test_an_unnoticed_loss_is_found() -> None:

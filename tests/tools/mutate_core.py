@@ -39,15 +39,18 @@ HANGS_FACTOR = 3.0
 BOOK_TESTS = (
     "book/test_book_apply.py", "book/test_book_snapshot.py", "book/test_book_numbers.py", "book/test_book_reads.py",
     "book/test_book_horizon.py", "book/test_book_compare_adopt.py", "book/test_book_header.py",
-    "book/test_book_json.py", "book/test_book_refusals.py", "book/test_book_lease.py", "book/test_book_retain.py",
+    "book/test_book_json.py", "book/test_book_text.py",
+    "book/test_book_refusals.py", "book/test_book_lease.py", "book/test_book_retain.py",
     "book/test_allocation_failures.py", "book/test_json_cases.py", "book/test_book_memory.py",
     "book/test_book_threads.py", "book/test_hostile.py", "book/test_book_machine.py",
 )  # fmt: skip
 FEED_TESTS = (
     "feed/test_native_loop.py", "book/test_frames.py", "feed/test_keepalive.py", "book/test_book_retain.py",
-    "consume/test_signal.py", "manager/test_waiting.py", "feed/test_connection.py",
+    "consume/test_signal.py", "manager/test_waiting.py", "feed/test_connection.py", "feed/test_tls.py",
 )  # fmt: skip
-TESTS_OF = dict.fromkeys(("frames", "loop", "waiter", "wait", "keepalive"), FEED_TESTS) | {"tls": ("feed/test_tls.py",)}
+COMMIT_TESTS = ("feed/test_native_loop.py", *BOOK_TESTS)
+TESTS_OF = dict.fromkeys(("frames", "loop", "waiter", "wait", "keepalive"), FEED_TESTS)
+TESTS_OF |= {"tls": ("feed/test_tls.py",), "commit": COMMIT_TESTS}
 """By the name of a part; of the others the tests of the book."""
 
 DIRECTIVES = "boundscheck=True,wraparound=False,initializedcheck=True,cdivision=False,binding=True,embedsignature=True"
@@ -56,7 +59,7 @@ COMPARED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 CALCULATED = {"+": "-", "-": "+"}
 _COMPARISON = re.compile(r"(?<=\s)(<=|>=|==|!=|<|>)(?=\s)")
 _SUM = re.compile(r"(?<=[\w)\]] )([+-])(?= [\w(])")
-_NUMBER = re.compile(r"(?<![\w.\"'])(\d+)(?![\w.\"'])")
+_NUMBER = re.compile(r"(?<![\w.\"'-])(\d+)(?![\w.\"'])")
 _WORD = re.compile(r"\b(and|or)\b")
 _FUNCTION = re.compile(r"\s*(cdef|cpdef|def)\b.*\(|\s*(cdef|cpdef)\s+(inline\s+)?\w.*\($")
 _DECLARATION = re.compile(r"cdef\s+[\w\s*]+?\s=\s")
@@ -251,15 +254,8 @@ def tried(number: int, tests: tuple[str, ...], folder: Path, timeout_s: float | 
     """Run tests with one mutant alive (0: none); return how it ended."""
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-n", "0"]
     # What is tried with the book in plain Python says nothing of this one.
-    command += [
-        "-m",
-        "not check",
-        "-k",
-        "not python",
-        "--rootdir",
-        str(PROJECT),
-        *(str(PROJECT / "tests" / name) for name in tests),
-    ]
+    command += ["-m", "not check", "-k", "not python", "--rootdir", str(PROJECT)]
+    command += [str(PROJECT / "tests" / name) for name in tests]
     environment = os.environ | {"LDC_MUTANT": str(number), "PYTHONPATH": str(folder)}
     log = FOLDER / f"{number}.log"
     with log.open("w") as output:
