@@ -29,7 +29,13 @@ def test_a_view_arrives_as_the_book_read_it():
     made = book(ladder(30), ladder(30, 101, 1))
     push = push_from(push_of("BTCUSDT", made.reader, 20))
     view = push.view(5)
-    ends = {"bid_horizon": 81.0, "ask_horizon": 120.0, "bids_truncated": False, "asks_truncated": False}
+    ends = {
+        "bid_horizon": 81.0,
+        "ask_horizon": 120.0,
+        "bids_truncated": False,
+        "asks_truncated": False,
+        "epoch": view.epoch,
+    }
     assert view == made.view(20)._replace(received_time_ns=5, **ends)
     assert push.cause is None
     assert push.market == "BTCUSDT"
