@@ -24,7 +24,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
+.PHONY: help test lint check check-cluster coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
 	bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
@@ -54,6 +54,7 @@ help:
 	@echo "make matrix    make test on every Python from 3.11; those that are not installed come from Debian's packages"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
 	@echo "make torn      one writer, eight readers, every read checked; SECONDS=60"
+	@echo "make check-cluster         nodes of a cluster that are killed, stopped and restarted under a reader (minutes)"
 	@echo "make clean     remove everything that make has made"
 
 # ---------------------------------------------------------------------------------------------------- the environment
@@ -262,6 +263,10 @@ fuzz: $(VENV)/.installed
 SECONDS ?= 60
 torn: $(VENV)/.installed
 	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/torn_reads.py --seconds $(SECONDS)
+
+# Nodes of a cluster as processes that are killed, stopped and restarted under a reader; two minutes. LDC_CLUSTER_FAULTS=50 for more.
+check-cluster: $(VENV)/.installed
+	$(PYTEST) -n 0 -m check $(ARGS) tests/cluster/test_cluster_processes.py
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

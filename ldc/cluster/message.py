@@ -2,7 +2,9 @@
 
 Rule 1: a book travels as one message, so that both sides belong to one update id.
 Rule 2: ages travel as durations. No clock of another machine is believed.
-Rule 3: readers survive any bytes. What cannot be read is a ``ValueError``.
+Rule 3: a message names its market. The transport numbers its keys, and reuses the numbers: while publishers come and
+    go, a message may arrive under the key of another market.
+Rule 4: readers survive any bytes. What cannot be read is a ``ValueError``.
 """
 
 import math
@@ -22,7 +24,7 @@ LEVELS_MAX = 1000
 CAUSE_BYTES_MAX = 24
 """Bytes of a cause. Every cause of ldc is shorter."""
 
-_HEAD = struct.Struct(f"<4sHHQqqqddII{CAUSE_BYTES_MAX}s")
+_HEAD = struct.Struct(f"<4sHHqqqddII{CAUSE_BYTES_MAX}s")
 _PROOF = struct.Struct(f"<BqI{CAUSE_BYTES_MAX}s")
 _NO_TIME = -1
 _AGE_MS_MAX = 2**32 - 1
@@ -31,6 +33,7 @@ _AGE_MS_MAX = 2**32 - 1
 class Push(NamedTuple):
     """The best levels of a market on one node, or that they cannot be read there."""
 
+    market: str
     last_update_id: int
     event_time_ms: int | None
     transaction_time_ms: int | None
@@ -72,35 +75,35 @@ class Proof(NamedTuple):
     """Why it cannot be read there; None: it can."""
 
 
-def push_of(reader: ldc.BookReader, levels: int) -> bytes:
+def push_of(market: str, reader: ldc.BookReader, levels: int) -> bytes:
     """Return the message with the best levels of a book. One atomic read; a book that cannot be read says why."""
     try:
         view = reader.view(levels)
     except ldc.DepthCacheError as error:
-        return refusal(reader.last_update_id or 0, error.cause or "NOT_LOADED")
-    bids, asks = view.bids, view.asks
+        return refusal(market, reader.last_update_id or 0, error.cause or "NOT_LOADED")
+    bids, asks, name = view.bids, view.asks, market.encode()
     head = _HEAD.pack(
         MAGIC,
         VERSION,
-        0,
-        0,
+        len(name),
         view.last_update_id,
         _NO_TIME if view.event_time_ms is None else view.event_time_ms,
         _NO_TIME if view.transaction_time_ms is None else view.transaction_time_ms,
-        _horizon(bids, view.bid_horizon, levels),
-        _horizon(asks, view.ask_horizon, levels),
+        _horizon(bids, view.bid_horizon, view.bids_truncated),
+        _horizon(asks, view.ask_horizon, view.asks_truncated),
         len(bids),
         len(asks),
         b"",
     )
     numbers = [number for side in (bids, asks) for level in side for number in level]
-    return head + struct.pack(f"<{len(numbers)}d", *numbers)
+    return head + name + struct.pack(f"<{len(numbers)}d", *numbers)
 
 
-def refusal(last_update_id: int, cause: str) -> bytes:
+def refusal(market: str, last_update_id: int, cause: str) -> bytes:
     """Return the message that a book cannot be read."""
-    text = cause.encode()[:CAUSE_BYTES_MAX]
-    return _HEAD.pack(MAGIC, VERSION, 0, 0, last_update_id, _NO_TIME, _NO_TIME, math.nan, math.nan, 0, 0, text)
+    name, text = market.encode(), cause.encode()[:CAUSE_BYTES_MAX]
+    nothing = (_NO_TIME, _NO_TIME, math.nan, math.nan, 0, 0)
+    return _HEAD.pack(MAGIC, VERSION, len(name), last_update_id, *nothing, text) + name
 
 
 def push_from(data: bytes) -> Push:
@@ -108,12 +111,15 @@ def push_from(data: bytes) -> Push:
     if len(data) < _HEAD.size:
         raise ValueError(f"a push has {len(data)} bytes, and {_HEAD.size} are the least")
     fields = _HEAD.unpack_from(data)
-    magic, version, _, _, last_update_id, event_ms, transaction_ms, bid_horizon, ask_horizon, bids, asks, cause = fields
+    magic, version, length, last_update_id, event_ms, transaction_ms, *horizons, bids, asks, cause = fields
+    bid_horizon, ask_horizon = horizons
     if magic != MAGIC or version != VERSION:
         raise ValueError(f"a push begins with {magic!r}, version {version}; {MAGIC!r}, version {VERSION} is known")
-    if max(bids, asks) > LEVELS_MAX or len(data) != _HEAD.size + 16 * (bids + asks):
+    start = _HEAD.size + length
+    if max(bids, asks) > LEVELS_MAX or len(data) != start + 16 * (bids + asks):
         raise ValueError(f"a push of {len(data)} bytes claims {bids} bids and {asks} asks")
     return Push(
+        data[_HEAD.size : start].decode(),
         last_update_id,
         None if event_ms < 0 else event_ms,
         None if transaction_ms < 0 else transaction_ms,
@@ -121,7 +127,7 @@ def push_from(data: bytes) -> Push:
         None if math.isnan(ask_horizon) else ask_horizon,
         _cause(cause),
         (bids, asks),
-        data[_HEAD.size :],
+        data[start:],
     )
 
 
@@ -132,8 +138,8 @@ def differ(one: Push, other: Push) -> bool:
     mine, theirs = one.view(0), other.view(0)
     bid_end = max(_or(mine.bid_horizon, -math.inf), _or(theirs.bid_horizon, -math.inf))
     ask_end = min(_or(mine.ask_horizon, math.inf), _or(theirs.ask_horizon, math.inf))
-    bids = ([level for level in view.bids if _number(level[0]) >= bid_end] for view in (mine, theirs))
-    asks = ([level for level in view.asks if _number(level[0]) <= ask_end] for view in (mine, theirs))
+    bids = ([level for level in view.bids if level[0] >= bid_end] for view in (mine, theirs))
+    asks = ([level for level in view.asks if level[0] <= ask_end] for view in (mine, theirs))
     return bool(operator.ne(*bids) or operator.ne(*asks))
 
 
@@ -164,20 +170,13 @@ def proofs_from_bytes(data: bytes) -> list[Proof]:
     return proofs
 
 
-def _horizon(side: Sequence[tuple[object, object]], horizon: object, levels: int) -> float:
-    """Return the price to which the first levels of a side are complete; NaN: to every price."""
-    if len(side) >= levels:
-        return _number(side[-1][0])
-    return _or(horizon, math.nan)
+def _horizon(side: Sequence[tuple[float, float]], horizon: float | None, is_truncated: bool) -> float:
+    """Return the price to which the levels of a side are complete; NaN: to every price."""
+    return side[-1][0] if is_truncated else _or(horizon, math.nan)
 
 
-def _number(value: object) -> float:
-    assert isinstance(value, float), "a view was read with the number type float"
-    return value
-
-
-def _or(value: object, otherwise: float) -> float:
-    return otherwise if value is None else _number(value)
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _cause(text: bytes) -> str | None:

@@ -453,7 +453,7 @@ class Node:
 
     def _book(self, market: str) -> bytes:
         kept = self._kept.get(market)
-        return refusal(0, "NOT_LOADED") if kept is None else push_of(kept.reader, self._levels)
+        return refusal(market, 0, "NOT_LOADED") if kept is None else push_of(market, kept.reader, self._levels)
 
     def _change(self, request: dict[str, Any]) -> bytes:
         """Add markets to the list, or with 0 replicas remove them."""
@@ -539,7 +539,7 @@ class Node:
         if kept is None:
             return  # it could not be started
         self._manager.stop_depth_cache(market)
-        kept.publisher.put(refusal(kept.pushed_id or 0, "STOPPED"))
+        kept.publisher.put(refusal(market, kept.pushed_id or 0, "STOPPED"))
         kept.publisher.close()
         logger.info("node %s stops %s", self.name, market)
 
@@ -572,5 +572,5 @@ class Node:
         if cause is not None and kept.pushed_id is None:
             return  # it was never readable: nobody waits for that news
         kept.pushed_id, kept.pushed_cause = last_update_id, cause
-        if kept.publisher.put(push_of(reader, self._levels)):
+        if kept.publisher.put(push_of(kept.market, reader, self._levels)):
             self._pushes += 1

@@ -122,7 +122,7 @@ class ClusterBooks:
         self._tokens: dict[str, NodeToken] = {}
         self._holders: dict[str, set[tuple[str, str]]] = {}
         self._ends = threading.Event()
-        self._bad_messages = 0
+        self._bad_messages = self._misrouted_messages = 0
         self._bus = Bus(BusOptions(connect, (), config))
         self._bus.watch(self.keys.nodes, self._node_token)
         self._bus.watch(self.keys.replicas, self._replica_token)
@@ -288,6 +288,14 @@ class ClusterBooks:
         """Messages that could not be read, and were dropped."""
         return self._bad_messages
 
+    @property
+    def misrouted_messages(self) -> int:
+        """Messages that arrived under the key of another market, and were dropped.
+
+        The next message of their market, or the next proof, brings what they said.
+        """
+        return self._misrouted_messages
+
     def observe(self, observer: Callable[[str, str, str | None], object] | None) -> None:
         """Call `observer(event, node, market)` on a thread of the transport for each change; None: no more.
 
@@ -407,6 +415,9 @@ class ClusterBooks:
         except ValueError as error:
             self._bad_messages += 1
             logger.warning("a push of %r from node %r is dropped: %s", market.name, name, error)
+            return
+        if push.market != market.name:
+            self._misrouted_messages += 1
             return
         with market.changed:
             found = market.replicas.pushed(name, push, time.time_ns(), time.monotonic())
@@ -564,11 +575,15 @@ def _as_lists(levels: Iterable[tuple[Any, Any]]) -> list[list[float]]:
 
 
 def _cut(view: ldc.BookView[float], limit: int) -> ldc.BookView[float]:
-    """Return the first levels of a view. Where levels were left out, the horizon is the last one that is left."""
+    """Return the first levels of a view, which says whether levels were left out."""
     if limit < 0:
         raise ValueError(f"limit_count must not be negative, and is {limit}")
-    bids, asks = view.bids[:limit], view.asks[:limit]
-    return view._replace(bids=bids, asks=asks)
+    return view._replace(
+        bids=view.bids[:limit],
+        asks=view.asks[:limit],
+        bids_truncated=len(view.bids) > limit,
+        asks_truncated=len(view.asks) > limit,
+    )
 
 
 def _is_past(shown: Any, first: Any, after_update_id: int | None) -> bool:

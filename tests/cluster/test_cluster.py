@@ -107,6 +107,17 @@ def test_the_status_names_the_replicas(cluster):
     ]
 
 
+def test_a_message_under_the_key_of_another_market_is_dropped(cluster):
+    """Zenoh numbers its keys and reuses the numbers, so a push may be delivered under a wrong one."""
+    books = cluster.books
+    reader = cluster.nodes["a"].manager.get_depth_cache("ETHUSDT").reader
+    before = books.misrouted_messages
+    books._pushed(books._markets["BTCUSDT"], "a", push_of("ETHUSDT", reader, 20))
+    assert books.misrouted_messages == before + 1
+    market = books._markets["BTCUSDT"].replicas
+    assert market.shown.push.market == "BTCUSDT"
+
+
 def test_too_strict_an_age_is_refused_with_what_was_found(cluster):
     time.sleep(0.001)  # the age that is allowed, and more: not for another thread
     with pytest.raises(ldc.DepthCacheOutOfSync, match=r"BTCUSDT.*TOO_OLD.*0\.0001 s are allowed") as raised:
@@ -183,7 +194,7 @@ def test_a_replica_that_differs_is_told_and_not_read(cluster, exchange):
         wrong = [[price, "12345"] for price, _ in view.bids]
         body = {"lastUpdateId": view.last_update_id, "bids": wrong, "asks": [list(each) for each in view.asks]}
         liar.load_snapshot(json.dumps(body))
-        books._pushed(market, "liar", push_of(liar.reader, 20))
+        books._pushed(market, "liar", push_of("SOLUSDT", liar.reader, 20))
         return told
 
     wait_until(lie, "a disagreement")

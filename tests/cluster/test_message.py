@@ -22,15 +22,23 @@ def ladder(count, best=100, step=-1, quantity="1.5"):
 
 
 def pushed(*arguments, levels=20, **parameters):
-    return push_from(push_of(book(*arguments, **parameters).reader, levels))
+    return push_from(push_of("BTCUSDT", book(*arguments, **parameters).reader, levels))
 
 
 def test_a_view_arrives_as_the_book_read_it():
     made = book(ladder(30), ladder(30, 101, 1))
-    push = push_from(push_of(made.reader, 20))
+    push = push_from(push_of("BTCUSDT", made.reader, 20))
     view = push.view(5)
-    assert view == made.view(20)._replace(received_time_ns=5, bid_horizon=81.0, ask_horizon=120.0)
+    ends = {
+        "bid_horizon": 81.0,
+        "ask_horizon": 120.0,
+        "bids_truncated": False,
+        "asks_truncated": False,
+        "epoch": view.epoch,
+    }
+    assert view == made.view(20)._replace(received_time_ns=5, **ends)
     assert push.cause is None
+    assert push.market == "BTCUSDT"
 
 
 def test_a_side_that_is_shorter_than_the_message_keeps_the_book_s_own_horizon():
@@ -43,16 +51,16 @@ def test_a_side_that_is_shorter_than_the_message_keeps_the_book_s_own_horizon():
 def test_a_book_that_cannot_be_read_says_why():
     made = book(ladder(3), ladder(3, 101, 1))
     made.suspend("GAP")
-    push = push_from(push_of(made.reader, 20))
+    push = push_from(push_of("BTCUSDT", made.reader, 20))
     assert (push.cause, push.counts, push.last_update_id) == ("GAP", (0, 0), 7)
-    assert push_from(push_of(ldc.OrderBook("spot").reader, 20)).cause == "NOT_LOADED"
+    assert push_from(push_of("BTCUSDT", ldc.OrderBook("spot").reader, 20)).cause == "NOT_LOADED"
 
 
 def test_times_and_their_absence_arrive():
     made = book(ladder(3), ladder(3, 101, 1))
-    assert push_from(push_of(made.reader, 5)).event_time_ms is None
+    assert push_from(push_of("BTCUSDT", made.reader, 5)).event_time_ms is None
     made.apply('{"e":"depthUpdate","E":123,"s":"BTCUSDT","U":8,"u":9,"b":[],"a":[["101","2"]]}')
-    assert push_from(push_of(made.reader, 5)).event_time_ms == 123
+    assert push_from(push_of("BTCUSDT", made.reader, 5)).event_time_ms == 123
 
 
 def test_books_agree_inside_both_horizons():
@@ -101,7 +109,7 @@ def test_an_age_is_rounded_up():
 
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255))
 def test_no_bytes_do_anything_but_raise_value_error(noise, place, byte):
-    whole = push_of(book(ladder(3), ladder(3, 101, 1)).reader, 20)
+    whole = push_of("BTCUSDT", book(ladder(3), ladder(3, 101, 1)).reader, 20)
     changed = bytearray(whole)
     changed[place % len(whole)] = byte
     for data in (noise, whole[:place], bytes(changed)):
@@ -119,7 +127,7 @@ def test_no_bytes_do_anything_but_raise_value_error(noise, place, byte):
 
 
 def test_a_message_of_another_version_is_refused():
-    data = bytearray(refusal(1, "GAP"))
+    data = bytearray(refusal("BTCUSDT", 1, "GAP"))
     data[4] += 1
     with pytest.raises(ValueError, match="version 2"):
         push_from(bytes(data))
@@ -127,10 +135,10 @@ def test_a_message_of_another_version_is_refused():
 
 def test_levels_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="claims 3 bids and 3 asks"):
-        push_from(push_of(book(ladder(3), ladder(3, 101, 1)).reader, 20)[:-16])
+        push_from(push_of("BTCUSDT", book(ladder(3), ladder(3, 101, 1)).reader, 20)[:-16])
 
 
 def test_every_cause_of_ldc_fits():
     for cause in ldc.Cause:
-        assert push_from(refusal(1, cause)).cause == cause
+        assert push_from(refusal("BTCUSDT", 1, cause)).cause == cause
         assert len(cause) <= message.CAUSE_BYTES_MAX

@@ -10,7 +10,7 @@ from ldc.cluster.replicas import DOUBT_S, IDS_KEPT, NEVER, MarketReplicas, is_ne
 
 def push(update_id, bid=100.0, event_ms=None, cause=None):
     levels = struct.pack("<4d", bid, 1.0, bid + 1, 1.0)
-    return Push(update_id, event_ms, None, None, None, cause, (1, 1), levels)
+    return Push("BTCUSDT", update_id, event_ms, None, None, None, cause, (1, 1), levels)
 
 
 def proof(update_id, age_s=0.0, cause=None):

@@ -161,7 +161,11 @@ class Judge:
         self._seen[market] = view.last_update_id
         age_ms = self.books.status(market).age_ms
         self.oldest_ms = max(self.oldest_ms, age_ms or 0.0)
-        true = self.exchange.true_book(market, view.last_update_id, 20)
+        try:
+            true = self.exchange.true_book(market, view.last_update_id, 20)
+        except KeyError as error:
+            self.wrong.append(f"{error}, from node {self.books._markets[market].replicas.shown.node}")
+            return
         for mine, theirs in ((view.bids, true.bids), (view.asks, true.asks)):
             right = tuple((float(price), float(quantity)) for price, quantity in theirs[: len(mine)])
             if mine != right or len(mine) != 20:
