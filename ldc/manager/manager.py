@@ -67,7 +67,9 @@ class BinanceLocalDepthCacheManager:
             interruption. It runs in a thread of its own and may block or raise.
         websocket_ping_interval, websocket_ping_timeout: seconds. A dead connection is detected within their sum.
         websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
-        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths.
+        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths. Lists
+            of one length: addresses that serve the same, such as two gateways; after a failure the next one is used,
+            and with `redundancy` several at once.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         weight_pool: a name for the IP address that the exchange sees. Managers with the same name share one request
             weight and one budget of connects, whatever proxies they use. None: the proxy's host and port name it.
@@ -112,8 +114,8 @@ class BinanceLocalDepthCacheManager:
         websocket_ping_interval: float = 5,
         websocket_ping_timeout: float = 3,
         websocket_close_timeout: float = 2,
-        restful_base_uri: str | None = None,
-        websocket_base_uri: str | None = None,
+        restful_base_uri: str | Sequence[str] | None = None,
+        websocket_base_uri: str | Sequence[str] | None = None,
         proxy: str | None = None,
         weight_pool: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
@@ -127,6 +129,9 @@ class BinanceLocalDepthCacheManager:
         compat.check_parameters(compat_parameters)
         with parameters.wrong_types_as_values():
             self._venue = venue_named(parameters.text("exchange", exchange))
+            if lists := parameters.base_uris(restful_base_uri, websocket_base_uri):
+                self._venue = self._venue.at(*lists)
+                restful_base_uri = websocket_base_uri = None
             self._settings = Settings.checked(
                 self._venue,
                 default_refresh_interval=default_refresh_interval,
