@@ -25,7 +25,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
 .PHONY: help test lint check coverage matrix fuzz torn clean analytics simulate mutants demo detect soak docs \
-	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+	bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -45,6 +45,7 @@ help:
 	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
+	@echo "make bench-consume         streams, callbacks and waits: from the exchange's write to the user's code"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
 	@echo "make bench-peers           install other libraries' books into build/peers-venv, and measure beside them"
@@ -144,6 +145,10 @@ bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py
 
+# What the gateway costs: reads, the way of a diff, listeners.
+bench-gateway: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_gateway.py $(ARGS)
+
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed
 	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)
@@ -177,6 +182,10 @@ define bench_peers
 	$(if $(filter peers,$(PEERS_RESULTS)),$(PEERS_PY) benchmarks/$(1)_report.py benchmarks/results/peers$(2).json \
 		docs/evidence/peers.md docs/images/peers$(2).svg README.md)
 endef
+
+# Ways of consuming: from the exchange's write to the user's code, beside other libraries where they are installed.
+bench-consume: $(PEERS_VENV)/.installed
+	$(PEERS_PY) benchmarks/bench_consume.py $(ARGS)
 
 bench-peers-recordings: $(PEERS_VENV)/.installed
 	$(call bench_peers,bench_peers,,$(PEERS_ARGS_recordings))

@@ -209,13 +209,18 @@ def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure(
-    name: str, count: int, truth: Truth, runs: list[tuple[float, int]], patience_s: float = PATIENCE_S
+    name: str,
+    count: int,
+    truth: Truth,
+    runs: list[tuple[float, int]],
+    patience_s: float = PATIENCE_S,
+    target: Any = bench_loopback_clients.run,
 ) -> list[dict[str, Any]]:
-    """Return the results of all runs of one library with so many markets."""
+    """Return the results of all runs of one library with so many markets. `target` is the process of its client."""
     names = bench_loopback_exchange.names_of(count)
     with process(bench_loopback_exchange.serve, names, truth.recorded) as server:
         port = server.recv()
-        with process(bench_loopback_clients.run, name, port, names, patience_s) as client:
+        with process(target, name, port, names, patience_s) as client:
             ready = answer(client, ("ready",), patience_s + 5)
             if "failed" in ready or "no client" in ready:
                 return [ready for _ in runs]

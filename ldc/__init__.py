@@ -6,6 +6,8 @@ Live, from an exchange:
         manager.create_depth_cache("BTCUSDT")
         manager.wait_until_synchronized(timeout=30)
         manager.get_asks("BTCUSDT", limit_count=10)
+        for update in manager.updates("BTCUSDT"):     # or async for
+            print(update.market, update.last_update_id)
 
 One book, updated by hand:
 
@@ -21,6 +23,9 @@ from ldc._version import __version__
 from ldc.analytics.arrow import LevelTable
 from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
+from ldc.consume.callbacks import CallbackHandle
+from ldc.consume.stream import MergedStream, UpdateStream, merge
+from ldc.consume.updates import BookUpdate
 from ldc.errors import (
     BookNotLoaded,
     DepthCacheAlreadyStopped,
@@ -53,6 +58,9 @@ from ldc.types import (
     Verdict,
 )
 
+DepthCacheManager = BinanceLocalDepthCacheManager
+"""A short name."""
+
 FeedStatus = ConnectionStatus
 """The name of `ConnectionStatus` up to 0.1."""
 
@@ -67,7 +75,9 @@ __all__ = [
     "BookNotLoaded",
     "BookReader",
     "BookTexts",
+    "BookUpdate",
     "BookView",
+    "CallbackHandle",
     "Cause",
     "Comparison",
     "ConnectionStatus",
@@ -76,6 +86,7 @@ __all__ = [
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",
     "DepthCacheError",
+    "DepthCacheManager",
     "DepthCacheNotFound",
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
@@ -84,6 +95,7 @@ __all__ = [
     "Header",
     "LevelTable",
     "MalformedMessage",
+    "MergedStream",
     "OrderBook",
     "Prices",
     "Progress",
@@ -91,7 +103,9 @@ __all__ = [
     "SyncState",
     "UnknownExchange",
     "UnknownMarket",
+    "UpdateStream",
     "Verdict",
     "__version__",
+    "merge",
     "read_header",
 ]

@@ -35,6 +35,8 @@ The parts, each included so that the C compiler sees one unit:
     core/keepalive.pxi pings, pongs, and the pace of what is sent
     core/wait.pxi      threads that sleep until a number changes
     core/loop.pxi      a feed's steady state without the GIL
+    core/queue.pxi     what waits for the consumers of updates, and how they are woken
+    core/updates.pxi   what happens to a book, for its consumers
 """
 
 cimport cython
@@ -45,7 +47,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.math cimport INFINITY
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -128,6 +130,8 @@ cdef struct Place:
     bint has_event_time
     bint has_transaction_time
     bint has_received_time
+
+include "core/queue.pxi"
 
 cdef enum:
     RETAINED_UPDATES_LIMIT = 1_000                  # ldc.limits.RETAINED_UPDATES_MAX
@@ -220,6 +224,11 @@ cdef class OrderBook:
     cdef RetainedUpdates _retained          # the writer's
     cdef bint _chains_by_previous_id        # of the rule, in C
     cdef bint _first_may_end_at_snapshot
+    cdef bint _has_news                     # for the queue of a watch that must be woken
+    cdef bint _was_lost                     # it could not be read where it stood: crossed, or past its horizon
+    cdef int _cause_number                  # of what was given to suspend() or close()
+    cdef int64_t _epoch
+    cdef Watch* _watches                    # the consumers of its updates; NULL: there is none
     cdef object _cause                      # given to suspend() or close(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
     cdef const char* _symbol_text           # of `_symbol`; NULL: None
@@ -291,6 +300,8 @@ cdef class OrderBook:
             load_body(self, body, honoured, &place)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def apply(self, payload, received_time_ns=None):
         """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
@@ -324,6 +335,8 @@ cdef class OrderBook:
         finally:
             PyBuffer_Release(&view)
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
         return VERDICTS[verdict]
 
     def adopt(self, OrderBook other not None):
@@ -337,6 +350,8 @@ cdef class OrderBook:
             adopt_book(self, other)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def clear(self):
         """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
@@ -344,10 +359,14 @@ cdef class OrderBook:
         begin_writing(self)
         mutex_lock(&self._mutex)
         take_sides(self, &bids, &asks)
+        if self._watches != NULL:
+            note_state(self, False)
         mutex_unlock(&self._mutex)
         side_release(&bids)
         side_release(&asks)
         end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def load_from(self, OrderBook other not None):
         """Become what another book is that has loaded a snapshot, and clear that one: a snapshot is read only once.
@@ -364,6 +383,8 @@ cdef class OrderBook:
                 end_writing(other)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def retain_updates(self):
         """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent.
@@ -401,6 +422,8 @@ cdef class OrderBook:
                 end_writing(other)
         finally:
             end_writing(self)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def attend_at(self, update_id, updates=None):
         """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer.
@@ -422,18 +445,18 @@ cdef class OrderBook:
         The class is `DepthCacheOutOfSync`, unless `ldc.errors.REFUSALS` has another for the cause.
         """
         check_cause(cause)
-        with cython.critical_section(self):
-            if not self._is_closed:
-                self._cause = cause
-            mutex_lock(&self._mutex)
-            self._is_suspended = True
-            mutex_unlock(&self._mutex)
+        suspend_book(self, cause, False)
 
     def resume(self):
-        """Let reads return again what the book holds, unless it is closed."""
+        """Let reads return again what the book holds, unless it is closed. After a suspension that begins an epoch."""
         mutex_lock(&self._mutex)
+        self._epoch += self._is_suspended and not self._is_closed
         self._is_suspended = self._is_closed
+        if self._watches != NULL:
+            note_state(self, False)
         mutex_unlock(&self._mutex)
+        if self._has_news:
+            wake_consumers(self, False)
 
     def close(self, cause):
         """Let every read raise with this cause, a non-empty str, for good: as `suspend`, but nothing undoes it.
@@ -442,13 +465,7 @@ cdef class OrderBook:
         signal handler, whatever the writer is doing; it waits at most for one commit.
         """
         check_cause(cause)
-        with cython.critical_section(self):
-            if not self._is_closed:
-                self._cause = cause
-            mutex_lock(&self._mutex)
-            self._is_suspended = True
-            self._is_closed = True
-            mutex_unlock(&self._mutex)
+        suspend_book(self, cause, True)
 
     def close_after_fork(self, cause):
         """Close the book in a forked child, and forget what it holds. Only for a child of one thread.
@@ -470,6 +487,7 @@ cdef class OrderBook:
         add_atomically64(&retained_bytes_of_all, -self._retained.bytes)
         memset(&self._retained, 0, sizeof(self._retained))
         exchange(&self._writers, 0)
+        forget_watches(self)
         self.close(cause)
 
     @property
@@ -713,6 +731,18 @@ cdef class OrderBook:
         return cause_of(self) if is_suspended else None
 
     @property
+    def epoch(self):
+        """A number that grows whenever the book can be read again after it could not, or has other levels at once.
+
+        The pair of epoch and update id never goes back, not even when the exchange restarts its ids.
+        """
+        cdef int64_t epoch = 0
+        mutex_lock(&self._mutex)
+        epoch = self._epoch
+        mutex_unlock(&self._mutex)
+        return epoch
+
+    @property
     def last_update_id(self):
         """The exchange's update id that the book stands at, or None before the first snapshot."""
         cdef Place place
@@ -839,6 +869,7 @@ include "core/retain.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
+include "core/updates.pxi"
 include "core/wide.pxi"
 include "core/walks.pxi"
 include "core/analytics.pxi"

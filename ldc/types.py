@@ -353,6 +353,8 @@ class DepthCacheStatus(NamedTuple):
     """Seconds since the last proof that the book is current; see `max_age` of the manager's reads."""
     progress: Progress | None
     """The manager's `get_progress`; None in a status that did not come from the manager's `get_status`."""
+    epoch: int = 0
+    """Grows whenever the book can be read again after it could not; 0 before the first time. As in `BookView`."""
 
     @property
     def feeds(self) -> tuple[ConnectionStatus, ...]:

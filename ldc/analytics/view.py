@@ -43,6 +43,8 @@ class BookView(NamedTuple, Generic[N]):
     """Whether `limit` left out asks that the read would have returned without it."""
     number: type[N] = float  # type: ignore[assignment]  # of a view that is made by hand
     """The type of its prices and quantities: float, Decimal or str."""
+    epoch: int = 0
+    """Grows whenever the book can be read again after it could not. The pair of epoch and update id never goes back."""
 
     @property
     def mid(self) -> N | None:

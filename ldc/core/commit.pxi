@@ -161,11 +161,21 @@ cdef inline bint is_crossed(const BookSide* bids, const BookSide* asks) noexcept
 
 cdef inline void attend(OrderBook book) noexcept nogil:
     """Note what the owner has to see, and whether the book can be read at all. After every change, under the lock."""
+    cdef bint needed_attention = book._needs_attention
     book._is_crossed = is_crossed(&book._bids, &book._asks)
     book._needs_attention = (
         book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
         or book._place.last_update_id >= book._attend_at_id
         or book._counters.updates_applied >= book._attend_at_count)
+    if needed_attention or book._needs_attention:
+        note_epoch(book)
+
+
+cdef void note_epoch(OrderBook book) noexcept nogil:
+    """A book that could not be read where it stood can be again: that begins an epoch."""
+    cdef bint is_lost = book._is_crossed or has_no_known_level(&book._bids) or has_no_known_level(&book._asks)
+    book._epoch += book._was_lost and not is_lost
+    book._was_lost = is_lost
 
 
 cdef void commit_update(OrderBook book, const Message* m, const Place* place, const Settled* settled) noexcept nogil:
@@ -235,6 +245,8 @@ cdef int commit_verdict(
     keep_header(&book._header, m)
     if verdict == APPLIED:
         commit_update(book, m, place, settled)
+        if book._watches != NULL:
+            note_update(book, c, m, settled)
     elif verdict == STALE:
         book._counters.updates_stale += 1
     else:

@@ -72,6 +72,7 @@ cdef int fill_from_copy(BookSide* side, const SideCopy* copy, int64_t sign) exce
 cdef int adopt_book(OrderBook book, OrderBook other) except -1:
     cdef BookCopy copy
     cdef BookSide bids, asks
+    cdef Differences changed
     if not book._is_loaded:
         raise BookNotLoaded(book.market, Cause.NOT_LOADED)
     copy_book(other, &copy)
@@ -83,6 +84,7 @@ cdef int adopt_book(OrderBook book, OrderBook other) except -1:
         except MemoryError:
             side_release(&bids)
             raise
+        find_differences(book, &copy, &changed)
     finally:
         free_copy(&copy)
     mutex_lock(&book._mutex)
@@ -90,9 +92,13 @@ cdef int adopt_book(OrderBook book, OrderBook other) except -1:
     book._price_scale = copy.price_scale
     book._quantity_scale = copy.quantity_scale
     book._counters.books_adopted += 1
+    if book._watches != NULL:
+        note_adoption(book, &changed)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)
+    free(changed.bids)
+    free(changed.asks)
     return 0
 
 

@@ -271,6 +271,7 @@ cdef class FrameReader:
     cdef bint _has_failed
     cdef int64_t _received_ns           # the wall clock at the loop's last receive; 0: none
     cdef void* _touched                 # bindings with waiters whose books have changed: a list through the bindings
+    cdef public bint calls_inline       # a consumer that runs in this thread has something to take
     cdef int64_t _updates               # applied or counted by the loop
     cdef Py_ssize_t _start              # of what is not consumed yet
     cdef Py_ssize_t _end
@@ -577,23 +578,26 @@ cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place*
 
 
 cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil:
-    """A book has changed: note the threads that wait for it. They are woken once, when all that arrived is applied.
+    """A book has changed: note who waits for it. They are woken once, when all that arrived is applied.
 
     A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     """
-    if (read_relaxed(&binding._waiting) | read_relaxed(&binding._listening)) != 0 and not binding._is_touched:
+    if not binding._is_touched and (binding.book._has_news or (
+            read_relaxed(&binding._waiting) | read_relaxed(&binding._listening)) != 0):
         binding._is_touched = True
         binding._next_touched = reader._touched
         reader._touched = <void*>binding
 
 
-cdef void* wake_one(StreamBinding binding) noexcept nogil:
+cdef void* wake_one(FrameReader reader, StreamBinding binding) noexcept nogil:
     cdef void* following = binding._next_touched
     binding._is_touched = False
     binding._next_touched = NULL
     if read_in_order(&binding._waiting) != 0:   # who counts itself in later reads the book later
         wake_word(&binding._change)
     wake_listeners(binding)
+    if binding.book._has_news and wake_consumers(binding.book, True):
+        reader.calls_inline = True
     return following
 
 
@@ -602,7 +606,7 @@ cdef inline void wake_touched(FrameReader reader) noexcept nogil:
     cdef void* at = reader._touched
     reader._touched = NULL
     while at != NULL:
-        at = wake_one(<StreamBinding>at)
+        at = wake_one(reader, <StreamBinding>at)
 
 
 cdef object take_update(
@@ -649,5 +653,7 @@ cdef object take_update(
     if verdict == APPLIED and not book._needs_attention:
         touch(reader, binding)
         return None
+    if book._has_news:
+        touch(reader, binding)
     binding.is_direct = False
     return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

@@ -86,6 +86,7 @@ cdef enum:
     CONTROL_FRAME_MAX = 6 + CONTROL_PAYLOAD_MAX
     READABLE_EVENT = 1          # selectors.EVENT_READ
     WRITABLE_EVENT = 2          # selectors.EVENT_WRITE
+    CALLS_EVENT = 4             # consumers that run in this thread have something to take
 
 cdef int64_t SLEPT_NS_MAX = 5 * NS_PER_S
 # A machine that was suspended for longer has lost what was sent meanwhile: Python closes the connections.
@@ -147,6 +148,8 @@ cdef inline bint take_plain(
             return True
     if verdict != APPLIED or book._needs_attention:
         reader._judged = verdict
+        if book._has_news:
+            touch(reader, binding)
         return False
     touch(reader, binding)
     return True
@@ -274,7 +277,11 @@ cdef bint serve(Channel* channel, FrameReader reader) noexcept nogil:
 
 
 cdef bint serve_channel(Channel* channel) noexcept nogil:
-    return serve(channel, <FrameReader>channel.reader)
+    cdef bint is_for_python = serve(channel, <FrameReader>channel.reader)
+    if (<FrameReader>channel.reader).calls_inline:
+        (<FrameReader>channel.reader).calls_inline = False
+        channel.events |= CALLS_EVENT
+    return is_for_python
 
 
 cdef bint send_control(Channel* channel, int opcode, const char* payload, int length, uint32_t mask) noexcept nogil:

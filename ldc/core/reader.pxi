@@ -127,6 +127,11 @@ cdef class BookReader:
         return self._book.suspended_by
 
     @property
+    def epoch(self):
+        """As `OrderBook.epoch`."""
+        return self._book.epoch
+
+    @property
     def last_update_id(self):
         """As `OrderBook.last_update_id`."""
         return self._book.last_update_id

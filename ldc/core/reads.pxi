@@ -60,7 +60,7 @@ cdef inline ReadState state_of_book(OrderBook book, Refusal* refusal) noexcept n
 
 cdef inline bint has_left(OrderBook book, const BookSide* side, Refusal* refusal) noexcept nogil:
     """Whether a side holds no level inside its horizon. Under the lock."""
-    if not side.has_horizon or side.known_count != 0:
+    if not has_no_known_level(side):
         return False
     refusal.side = side
     refusal.horizon_key = side.horizon_key
@@ -219,7 +219,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     cdef Level* asks = ask_stack
     cdef int32_t bid_count = 0, ask_count = 0, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
     cdef bint has_bid_horizon = False, has_ask_horizon = False, bids_truncated = False, asks_truncated = False
-    cdef int64_t bid_horizon = 0, ask_horizon = 0
+    cdef int64_t bid_horizon = 0, ask_horizon = 0, epoch = 0
     cdef NumberType as_type = number_type(number)
     cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
@@ -240,6 +240,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     has_ask_horizon = book._asks.has_horizon
     bid_horizon = -book._bids.horizon_key
     ask_horizon = book._asks.horizon_key
+    epoch = book._epoch
     mutex_unlock(&book._mutex)
     try:
         if whatever_state and state == NOT_LOADED:      # for the writer, who may load it
@@ -260,6 +261,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
             bids_truncated,
             asks_truncated,
             number,
+            epoch,
         ))
     finally:
         if bids != bid_stack:

@@ -52,6 +52,11 @@ cdef inline bint side_is_short(const BookSide* side) noexcept nogil:
     return side.has_horizon and 2 * <int64_t>side.known_count < side.known_when_filled
 
 
+cdef inline bint has_no_known_level(const BookSide* side) noexcept nogil:
+    """No level is left inside the horizon: the market has moved past it."""
+    return side.has_horizon and side.known_count == 0
+
+
 cdef void side_blank(BookSide* side) noexcept nogil:
     """Make it the side of a book without a snapshot, without freeing anything. `dropped` stays."""
     side.slots = NULL

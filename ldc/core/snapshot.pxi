@@ -104,6 +104,9 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     book._is_first_after_snapshot = True
     book._counters.snapshots_loaded += 1
     book._counters.quantities_saturated += count_saturated(&m.bids) + count_saturated(&m.asks)
+    book._epoch += not book._is_suspended
+    if book._watches != NULL:
+        note_state(book, True)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)
@@ -120,6 +123,7 @@ cdef void take_sides(OrderBook book, BookSide* bids, BookSide* asks) noexcept no
     book._is_loaded = False
     book._is_crossed = False
     book._needs_attention = False
+    book._was_lost = False
     book._header.is_set = False
 
 
@@ -152,6 +156,9 @@ cdef int load_book(OrderBook book, OrderBook other) except -1:
     book._is_first_after_snapshot = is_first
     book._counters.snapshots_loaded += 1
     book._counters.quantities_saturated += saturated
+    book._epoch += not book._is_suspended
+    if book._watches != NULL:
+        note_state(book, True)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)

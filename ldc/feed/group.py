@@ -23,7 +23,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from ldc.book import Lease, read_header
+from ldc.book import Lease, UpdateQueue, read_header
+from ldc.consume.callbacks import InlineCalls
 from ldc.consume.log import logger
 from ldc.errors import MalformedMessage
 from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
@@ -80,6 +81,7 @@ class FeedGroup:
         self._holds_request = holds_request
         self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
+        self._inline = InlineCalls()
         self._silence_due = 0.0
         self._lease = Lease(int(options.lease_s * 1e9))
         self._loop: EventLoop[FeedConnection] = EventLoop(
@@ -135,6 +137,12 @@ class FeedGroup:
     def last_error(self) -> str | None:
         """Why the last connection was lost, or None."""
         return self._connections.last_error
+
+    def inline_queue(self) -> UpdateQueue:
+        """Return the queue of the callbacks that run in the group's thread."""
+        queue = self._inline.queue(self._loop.wake_fd)
+        self._loop.consume = self._inline.run
+        return queue
 
     def connections_of(self, market: LiveMarket) -> tuple[ConnectionStatus, ...]:
         """Return what the connections have brought of a market."""
@@ -263,6 +271,7 @@ class FeedGroup:
                 except BaseException:  # a thread's top
                     logger.exception("%s: %s could not be stopped in order", self.name, market.market)
         finally:
+            self._inline.close()
             self._connections.release()
 
     # connections

@@ -4,7 +4,7 @@ Rule 1: `start`, `post`, `stop` and `join` may be called from any thread. Everyt
 Rule 2: most wake-ups bring one readable socket and move no deadline. So deadlines are checked only when `tick_due` has
     come. Code that may bring a deadline nearer sets `tick_due` to the present. The loop does so itself for posted work
     and for room to write.
-Rule 3: a turn has a fixed order: posted work, readable sources, deadlines.
+Rule 3: a turn has a fixed order: posted work, readable sources, consumers, deadlines.
 Rule 4: an exception in a turn does not end the thread, whatever its class. `recover` is called before anything else,
     and the loop continues after `Timing.fault_pause_s`. If `recover` itself fails, the thread ends. `release` is called
     whatever ends the thread, and accepted work is run.
@@ -102,6 +102,8 @@ class EventLoop(Generic[SourceT]):
         """Sources to read in the next turn, which then does not wait."""
         self._timing = timing
         self._read = read
+        self.consume: Callable[[], object] | None = None
+        """Runs the consumers that belong to this thread; called in each turn after what is readable was read."""
         self._tick = tick
         self._machine_slept = machine_slept
         self._recover = recover
@@ -128,6 +130,11 @@ class EventLoop(Generic[SourceT]):
     def start(self) -> None:
         """Start the thread. Once. Raises ``RuntimeError`` if there can be no more threads."""
         self._thread.start()
+
+    @property
+    def wake_fd(self) -> int:
+        """A descriptor to write a byte to, which wakes the thread; -1: the loop is closed."""
+        return self._mailbox.wake_fd
 
     @property
     def is_own_thread(self) -> bool:
@@ -258,6 +265,8 @@ class EventLoop(Generic[SourceT]):
             self.tick_due = now
         for source in readable:
             self._read(source, now)
+        if self.consume is not None:
+            self.consume()
         slept_s = clock_of_sleep() - self._slept_s_before
         if slept_s > self._timing.slept_s_max:
             self.tick_due = now

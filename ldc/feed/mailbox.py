@@ -31,6 +31,11 @@ class Mailbox:
         self._lock = threading.Lock()  # between `post` and `close`, so that no posted work is lost
         self._is_closed = False
 
+    @property
+    def wake_fd(self) -> int:
+        """A descriptor to write a byte to, which wakes the thread; -1: the mailbox is closed."""
+        return self._sender.fileno()
+
     def __bool__(self) -> bool:
         """Whether work is waiting."""
         return bool(self._posted)

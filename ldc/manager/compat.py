@@ -7,6 +7,7 @@ Rule 1: only names that the manager does not have itself come here, so its own m
 """
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 RENAMED = {
@@ -75,6 +76,66 @@ def lookup(owner: object, name: str) -> Any:
         return _do_nothing
     why = f": {GONE[name]}" if name in GONE else ""
     raise AttributeError(f"{type(owner).__name__} has no {name!r}{why}", name=name, obj=owner)
+
+
+class CompatNames:
+    """UBLDC's names of methods, without a warning because many programs use them. The manager has the methods."""
+
+    def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+        """Start one or many depth caches."""
+        raise NotImplementedError
+
+    def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
+        """Stop and delete one or many depth caches."""
+        raise NotImplementedError
+
+    def markets(self) -> list[str]:
+        """Return the active markets."""
+        raise NotImplementedError
+
+    def refresh(self, markets: str | Iterable[str]) -> bool:
+        """Check the levels of these markets against a new snapshot."""
+        raise NotImplementedError
+
+    def resync(self, market: str, unsubscribe: bool = True) -> bool:
+        """Take a book out of sync and synchronize it again."""
+        raise NotImplementedError
+
+    def stop(self) -> bool:
+        """Stop everything."""
+        raise NotImplementedError
+
+    def create_depthcache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+        """As `create_depth_cache`."""
+        return self.create_depth_cache(markets, refresh_interval)
+
+    def stop_depthcache(self, markets: str | Iterable[str]) -> bool:
+        """As `stop_depth_cache`."""
+        return self.stop_depth_cache(markets)
+
+    def get_list_of_depth_caches(self) -> list[str]:
+        """As `markets`."""
+        return self.markets()
+
+    def get_list_of_depthcaches(self) -> list[str]:
+        """As `markets`."""
+        return self.markets()
+
+    def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
+        """As `refresh`."""
+        return self.refresh(markets)
+
+    def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
+        """As `resync`."""
+        return self.resync(market, unsubscribe)
+
+    def stop_manager(self) -> bool:
+        """As `stop`."""
+        return self.stop()
+
+    def stop_manager_with_all_depth_caches(self) -> bool:
+        """As `stop`."""
+        return self.stop()
 
 
 def check_parameters(parameters: dict[str, Any]) -> None:

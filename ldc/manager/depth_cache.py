@@ -326,6 +326,25 @@ class DepthCache:
                 raise lost_by[0]
         return reached
 
+    def look_for_update(self, after_update_id: int | None) -> Callable[[], int | None]:
+        """Return a function that looks for what `wait_for_update` waits for.
+
+        It returns the new id, or None: not yet. It raises what `wait_for_update` raises.
+        """
+        after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
+        if after is None and is_held:
+            after = self.reader.last_update_id
+
+        def look() -> int | None:
+            reached = self.id_past(after)
+            if reached is None:
+                self.raise_if_over()
+                if is_held and not self.is_synchronized and (error := self.why_refused()) is not None:
+                    raise error
+            return reached
+
+        return look
+
     def id_past(self, after: int | None) -> int | None:
         """Return the book's update id, if it can be read and is past that id (None: any); otherwise None."""
         reached = self.reader.last_update_id if self.is_synchronized else None
@@ -394,6 +413,7 @@ class DepthCache:
             connections=self._group.connections_of(live),
             proof_age_s=self.proof_age_s,
             progress=None,
+            epoch=reader.epoch,
         )
 
     def _unreadable_cause(self) -> str | None:

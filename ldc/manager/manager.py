@@ -6,7 +6,6 @@ Rule 3: a read goes to one depth cache without a lock. It costs what the book's 
 Rule 4: names, parameters and behaviour are those of UBLDC ("Binance Local Depth Cache"); `compat` has its other names.
 """
 
-import logging
 import os
 import platform
 import random
@@ -23,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Self
 from ldc._version import __version__
 from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
-from ldc.consume.callbacks import CallbackThread
+from ldc.consume.callbacks import CallbackHandle, CallbackThread
 from ldc.consume.log import logger
+from ldc.consume.stream import UpdateStream
+from ldc.consume.updates import UpdateNumberType
 from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.cpus import checked_cpus
@@ -33,21 +34,21 @@ from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.manager import compat, lifecycle, parameters
+from ldc.manager.consumers import Consumers, run_in_thread, wait_async
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.routes import Routes
-from ldc.manager.settings import Settings
+from ldc.manager.settings import Settings, venue_at
 from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
 from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
-from ldc.sync.actions import StateChanged
 from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
-from ldc.venues import did_you_mean, venue_named
+from ldc.venues import did_you_mean
 
 
-class BinanceLocalDepthCacheManager:
+class BinanceLocalDepthCacheManager(compat.CompatNames):
     """Keeps exact local copies of an exchange's order books.
 
     Args:
@@ -83,7 +84,7 @@ class BinanceLocalDepthCacheManager:
         feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
 
-    Use it as a context manager, or call `stop_manager`. Thread-safe.
+    Use it as a context manager, with or without ``async``, or call `stop`. Thread-safe.
     """
 
     # Set by `_prepare`: the address may be unknown before.
@@ -128,10 +129,7 @@ class BinanceLocalDepthCacheManager:
     ) -> None:
         compat.check_parameters(compat_parameters)
         with parameters.wrong_types_as_values():
-            self._venue = venue_named(parameters.text("exchange", exchange))
-            if lists := parameters.base_uris(restful_base_uri, websocket_base_uri):
-                self._venue = self._venue.at(*lists)
-                restful_base_uri = websocket_base_uri = None
+            self._venue, restful, websocket = venue_at(exchange, restful_base_uri, websocket_base_uri)
             self._settings = Settings.checked(
                 self._venue,
                 default_refresh_interval=default_refresh_interval,
@@ -143,8 +141,8 @@ class BinanceLocalDepthCacheManager:
                 redundancy=redundancy,
                 init_interval=init_interval,
                 init_time_window=init_time_window,
-                restful_base_uri=restful_base_uri,
-                websocket_base_uri=websocket_base_uri,
+                restful_base_uri=restful,
+                websocket_base_uri=websocket,
                 max_age=max_age,
                 weight_pool=weight_pool,
             )
@@ -155,6 +153,7 @@ class BinanceLocalDepthCacheManager:
             self._shared_folder = shared_folder(shared_budget)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
+        self._consumers = Consumers(exchange, self._callbacks, self._routes)
         self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
         self._group_numbers, self._serials = count(1), count(1)
         lifecycle.end_in_forked_children(self)
@@ -176,7 +175,18 @@ class BinanceLocalDepthCacheManager:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        self.stop_manager()
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        await self.stop_manager_async()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         """Warn that its depth caches continue, and that nobody can stop them any more."""
@@ -236,7 +246,7 @@ class BinanceLocalDepthCacheManager:
                     self._leave_group(cache.group)
         return True
 
-    def stop_manager(self) -> bool:
+    def stop(self) -> bool:
         """Stop everything within a second, from any state. Idempotent.
 
         Callbacks and signal handlers may call it. If a handler interrupted a call that starts something, the stop is
@@ -257,6 +267,12 @@ class BinanceLocalDepthCacheManager:
             stopper.join(self._options.timing.stop_s_max)
         return True
 
+    async def stop_manager_async(self) -> bool:
+        """As `stop`, without blocking the event loop. If it is cancelled, the stop goes on in its thread."""
+        self._is_stopped = True
+        await run_in_thread(self._stop_all, "ldc-stop")
+        return True
+
     def _stop_all(self) -> None:
         with self._lock:
             groups, self._group_sizes = [*self._group_sizes, *self._ending_groups], {}
@@ -266,6 +282,7 @@ class BinanceLocalDepthCacheManager:
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._close_books()  # again, because a call that starts something may have been under way
             self._caches.clear()
+            self._consumers.end()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
             group.stop()
@@ -289,6 +306,7 @@ class BinanceLocalDepthCacheManager:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
         self._lock = threading.Lock()
         self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
+        self._consumers.end_in_child(self._callbacks)
         self._routes._end_in_child()
         self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
         self._caches.clear()
@@ -301,16 +319,10 @@ class BinanceLocalDepthCacheManager:
         for group in groups:
             group.renew()
 
-    def get_list_of_depth_caches(self) -> list[str]:
+    def markets(self) -> list[str]:
         """Return the active markets, as the user spelt them."""
         with self._lock:
             return [cache.market for cache in self._caches.values()]
-
-    # UBLDC's older names, without a warning because many programs use them.
-    create_depthcache = create_depth_cache
-    stop_depthcache = stop_depth_cache
-    get_list_of_depthcaches = get_list_of_depth_caches
-    stop_manager_with_all_depth_caches = stop_manager
 
     def get_progress(self) -> Progress:
         """Return how many depth caches can be read, and about how long the others still need. O(markets)."""
@@ -404,7 +416,7 @@ class BinanceLocalDepthCacheManager:
         """
         if markets is None and self.is_stop_request():  # no markets are left, and "all can be read" would mislead
             raise stopped_manager(Cause.STOPPED)
-        wanted = self.get_list_of_depth_caches() if markets is None else parameters.markets(markets)
+        wanted = self.markets() if markets is None else parameters.markets(markets)
         caches = [self._found(market) for market in wanted]
         timeout_s = parameters.timeout(timeout)
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -439,6 +451,100 @@ class BinanceLocalDepthCacheManager:
         Otherwise raises as `wait_until_synchronized`.
         """
         return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
+
+    async def wait_until_synchronized_async(
+        self, markets: str | Iterable[str] | None = None, timeout: float | None = None
+    ) -> bool:
+        """As `wait_until_synchronized`, in an event loop; but raise ``TimeoutError`` if the time runs out."""
+        if markets is None and self.is_stop_request():
+            raise stopped_manager(Cause.STOPPED)
+        wanted = self.markets() if markets is None else parameters.markets(markets)
+        caches = [self._found(market) for market in wanted]
+
+        def are_synchronized() -> bool:
+            for cache in caches:
+                cache.raise_if_over()
+            return all(cache.is_synchronized for cache in caches)
+
+        await wait_async(caches, are_synchronized, timeout, "not all markets were synchronized")
+        return True
+
+    async def wait_for_update_async(
+        self, market: str, after_update_id: int | None = None, timeout: float | None = None
+    ) -> int:
+        """As `wait_for_update`, in an event loop; but raise ``TimeoutError`` if the time runs out."""
+        cache = self._found(market)
+        look = cache.look_for_update(after_update_id)
+        await wait_async([cache], lambda: look() is not None, timeout, f"no update of {market} came")
+        reached = look()
+        assert reached is not None
+        return reached
+
+    # ------------------------------------------------------------------------------------------ consuming
+
+    def updates(
+        self,
+        markets: str | Iterable[str] | None = None,
+        *,
+        policy: str = "latest",
+        number: UpdateNumberType = float,
+        queue_max: int = 10_000,
+    ) -> UpdateStream:
+        """Return a stream of `BookUpdate` items, for ``for``, ``async for``, ``get`` or a descriptor.
+
+        The first item of a market is a snapshot, once it can be read. The loss of a book is an item, and so is its
+        return. `missed` of an item counts the updates since the previous one that have no item of their own.
+
+        Args:
+            markets: None: all, also those that are created later. A market that is stopped and created again goes on.
+            policy: "latest": at most one item a market waits, without levels; read the book. "changes": the levels that
+                differ since the last item of the market, coalesced. "every": each applied update by itself, in order.
+            number: of prices and quantities: float, Decimal, str, or int (units of 10**-decimals).
+            queue_max: items of "every" that may wait. Beyond that, the consumer gets `missed` and a snapshot.
+
+        Raises:
+            DepthCacheNotFound, DepthCacheAlreadyStopped: one of the markets has no depth cache.
+        """
+        return self._consumers.updates(self._wanted(markets), policy, number, queue_max)
+
+    def on_update(
+        self,
+        function: Callable[..., object],
+        markets: str | Iterable[str] | None = None,
+        *,
+        policy: str = "latest",
+        number: UpdateNumberType = float,
+        inline: bool = False,
+    ) -> CallbackHandle:
+        """Call ``function(update)`` with each item of a stream of these markets; return a handle that can cancel it.
+
+        It runs in the thread of the callbacks, and may block or raise. A coroutine function runs as a task of the event
+        loop that registers it, one call after the other.
+
+        Args:
+            inline: run it in the thread of the feed, right after the receive. All books of that feed wait meanwhile:
+                `handle.slowest_ms` tells, and a slow call is logged. A function that raises is cancelled. It is called
+                in more than one thread if the markets have several feeds (`markets_per_connection`).
+
+        Otherwise as `updates`.
+        """
+        return self._consumers.on_update(function, self._wanted(markets), policy, number, inline)
+
+    def on_state_change(
+        self, function: Callable[..., object], markets: str | Iterable[str] | None = None
+    ) -> CallbackHandle:
+        """Call ``function(market, state, cause)`` when a market changes its `SyncState`; return a handle to cancel it.
+
+        It runs where a callback of `on_update` runs that is not inline. `cause`: why the market cannot be read; when it
+        becomes SYNCHRONIZED, why it could not be read until now.
+        """
+        return self._consumers.on_state_change(function, self._wanted(markets))
+
+    def _wanted(self, markets: str | Iterable[str] | None) -> frozenset[str] | None:
+        """Return the symbols of markets that exist; None: all."""
+        if markets is None:
+            return None
+        return frozenset(self._found(market).live.symbol for market in parameters.markets(markets))
 
     def wait_for_any(
         self,
@@ -515,13 +621,13 @@ class BinanceLocalDepthCacheManager:
                 return True
         raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
 
-    def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
+    def refresh(self, markets: str | Iterable[str]) -> bool:
         """Check the levels of these markets against a new snapshot and replace them. The books stay readable."""
         for cache in [self._found(market) for market in parameters.markets(markets)]:
             cache.group.refresh(cache.live)
         return True
 
-    def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
+    def resync(self, market: str, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
         cache.group.resync(cache.live, parameters.flag("unsubscribe", unsubscribe))
@@ -548,6 +654,12 @@ class BinanceLocalDepthCacheManager:
 
     # ------------------------------------------------------------------------------------------ inside
 
+    @property
+    def _spare_urls(self) -> tuple[str, ...]:
+        """The URLs that connections try after a failure: none if each has one of its own, and the others are there."""
+        urls = self._venue.all_stream_urls if self._settings.websocket_base_uri is None else ()
+        return () if 1 < len(urls) <= self._settings.redundancy else urls
+
     def _connection_options(
         self,
         ping_interval: float,
@@ -565,7 +677,7 @@ class BinanceLocalDepthCacheManager:
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
             proxies=ProxyRules(proxy),
-            spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
+            spare_urls=self._spare_urls,
             timing=DEFAULT_TIMING if timing is None else timing,
             spins=parameters.flag("feed_spin", feed_spin),
             cpus=checked_cpus(feed_cpus),
@@ -640,11 +752,12 @@ class BinanceLocalDepthCacheManager:
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, _log_state, self._routes.restarted, self._options.timing)
+        live = LiveMarket(*named, self._routes.state_changed, self._routes.restarted, self._options.timing)
         group = self._group_with_room()
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
-        self._caches[symbol] = DepthCache(venue.exchange, live, group)
+        cache = self._caches[symbol] = DepthCache(venue.exchange, live, group)
+        self._consumers.market_started(cache)
         group.add(live)  # last: reports about the market may come from now on
 
     def _leave_group(self, group: FeedGroup) -> None:
@@ -679,20 +792,6 @@ class BinanceLocalDepthCacheManager:
             group.discard()
             raise
         return group
-
-
-def _log_state(live: LiveMarket, change: StateChanged) -> None:
-    """Log the new state of a market; as a warning if the market cannot be read any more."""
-    is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
-    logger.log(
-        logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
-        "%s: %s -> %s (%s) at update id %s",
-        live.market,
-        change.previous_state.value,
-        change.state.value,
-        change.cause.value,
-        change.last_update_id,
-    )
 
 
 def _summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None) -> str:

@@ -3,10 +3,12 @@
 Rule 1: nothing here refers to the manager. The threads hold this object, so a manager that nobody holds is noticed.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
 from ldc.consume.callbacks import CallbackThread
+from ldc.consume.log import logger
 from ldc.feed.market import LiveMarket
 from ldc.feed.silence import ProbeAnswer
 from ldc.manager.depth_cache import DepthCache
@@ -14,14 +16,17 @@ from ldc.manager.lifecycle import end_in_forked_children
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient
 from ldc.snapshots.queue import SnapshotRequest, need_of
 from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, loaded
-from ldc.sync.actions import Purpose, RequestSnapshot
-from ldc.types import Cause
+from ldc.sync.actions import Purpose, RequestSnapshot, StateChanged
+from ldc.types import Cause, SyncState
 from ldc.venues import Venue
 
 PROBE_LEVELS = 5
 """Levels a side that a probe of a silent market requests: the fewest, because only the update id matters."""
 
 _PROBE_EPOCH = 0  # the synchronizer's epochs, which name snapshots, begin at 1
+
+
+StateCallback = Callable[[LiveMarket, StateChanged], object]
 
 
 class Routes:
@@ -32,6 +37,8 @@ class Routes:
     ) -> None:
         self.caches: dict[str, DepthCache] = {}
         """By symbol; the manager writes here."""
+        self.state_callbacks: tuple[StateCallback, ...] = ()
+        """Called with the live market and each change of its state; the manager writes here."""
         self.downloads: SnapshotClient | None = None
         """None before the first depth cache, and after the stop."""
         self._venue, self._callbacks, self._on_restart = venue, callbacks, on_restart
@@ -93,6 +100,21 @@ class Routes:
         """Queue the callback that the user gave."""
         if self._on_restart is not None:
             self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
+
+    def state_changed(self, live: LiveMarket, change: StateChanged) -> None:
+        """Log the new state of a market, as a warning if it cannot be read any more, and queue the callbacks."""
+        is_expected = change.state in (SyncState.SYNCHRONIZED, SyncState.STOPPED)
+        logger.log(
+            logging.INFO if is_expected or change.previous_state is SyncState.IDLE else logging.WARNING,
+            "%s: %s -> %s (%s) at update id %s",
+            live.market,
+            change.previous_state.value,
+            change.state.value,
+            change.cause.value,
+            change.last_update_id,
+        )
+        for callback in self.state_callbacks:
+            callback(live, change)
 
     # Called by the downloader's threads.
 

@@ -558,7 +558,7 @@ def interrupt_at(call: Callable[[], Any], line: int) -> bool:
         if event == "call":
             code, place = frame.f_code, Path(frame.f_code.co_filename)
             # What changes a book, and is called under its lock: not what takes and gives back the lock.
-            is_change = place.name == "side.py" or (place.name == "book.py" and code.co_qualname.startswith("_State."))
+            is_change = place.name == "side.py" or (place.name == "state.py" and code.co_qualname.startswith("State."))
             return trace if place.parent.name == "pure" and is_change else None
         if event == "line":
             left -= 1

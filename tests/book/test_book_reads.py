@@ -96,7 +96,7 @@ def test_a_view_is_of_tuples_all_of_one_update_id(books: ModuleType) -> None:
     book.load_snapshot(make_snapshot(BIDS, ASKS, 7, E=8, T=9), 3, received_time_ns=10)
     view = book.view(1)
     assert type(view) is BookView
-    assert view == (((100.1, 1.0),), ((100.2, 0.5),), 7, 8, 9, 10, 99.5, 101.0, True, True, float)
+    assert view == (((100.1, 1.0),), ((100.2, 0.5),), 7, 8, 9, 10, 99.5, 101.0, True, True, float, 1)
     assert hash(view) == hash(book.view(1))
     book.apply(make_update(5, 8, 4))
     assert view.last_update_id == 7

@@ -74,7 +74,7 @@ def exact_asks(book: Any) -> list[tuple[str, str]]:
 LOOKS = (
     "rule", "market", "is_loaded", "is_readable", "unreadable_cause", "suspended_by", "last_update_id", "event_time_ms",
     "transaction_time_ms", "received_time_ns", "bid_horizon", "ask_horizon", "bid_count", "ask_count", "is_crossed",
-    "needs_attention", "last_header", "counters", "price_decimals", "quantity_decimals",
+    "needs_attention", "last_header", "counters", "price_decimals", "quantity_decimals", "epoch",
 )  # fmt: skip
 
 READS: dict[str, Callable[[Any], Any]] = {
@@ -108,4 +108,4 @@ def everything(book: Any) -> dict[str, Any]:
 
 
 def everything_but_counters(book: Any) -> dict[str, Any]:
-    return {name: value for name, value in everything(book).items() if name != "counters"}
+    return {name: value for name, value in everything(book).items() if name not in ("counters", "epoch")}

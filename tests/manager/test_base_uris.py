@@ -17,27 +17,29 @@ def addresses(*relays: Relay) -> dict[str, list[str]]:
 
 
 def test_with_redundancy_the_death_of_one_address_takes_no_book_away():
-    with simulated(updates_per_second=50.0) as exchange, Relay(exchange.websocket_base_uri) as second:
-        with Relay(exchange.websocket_base_uri) as first:
-            manager = ldc.BinanceLocalDepthCacheManager(
-                "binance.com", redundancy=2, websocket_ping_interval=1, **addresses(first, second)
-            )
-            with manager:
-                manager.create_depth_cache("BTCUSDT")
-                assert manager.wait_until_synchronized(timeout=PATIENCE_S)
-                cache = manager.get_depth_cache("BTCUSDT")
-                while len(cache.status().connections) < 2 or not all(
-                    each.first_arrivals + each.duplicates for each in cache.status().connections
-                ):
-                    manager.wait_for_update("BTCUSDT", timeout=PATIENCE_S)
-                urls = {each.url.rpartition(":")[2] for each in cache.status().connections}
-                assert urls == {f"{first.port}/stream", f"{second.port}/stream"}
-                first.__exit__()
-                update_id = cache.reader.last_update_id
-                for _ in range(60):
-                    update_id = manager.wait_for_update("BTCUSDT", update_id, timeout=PATIENCE_S)  # raises at a loss
-                    assert update_id is not None
-                assert sum(cache.status().resyncs.values()) == 0
+    with (
+        simulated(updates_per_second=50.0) as exchange,
+        Relay(exchange.websocket_base_uri) as first,
+        Relay(exchange.websocket_base_uri) as second,
+        ldc.BinanceLocalDepthCacheManager(
+            "binance.com", redundancy=2, websocket_ping_interval=1, **addresses(first, second)
+        ) as manager,
+    ):
+        manager.create_depth_cache("BTCUSDT")
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        cache = manager.get_depth_cache("BTCUSDT")
+        while len(cache.status().connections) < 2 or not all(
+            each.first_arrivals + each.duplicates for each in cache.status().connections
+        ):
+            manager.wait_for_update("BTCUSDT", timeout=PATIENCE_S)
+        urls = {each.url.rpartition(":")[2] for each in cache.status().connections}
+        assert urls == {f"{first.port}/stream", f"{second.port}/stream"}
+        first.__exit__()
+        update_id = cache.reader.last_update_id
+        for _ in range(60):
+            update_id = manager.wait_for_update("BTCUSDT", update_id, timeout=PATIENCE_S)  # raises at a loss
+            assert update_id is not None
+        assert sum(cache.status().resyncs.values()) == 0
 
 
 def test_a_dead_address_is_passed_over_at_the_start():
@@ -52,7 +54,8 @@ def test_a_dead_address_is_passed_over_at_the_start():
 
 
 @pytest.mark.parametrize(("restful", "websocket"), [
-    (["http://a", "http://b"], ["ws://a"]), (["http://a"], None), (None, ["ws://a"]), ([], []), ("http://a", ["ws://a", "ws://b"]),
+    (["http://a", "http://b"], ["ws://a"]), (["http://a"], None), (None, ["ws://a"]), ([], []),
+    ("http://a", ["ws://a", "ws://b"]),
     (["ftp://a"], ["ws://a"]), (["http://a/path"], ["ws://a"]),
 ])  # fmt: skip
 def test_lists_that_do_not_belong_together_are_refused(restful, websocket):

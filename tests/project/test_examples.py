@@ -77,6 +77,22 @@ def test_spot_futures_arbitrage(printed):
     assert any(re.match(r"(TRADE|wait)  buy (spot, sell futures|futures, sell spot): [+-]", line) for line in lines)
 
 
+def test_a_market_maker_in_asyncio(printed):
+    lines = printed("async_market_maker", "BTCUSDT", "ETHUSDT", "--updates", 12)
+    assert re.fullmatch(r"quote  (BTC|ETH)USDT [\d.]+ / [\d.]+", lines[0])
+    assert {line.split()[1] for line in lines} >= {"BTCUSDT", "ETHUSDT"}
+    assert lines[-1].startswith("cancel ")
+
+
+def test_an_arbitrage_by_callbacks(printed):
+    lines = printed("callback_arbitrage", "--fees", -1, "--trades", 3)
+    assert [bool(re.match(r"TRADE  buy (spot, sell futures|futures, sell spot): ", line)) for line in lines[:3]] == [
+        True
+    ] * 3
+    assert all(re.fullmatch(r"\d+ calls, the slowest took [\d.]+ ms", line) for line in lines[3:])
+    assert len(lines) == 5
+
+
 def test_recording_tops(printed):
     rows = list(csv.DictReader(io.StringIO("\n".join(printed("record_tops", "BTCUSDT", "ETHUSDT", "--lines", 6)))))
     assert len(rows) == 6

@@ -58,6 +58,7 @@ MAY_TOUCH = {
     "book.pure.frames": {"time"},
     "book.pure.keepalive": {"time"},
     "book.pure.lease": {"time"},
+    "book.pure.updates": {"os"},  # the descriptor that wakes an event loop
 }
 
 # What is not the standard library's, and who alone may know it.

@@ -27,8 +27,6 @@ from ldc.book.pure.json import (
     LEVELS_PER_MESSAGE_MAX,
     MESSAGE_BYTES_MAX,
     NESTING_MAX,
-    DepthUpdate,
-    Snapshot,
     Unreadable,
     message_text,
     read_message_header,
@@ -39,29 +37,27 @@ from ldc.book.pure.lease import Lease
 from ldc.book.pure.retain import RetainedUpdates
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
-    Level,
-    LoadedSides,
-    OffScale,
     Sides,
     compare_sides,
     converter,
-    count_saturated,
     count_worth,
-    levels_at_scale,
     load_sides,
-    read_levels,
+)
+from ldc.book.pure.state import State
+from ldc.book.pure.updates import (
+    BookWatch,
+    UpdateQueue,
+    decode_levels,
+    decode_price,
+    decode_update,
+    event_of,
 )
 from ldc.errors import (
-    BookNotLoaded,
     DepthCacheError,
     MalformedMessage,
-    refused,
-    refused_as_stalled,
     refused_for_more,
-    refused_past_horizon,
-    refused_unloaded,
 )
-from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
+from ldc.sequence import SequenceRule, resolve_rule
 from ldc.types import (
     Amount,
     ArrayCounts,
@@ -91,15 +87,20 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
     "BookReader",
+    "BookWatch",
     "Lease",
     "OrderBook",
+    "UpdateQueue",
+    "decode_levels",
+    "decode_price",
+    "decode_update",
+    "event_of",
     "read_header",
 ]
 
 _MOVED = (
     "sides", "last_update_id", "event_time_ms", "transaction_time_ms", "received_time_ns", "is_first_after_snapshot",
 )  # fmt: skip
-_VERDICT_COUNTERS = ("updates_applied", "updates_stale", "updates_gap")  # indexed by Verdict
 
 
 def read_header(payload: Message) -> Header:
@@ -114,218 +115,12 @@ def read_header(payload: Message) -> Header:
         raise MalformedMessage(None, None, f"The message cannot be read: {why}; nothing of it was used.") from None
 
 
-class _State:
-    """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
-
-    __slots__ = (
-        "attend_at_count",
-        "attend_at_id",
-        "closed_by",
-        "counts",
-        "event_time_ms",
-        "is_first_after_snapshot",
-        "last_header",
-        "last_update_id",
-        "lease",
-        "lock",
-        "market",
-        "received_time_ns",
-        "retained",
-        "rule",
-        "sides",
-        "suspended_by",
-        "symbol",
-        "transaction_time_ms",
-    )
-
-    def __init__(self, rule: SequenceRule, market: str | None, symbol: str | None) -> None:
-        self.lock = threading.Lock()
-        self.rule = rule
-        self.market = market
-        self.symbol = None if symbol is None else _lower(symbol)
-        self.counts = dict.fromkeys(BookCounters._fields, 0)
-        self.suspended_by: str | None = None
-        self.closed_by: str | None = None
-        self.lease: Lease | None = None
-        self.retained: RetainedUpdates | None = None
-        """Updates that are kept for a snapshot; None: they are not wanted."""
-        self.forget()
-
-    def forget(self) -> None:
-        """Become what a book is before its first snapshot, but for the counters and the suspension. Under the lock."""
-        self.sides: Sides | None = None
-        """None until a snapshot is loaded; from then on `last_update_id` is not None either."""
-        self.last_update_id: int | None = None
-        self.event_time_ms: int | None = None
-        self.transaction_time_ms: int | None = None
-        self.received_time_ns: int | None = None
-        self.last_header: Header | None = None
-        self.is_first_after_snapshot = False
-        self.attend_nowhere()
-
-    def attend_nowhere(self) -> None:
-        """Draw no attention at an update id. Under the lock."""
-        self.attend_at_id: float = math.inf
-        self.attend_at_count: float = math.inf
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the owner has to see the book. Under the lock."""
-        sides = self.sides
-        if sides is None:
-            return False
-        assert self.last_update_id is not None
-        return (
-            sides.is_crossed
-            or sides.bids.is_short
-            or sides.asks.is_short
-            or self.last_update_id >= self.attend_at_id
-            or self.counts["updates_applied"] >= self.attend_at_count
-        )
-
-    # refusals
-
-    def loaded(self) -> Sides:
-        """Return the levels; raise `BookNotLoaded` if there are none."""
-        if self.sides is None:
-            raise BookNotLoaded(self.market, Cause.NOT_LOADED)
-        return self.sides
-
-    def readable(self) -> Sides:
-        """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
-        sides, lease = self.sides, self.lease
-        if self.closed_by is not None:
-            raise refused(self.market, self.closed_by, self.last_update_id)
-        if sides is None:
-            raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
-        assert self.last_update_id is not None
-        if self.suspended_by is not None:
-            raise refused(self.market, self.suspended_by, self.last_update_id)
-        if lease is not None:
-            age_ns = lease.age_ns
-            if age_ns is None or age_ns > lease.duration_ns:
-                raise refused_as_stalled(self.market, Cause.STALLED, self.last_update_id, age_ns, lease.duration_ns)
-        if sides.is_crossed:
-            raise refused(self.market, Cause.CROSSED, self.last_update_id)
-        return sides
-
-    def readable_inside(self, *names: str) -> Sides:
-        """Return the levels, unless the book or one of these sides cannot be read. Under the lock."""
-        sides = self.readable()
-        for name in names:
-            side = getattr(sides, name)
-            if side.has_left:
-                assert self.last_update_id is not None
-                horizon = converter(float, sides.price_decimals)(side.horizon_price)
-                raise refused_past_horizon(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, horizon)
-        return sides
-
-    def malformed(self, what: str, why: Unreadable) -> MalformedMessage:
-        """Return the error for a message that was refused."""
-        where = "it holds no snapshot" if self.sides is None else f"it stays at update {self.last_update_id}"
-        sentence = f"{self._subject()} refuses a {what}: {why}. Nothing of it was used; {where}."
-        return MalformedMessage(self.market, None, sentence)
-
-    def _subject(self) -> str:
-        return f"The book of {self.market!r}" if self.market is not None else "The book"
-
-    # writing, under the lock
-
-    def load(self, snapshot: Snapshot, loaded: LoadedSides, received_time_ns: int | None) -> None:
-        """Replace everything by a snapshot, whose levels are ready."""
-        try:
-            self.sides = loaded.sides
-            self.last_update_id = snapshot.last_update_id
-            self.event_time_ms = snapshot.event_time_ms
-            self.transaction_time_ms = snapshot.transaction_time_ms
-            self.received_time_ns = received_time_ns
-            self.is_first_after_snapshot = True
-            self.attend_nowhere()
-        except BaseException:
-            self.forget()
-            raise
-        self.counts["snapshots_loaded"] += 1
-        self.counts["quantities_saturated"] += loaded.saturated_count
-        self.counts["levels_dropped"] += loaded.dropped_count
-
-    def apply(self, update: DepthUpdate, received_time_ns: int | None) -> Verdict:
-        """Read the numbers, judge the ids, commit the levels."""
-        sides, book_id, header = self.loaded(), self.last_update_id, update.header
-        first_id, last_id, previous_id = header.first_update_id, header.last_update_id, header.previous_update_id
-        wrong = check_ids(self.rule, first_id, last_id, previous_id)
-        if wrong is not None:
-            raise Unreadable(wrong)
-        assert book_id is not None
-        assert first_id is not None
-        assert last_id is not None
-        if self.symbol is not None and header.symbol is not None and _lower(header.symbol) != self.symbol:
-            raise Unreadable("its symbol is not that of this book")
-        exact = None
-        try:
-            bids = levels_at_scale(update.bids, sides.price_decimals, sides.quantity_decimals)
-            asks = levels_at_scale(update.asks, sides.price_decimals, sides.quantity_decimals)
-        except OffScale:
-            exact = read_levels(update.bids), read_levels(update.asks)
-
-        verdict = judge(self.rule, book_id, self.is_first_after_snapshot, first_id, last_id, previous_id)
-        if verdict is Verdict.APPLIED:
-            if exact is not None:
-                sides, bids, asks = sides.fitted(*exact)
-            try:
-                self._commit(sides, bids, asks)
-                self.last_update_id = last_id
-                self.event_time_ms = header.event_time_ms
-                self.transaction_time_ms = update.transaction_time_ms
-                self.received_time_ns = received_time_ns
-                self.is_first_after_snapshot = False
-            except BaseException:
-                self.forget()
-                raise
-            if start_id(self.rule, first_id, previous_id) < book_id:
-                self.counts["updates_overlapping"] += 1
-        self.last_header = header
-        self.counts[_VERDICT_COUNTERS[verdict]] += 1
-        return verdict
-
-    def _commit(self, sides: Sides, bids: list[Level], asks: list[Level]) -> None:
-        self.sides = sides
-        for side, levels in ((sides.bids, bids), (sides.asks, asks)):
-            changes = dict(levels)  # the last entry of a price wins
-            side.put(changes)
-            if len(side.keys) > LEVELS_PER_SIDE_MAX:
-                self.counts["levels_dropped"] += side.cut()
-            if len(levels) > len(changes) or INT64_MAX in changes.values():
-                self.counts["prices_repeated"] += len(levels) - len(changes)
-                self.counts["quantities_saturated"] += count_saturated(levels)
-
-    # copies and checks
-
-    def copy_sides(self) -> tuple[Sides, int]:
-        """Return a copy of the levels, and the update id that they are of. Takes the lock."""
-        with self.lock:
-            sides = self.loaded()
-            assert self.last_update_id is not None
-            return sides.copy(), self.last_update_id
-
-    def check(self) -> None:
-        """Raise ``AssertionError`` if an invariant is broken. Under the lock."""
-        assert all(count >= 0 for count in self.counts.values())
-        assert self.suspended_by is None or self.suspended_by != ""
-        if self.sides is None:
-            assert self.last_update_id is None
-            assert self.last_header is None
-        else:
-            assert self.last_update_id is not None
-            assert self.last_update_id >= 1
-            self.sides.check()
-
-
 class _Reads:
     """Every read and property of a book: what `OrderBook` and `BookReader` have in common."""
 
     __slots__ = ("_state",)
 
-    _state: _State
+    _state: State
 
     # reading: raises the error of `ldc.errors.REFUSALS` when the book cannot be proven right
 
@@ -393,6 +188,7 @@ class _Reads:
             assert state.last_update_id is not None
             last_update_id = state.last_update_id
             times = state.event_time_ms, state.transaction_time_ms, state.received_time_ns
+            epoch = state.epoch
         price_of, quantity_of = converter(number, price_decimals), converter(number, quantity_decimals)
         return BookView(
             tuple((price_of(price), quantity_of(quantity)) for price, quantity in bids),
@@ -404,6 +200,7 @@ class _Reads:
             bids_truncated=truncated[0],
             asks_truncated=truncated[1],
             number=number,
+            epoch=epoch,
         )
 
     def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
@@ -587,6 +384,14 @@ class _Reads:
         return self._state.last_update_id
 
     @property
+    def epoch(self) -> int:
+        """A number that grows whenever the book can be read again after it could not, or has other levels at once.
+
+        The pair of epoch and update id never goes back, not even when the exchange restarts its ids.
+        """
+        return self._state.epoch
+
+    @property
     def event_time_ms(self) -> int | None:
         return self._state.event_time_ms
 
@@ -746,7 +551,7 @@ class OrderBook(_Reads):
     def __init__(self, rule: str | SequenceRule, *, market: str | None = None, symbol: str | None = None) -> None:
         if symbol is not None and not isinstance(symbol, str):
             raise TypeError(f"symbol must be a str or None, not {type(symbol).__qualname__}")
-        self._state = _State(resolve_rule(rule), market, symbol)
+        self._state = State(resolve_rule(rule), market, symbol)
 
     def __init_subclass__(cls) -> NoReturn:
         raise TypeError("OrderBook cannot be subclassed")
@@ -772,6 +577,7 @@ class OrderBook(_Reads):
             sides = load_sides(snapshot, honoured)
             with state.lock:
                 state.load(snapshot, sides, received_time_ns)
+            state.wake_consumers()
         except Unreadable as why:
             with state.lock:
                 state.counts["snapshots_refused"] += 1
@@ -783,13 +589,20 @@ class OrderBook(_Reads):
         Raises ``BookNotLoaded`` before the first snapshot, ``MalformedMessage`` for what is no depth update; the book
         is then what it was. After ``Verdict.GAP`` it stands where it stood: load a snapshot.
         """
+        try:
+            return self._apply(payload, received_time_ns)
+        finally:
+            self._state.wake_consumers()
+
+    def _apply(self, payload: Message, received_time_ns: SupportsIndex | None = None) -> Verdict:
+        """As `apply`; but the consumers are not woken: the caller does it, by `wake_consumers`."""
         state = self._state
         state.loaded()
         received_time_ns = _check_received_time(received_time_ns)
         try:
             update = read_update(message_text(payload))
             with state.lock:
-                verdict = state.apply(update, received_time_ns)
+                verdict = state.apply(update, received_time_ns, payload)
                 if verdict is Verdict.APPLIED and state.retained is not None:
                     state.retained.add(payload, received_time_ns)
                 return verdict
@@ -806,8 +619,12 @@ class OrderBook(_Reads):
             state.loaded()
             assert state.last_update_id is not None
             _check_ids_equal(state.last_update_id, their_id)
+            before = state.loaded()
             state.sides = theirs
             state.counts["books_adopted"] += 1
+            state.note_epoch()
+            state.note_adoption(before)
+        state.wake_consumers()
 
     def load_from(self, other: "OrderBook") -> None:
         """Become what another book is that has loaded a snapshot, and clear that one."""
@@ -830,6 +647,10 @@ class OrderBook(_Reads):
             state.counts["snapshots_loaded"] += 1
             for name, count in counts.items():
                 state.counts[name] += count
+            state.epoch += state.suspended_by is None and state.closed_by is None
+            state.note_epoch()
+            state.note_state(is_replaced=True)
+        state.wake_consumers()
 
     def retain_updates(self) -> None:
         """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent."""
@@ -865,29 +686,47 @@ class OrderBook(_Reads):
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
         with self._state.lock:
             self._state.forget()
+            self._state.note_state()
+        self._state.wake_consumers()
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
         _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
+            self._state.note_state()
+        self._state.wake_consumers()
 
     def resume(self) -> None:
-        """Undo `suspend`, but not `close`."""
+        """Undo `suspend`, but not `close`. After a suspension that begins an epoch."""
         with self._state.lock:
+            self._state.epoch += self._state.suspended_by is not None and self._state.closed_by is None
             self._state.suspended_by = None
+            self._state.note_state()
+        self._state.wake_consumers()
 
     def close(self, cause: str) -> None:
         """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
 
-        It takes no lock, because a signal handler may have interrupted a read of its own thread.
+        It waits for no lock, because a signal handler may have interrupted a read of its own thread. Where the lock is
+        held, the consumers of its updates are told by the next suspension, or when they look at its lease.
         """
         _check_cause(cause)
-        if self._state.closed_by is None:
-            self._state.closed_by = cause
+        state = self._state
+        if state.closed_by is None:
+            state.closed_by = cause
+        if state.watches and state.lock.acquire(blocking=False):
+            try:
+                state.note_state()
+                queues = state.queues_to_wake()
+            finally:
+                state.lock.release()
+            for queue in queues:
+                queue.wake()
 
     def close_after_fork(self, cause: str) -> None:
         """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self._state.watches = ()
         self._state.lock = threading.Lock()
         self.close(cause)
         self._state.forget()
@@ -956,8 +795,3 @@ def _threshold(value: float | Decimal | None) -> float | None:
 def _check_ids_equal(our_id: int, their_id: int) -> None:
     if our_id != their_id:
         raise ValueError(f"the books stand at different update ids: {our_id} and {their_id}")
-
-
-def _lower(symbol: str) -> str:
-    """Make the ASCII letters small, and only them: a symbol may be in any script."""
-    return symbol.encode().lower().decode()

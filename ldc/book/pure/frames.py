@@ -256,6 +256,7 @@ class FrameReader:
         "_start",
         "_tallies",
         "_touched",
+        "calls_inline",
     )
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
@@ -268,7 +269,9 @@ class FrameReader:
         self._opcode: int | None = None  # of the message whose fragments are being collected
         self._tallies: dict[bytes, StreamTally] = {}
         self._lags_ns: deque[int] = deque(maxlen=LAGS_KEPT)
-        self._touched: set[StreamBinding] = set()  # bindings with waiters whose books have changed
+        self._touched: set[StreamBinding] = set()  # bindings with waiters or consumers whose books have changed
+        self.calls_inline = False
+        """A consumer that runs in this thread has something to take."""
 
     def bind(self, stream: str, binding: StreamBinding) -> None:
         """Apply the updates of a stream to a book, while it is direct. Replaces an earlier binding of the stream."""
@@ -343,7 +346,9 @@ class FrameReader:
                 event = self._take(first, payload) if first != 0x81 else self._take_text(payload, now, received_time_ns)
         finally:
             for binding in self._touched:  # their waiters are woken once, when all that arrived is applied
-                binding.wake()
+                if binding.waiting:
+                    binding.wake()
+                self.calls_inline |= binding.book._state.wake_consumers(is_feed=True)
             self._touched.clear()
         return None if event is None else event._replace(received_time_ns=received_time_ns)
 
@@ -386,7 +391,7 @@ class FrameReader:
         if not binding.is_direct:
             return FrameEvent(Opcode.TEXT, payload, binding)
         try:
-            verdict = binding.book.apply(payload, received_time_ns)
+            verdict = binding.book._apply(payload, received_time_ns)  # a book of ldc.book.pure, always
         except MalformedMessage as error:
             binding.is_direct = False
             return FrameEvent(Opcode.TEXT, payload, binding, None, error)
@@ -397,9 +402,10 @@ class FrameReader:
                 self._lags_ns.append(0)
             elif verdict == Verdict.STALE and self._is_plain_duplicate(tally, now, received_time_ns):
                 return None
-        if not verdict and not binding.book.needs_attention:  # APPLIED is 0
-            if binding.waiting:
-                self._touched.add(binding)
+        is_plain = not verdict and not binding.book.needs_attention  # APPLIED is 0
+        if (is_plain and binding.waiting) or binding.book._state.watches:
+            self._touched.add(binding)
+        if is_plain:
             return None
         binding.is_direct = False
         return FrameEvent(Opcode.TEXT, payload, binding, verdict)
@@ -407,7 +413,7 @@ class FrameReader:
     def _is_plain_duplicate(self, tally: StreamTally, now: float, received_time_ns: int) -> bool:
         """Count a STALE update of a redundant market; return whether nothing more is to do."""
         book, header = tally.binding.book, tally.binding.book.last_header
-        if book._state.is_first_after_snapshot:  # a book of ldc.book.pure, always
+        if book._state.is_first_after_snapshot:
             return False
         reached_id, reached_ms, reached_ns = book.last_update_id, book.event_time_ms, book.received_time_ns
         if tally.stood_at_id != reached_id:

@@ -119,6 +119,28 @@ def read_message_header(text: str) -> Header:
     return _header(stream, event)
 
 
+def event_text(text: str) -> str:
+    """Return the text of the object under `data` of a wrapper, as it was sent; of a bare event, all of it."""
+    _fields(_decode(text), frozenset(), "it")
+    place = _skip_space(text, text.index("{") + 1)
+    while text[place] != "}":
+        key, place = _decode_any(text, place)
+        start = _skip_space(text, _skip_space(text, place) + 1)
+        _, place = _decode_any(text, start)
+        if key == "data":
+            return text[start:place]
+        place = _skip_space(text, place)
+        if text[place] == ",":
+            place = _skip_space(text, place + 1)
+    return text
+
+
+def _skip_space(text: str, place: int) -> int:
+    while text[place] in " \t\n\r":
+        place += 1
+    return place
+
+
 def read_snapshot(text: str) -> Snapshot:
     """Read a snapshot, as the REST endpoint sends it."""
     body = _fields(_decode(text), _SNAPSHOT_KEYS, "it")

@@ -185,14 +185,8 @@ class Sides:
                 largest_price = max(map(abs, [*side.keys, side.horizon or 0]))
                 if max(largest_price, *side.quantities.values(), 0) > INT64_MAX:
                     raise Unreadable(f"the book does not fit int64 at {scales}")
-        scaled_bids, scaled_asks = (
-            [
-                (scaled(price, price_decimals), scaled(quantity, quantity_decimals) if quantity.units else 0)
-                for price, quantity in levels
-                if price.decimals <= price_decimals and scaled(price, price_decimals) <= INT64_MAX
-            ]
-            for levels in (bids, asks)
-        )
+        scaled_bids = _levels_that_fit(bids, price_decimals, quantity_decimals)
+        scaled_asks = _levels_that_fit(asks, price_decimals, quantity_decimals)
         return fitted, scaled_bids, scaled_asks
 
     def check(self) -> None:
@@ -256,6 +250,23 @@ def levels_at_scale(levels: list[list[str]], price_decimals: int, quantity_decim
     """Return the levels in units; raise `OffScale` if there is one that these scales cannot hold."""
     units_of_price, units_of_quantity = _units_of_texts(price_decimals), _units_of_texts(quantity_decimals)
     return [(units_of_price[price], units_of_quantity[quantity]) for price, quantity in levels]
+
+
+def _levels_that_fit(levels: list[ExactLevel], price_decimals: int, quantity_decimals: int) -> list[Level]:
+    """Return levels in units, without those of quantity zero whose price cannot be held: no book has them."""
+    return [
+        (scaled(price, price_decimals), scaled(quantity, quantity_decimals) if quantity.units else 0)
+        for price, quantity in levels
+        if price.decimals <= price_decimals and scaled(price, price_decimals) <= INT64_MAX
+    ]
+
+
+def applied_levels(levels: list[list[str]], price_decimals: int, quantity_decimals: int) -> list[Level]:
+    """Return the levels of an update that a book of these decimals has applied, in units."""
+    try:
+        return levels_at_scale(levels, price_decimals, quantity_decimals)
+    except OffScale:
+        return _levels_that_fit(read_levels(levels), price_decimals, quantity_decimals)
 
 
 class LoadedSides(NamedTuple):
