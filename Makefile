@@ -147,6 +147,10 @@ bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 	$(BIN)/python benchmarks/bench_readers.py
 
+# What the gateway costs: reads, the way of a diff, listeners.
+bench-gateway: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_gateway.py $(ARGS)
+
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed
 	$(BIN)/python -P benchmarks/bench_recovery.py $(ARGS)

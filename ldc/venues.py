@@ -214,6 +214,26 @@ class Venue:
         deepest = self.honoured_limit(self.snapshot_limit_max if snapshot_limit is None else snapshot_limit)
         return tuple(sorted({self.honoured_limit(min(step, deepest)) for step in (*SNAPSHOT_STEPS, deepest)}))
 
+    def at(self, restful_base_uris: Sequence[str], websocket_base_uris: Sequence[str]) -> "Venue":
+        """Return this exchange at other addresses, which serve the same. Both lists have the same order.
+
+        They count as a server of their own, with a budget of its own. Raises ``ValueError`` for what is no base URI.
+        """
+        if not restful_base_uris or len(restful_base_uris) != len(websocket_base_uris):
+            raise ValueError(
+                "restful_base_uri and websocket_base_uri are lists of one length: the n-th of one belongs to the n-th "
+                f"of the other; {len(restful_base_uris)} and {len(websocket_base_uris)} were given"
+            )
+        restful = tuple(checked_base_uri(each, ("https", "http")) for each in restful_base_uris)
+        websocket = tuple(checked_base_uri(each, ("wss", "ws")) for each in websocket_base_uris)
+        return replace(
+            self,
+            restful_base_uris=restful,
+            websocket_base_uris=websocket,
+            weight_family=f"{self.weight_family} at {' '.join(restful)}",
+            launcher=None,
+        )
+
     def weight_budget_name(self, restful_base_uri: str | None = None) -> str:
         """Return the name of the weight budget of that base. Equal names share one budget.
 

@@ -230,8 +230,8 @@ def add_serve(commands: Any, raw: dict[str, Any]) -> None:
     serve = commands.add_parser("serve", help=what, description=what + ".", epilog=SERVED + EXIT_STATUS, **raw)
     serve.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
     serve.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
-    serve.add_argument("--restful-base-uri", metavar="URI", help="another address of the exchange")
-    serve.add_argument("--websocket-base-uri", metavar="URI", help="another address of the exchange")
+    for name in ("--restful-base-uri", "--websocket-base-uri"):
+        serve.add_argument(name, action="append", metavar="URI", help="another address; repeated: others of the same")
     serve.add_argument("--redundancy", type=positive, default=1, metavar="N", help="websockets a market (default: 1)")
     serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1, this machine only)")
     serve.add_argument("--port", type=port, default=8080, metavar="N", help="0 is any free one (default: 8080)")

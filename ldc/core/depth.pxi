@@ -22,7 +22,9 @@ cdef enum:
     KEY_ASKS = 1024         # a
     KEY_PAIR = 2048         # ps
     KEY_PRODUCT = 4096      # st
-    KEYS_OF_EVENT = 8188    # all of the above but the first two
+    KEY_BID_HORIZON = 8192  # of a snapshot, as `KEY_ASK_HORIZON`: a gateway's, whose knowledge of the side ends
+    KEY_ASK_HORIZON = 16384
+    KEYS_OF_EVENT = 8188    # e to st
 
 cdef struct Message:
     int32_t seen                # KEY_ bits of the event, and KEY_STREAM, KEY_DATA of the outermost object
@@ -127,6 +129,10 @@ cdef inline int32_t snapshot_key(Text* key) noexcept nogil:
         return KEY_EVENT_TIME
     if text_is(key, b"T", 1):
         return KEY_TRANSACTION_TIME
+    if text_is(key, b"bidHorizon", 10):
+        return KEY_BID_HORIZON
+    if text_is(key, b"askHorizon", 10):
+        return KEY_ASK_HORIZON
     return 0
 
 

@@ -38,9 +38,9 @@ cdef int settle_snapshot(Cursor* c, Message* m, int32_t* price_scale, int32_t* q
     return 0
 
 
-cdef inline bint is_full(int32_t sent, int64_t honoured) noexcept nogil:
-    """Whether a side of `sent` levels may have been cut by the venue's limit (-1: not known)."""
-    return sent > 0 and (honoured < 0 or sent >= honoured)
+cdef inline bint is_full(int32_t sent, int64_t honoured, bint has_horizon) noexcept nogil:
+    """Whether a side of `sent` levels may have been cut: by the venue's limit (-1: not known), or by its sender."""
+    return sent > 0 and (has_horizon or honoured < 0 or sent >= honoured)
 
 
 cdef int fill_from_message(BookSide* side, const MessageSide* sent, bint has_horizon, int64_t sign) except -1:
@@ -73,8 +73,8 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     if c.problem == NULL:
         with nogil:         # thousands of levels: the feed's thread need not wait for the one that reads them
             if read_snapshot(c, m) == 0:
-                bids_full = is_full(m.bids.count, honoured)
-                asks_full = is_full(m.asks.count, honoured)
+                bids_full = is_full(m.bids.count, honoured, (m.seen & KEY_BID_HORIZON) != 0)
+                asks_full = is_full(m.asks.count, honoured, (m.seen & KEY_ASK_HORIZON) != 0)
                 if settle_snapshot(c, m, &price_scale, &quantity_scale) == 0:
                     if (bids_full and m.bids.count == 0) or (asks_full and m.asks.count == 0):
                         fail(c, b"a side of zero quantities only")

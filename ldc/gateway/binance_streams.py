@@ -1,4 +1,4 @@
-"""Websockets in the exchange's dialect: partial depths, best prices, and the requests of a connection.
+"""Websockets in the exchange's dialect: diffs, partial depths, best prices, and the requests of a connection.
 
 Rule 1: a stream of a book that cannot be read is silent.
 Rule 2: a name that means nothing is accepted and stays silent, as at the exchange.
@@ -9,6 +9,7 @@ from collections.abc import Hashable
 import ldc
 from ldc.gateway.books import Books, event_time_ms, tops_of_texts
 from ldc.gateway.channels import Channel, Hub
+from ldc.gateway.diffs import Diffs
 from ldc.gateway.listeners import Listener
 from ldc.wire.control import Subscriptions, answer
 from ldc.wire.streams import Form, StreamName, framed, parse_stream
@@ -18,15 +19,21 @@ from ldc.wire.texts import UpdateIds, partial_text, ticker_text, wrapped
 class BinanceStreams:
     """Makes the channels of streams. Belongs to the thread of the gateway's event loop."""
 
-    def __init__(self, books: Books, hub: Hub) -> None:
-        self.books, self.hub = books, hub
+    def __init__(self, books: Books, hub: Hub, diffs: Diffs) -> None:
+        self.books, self.hub, self.diffs = books, hub, diffs
 
     def listen(self, stream: StreamName, listener: Listener, form: Form) -> None:
         """Subscribe a listener to a stream."""
+        if stream.kind == "diff":
+            self.diffs.listen(stream.symbol, stream.name, listener, form)
+            return
         self.hub.listen(("stream", stream.name), listener, form, lambda: self._channel(stream))
 
     def forget(self, stream: StreamName, listener: Listener) -> None:
         """Unsubscribe it."""
+        if stream.kind == "diff":
+            self.diffs.forget(stream.symbol, stream.name, listener)
+            return
         self.hub.forget(("stream", stream.name), listener)
 
     def _channel(self, stream: StreamName) -> Channel:

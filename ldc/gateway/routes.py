@@ -17,6 +17,7 @@ from ldc.gateway.binance_streams import BinanceSession, BinanceStreams
 from ldc.gateway.books import Books, not_found, refusal_of
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections
+from ldc.gateway.diffs import Diffs
 from ldc.gateway.exchange_info import ExchangeInfo
 from ldc.gateway.limits import PING_S
 from ldc.gateway.listeners import Listener
@@ -50,6 +51,7 @@ class Parts:
     access: Access
     books: Books
     hub: Hub
+    diffs: Diffs
     connections: Connections
     rest: BinanceRest
     exchange_info: ExchangeInfo
@@ -64,7 +66,7 @@ class Routes:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._counts = parts.connections.counts
-        self._streams = BinanceStreams(parts.books, parts.hub)
+        self._streams = BinanceStreams(parts.books, parts.hub, parts.diffs)
         self._push = Push(parts.books, parts.hub)
         self._answers: dict[str, Callable[[Query], Reply]] = {
             **parts.rest.paths,

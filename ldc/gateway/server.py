@@ -17,6 +17,7 @@ from ldc.gateway.access import Access, checked_token, is_loopback
 from ldc.gateway.books import Books
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections, LimitedConnection
+from ldc.gateway.diffs import Diffs
 from ldc.gateway.exchange_info import ExchangeInfo
 from ldc.gateway.limits import STOP_S, GatewayLimits
 from ldc.gateway.page import Page
@@ -180,11 +181,12 @@ class Gateway:
         limits, started_ms = self._limits, time.time_ns() // 1_000_000
         connections = Connections(limits, self.counts)
         books = Books(self._manager)
-        hub, rest = Hub(books), BinanceRest(books)
+        hub, diffs, rest = Hub(books), Diffs(books, self.counts), BinanceRest(books)
         self._parts = Parts(
             access=Access(self._token, self._hosts, self._tls is not None),
             books=books,
             hub=hub,
+            diffs=diffs,
             connections=connections,
             rest=rest,
             exchange_info=ExchangeInfo(books, rest.exchange_info_path),
@@ -217,5 +219,6 @@ class Gateway:
         finally:
             server.close()
             hub.close()
+            diffs.close()
             connections.close()
             await http.shutdown(0)

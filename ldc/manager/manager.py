@@ -37,7 +37,7 @@ from ldc.manager import compat, lifecycle, parameters
 from ldc.manager.consumers import Consumers, run_in_thread, wait_async
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.routes import Routes
-from ldc.manager.settings import Settings
+from ldc.manager.settings import Settings, venue_at
 from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
@@ -45,7 +45,7 @@ from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.machine import Synchronizer
 from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
-from ldc.venues import did_you_mean, venue_named
+from ldc.venues import did_you_mean
 
 
 class BinanceLocalDepthCacheManager(compat.CompatNames):
@@ -68,7 +68,9 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             interruption. It runs in a thread of its own and may block or raise.
         websocket_ping_interval, websocket_ping_timeout: seconds. A dead connection is detected within their sum.
         websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
-        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths.
+        restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths. Lists
+            of one length: addresses that serve the same, such as two gateways; after a failure the next one is used,
+            and with `redundancy` several at once.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         weight_pool: a name for the IP address that the exchange sees. Managers with the same name share one request
             weight and one budget of connects, whatever proxies they use. None: the proxy's host and port name it.
@@ -113,8 +115,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         websocket_ping_interval: float = 5,
         websocket_ping_timeout: float = 3,
         websocket_close_timeout: float = 2,
-        restful_base_uri: str | None = None,
-        websocket_base_uri: str | None = None,
+        restful_base_uri: str | Sequence[str] | None = None,
+        websocket_base_uri: str | Sequence[str] | None = None,
         proxy: str | None = None,
         weight_pool: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
@@ -127,7 +129,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     ) -> None:
         compat.check_parameters(compat_parameters)
         with parameters.wrong_types_as_values():
-            self._venue = venue_named(parameters.text("exchange", exchange))
+            self._venue, restful, websocket = venue_at(exchange, restful_base_uri, websocket_base_uri)
             self._settings = Settings.checked(
                 self._venue,
                 default_refresh_interval=default_refresh_interval,
@@ -139,8 +141,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
                 redundancy=redundancy,
                 init_interval=init_interval,
                 init_time_window=init_time_window,
-                restful_base_uri=restful_base_uri,
-                websocket_base_uri=websocket_base_uri,
+                restful_base_uri=restful,
+                websocket_base_uri=websocket,
                 max_age=max_age,
                 weight_pool=weight_pool,
             )
@@ -652,6 +654,12 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     # ------------------------------------------------------------------------------------------ inside
 
+    @property
+    def _spare_urls(self) -> tuple[str, ...]:
+        """The URLs that connections try after a failure: none if each has one of its own, and the others are there."""
+        urls = self._venue.all_stream_urls if self._settings.websocket_base_uri is None else ()
+        return () if 1 < len(urls) <= self._settings.redundancy else urls
+
     def _connection_options(
         self,
         ping_interval: float,
@@ -669,7 +677,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             messages_per_second=self._venue.messages_per_second,
             user_agent=self.get_user_agent(),
             proxies=ProxyRules(proxy),
-            spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
+            spare_urls=self._spare_urls,
             timing=DEFAULT_TIMING if timing is None else timing,
             spins=parameters.flag("feed_spin", feed_spin),
             cpus=checked_cpus(feed_cpus),

@@ -98,6 +98,17 @@ def text(name: str, value: Any) -> str:
     return str(value)
 
 
+def base_uris(restful: Any, websocket: Any) -> tuple[list[str], list[str]] | None:
+    """Return both as lists, if one of them is a list; otherwise None: each is one address or none."""
+    if not any(isinstance(value, list | tuple) for value in (restful, websocket)):
+        return None
+    lists: list[list[str]] = []
+    for name, value in (("restful_base_uri", restful), ("websocket_base_uri", websocket)):
+        values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+        lists.append([text(name, each) for each in values])
+    return lists[0], lists[1]
+
+
 def markets(value: Any) -> list[str]:
     """Return one market or many as a list."""
     if isinstance(value, str):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ldc.limits import checked_weight_share
 from ldc.manager import parameters
-from ldc.venues import Venue
+from ldc.venues import Venue, venue_named
 
 REDUNDANCY_MAX = 4
 """Connections for the same markets, each with a successor during a handover. More would not be safer, and the exchange
@@ -78,3 +78,10 @@ class Settings:
     def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
         """Return the same settings for an exchange at these addresses."""
         return replace(self, restful_base_uri=restful_base_uri, websocket_base_uri=websocket_base_uri)
+
+
+def venue_at(exchange: Any, restful: Any, websocket: Any) -> tuple[Venue, Any, Any]:
+    """Return an exchange's row and the two base URIs; of lists, a row at those addresses and no base URI."""
+    venue = venue_named(parameters.text("exchange", exchange))
+    lists = parameters.base_uris(restful, websocket)
+    return (venue, restful, websocket) if lists is None else (venue.at(*lists), None, None)

@@ -291,3 +291,23 @@ def test_the_limits_are_what_the_contract_says(books: ModuleType) -> None:
     assert books.LEVELS_PER_MESSAGE_MAX == 100_000
     assert books.LEVELS_PER_SIDE_MAX == 50_000
     assert books.DECIMALS_MAX == 18
+
+
+@pytest.mark.parametrize("sides", [(), ("bid",), ("ask",), ("bid", "ask")])
+@pytest.mark.parametrize("limit", [3, 1000, None])
+def test_a_gateway_s_horizon_ends_a_side_where_its_levels_end(books: ModuleType, sides, limit) -> None:
+    bids, asks = [("100.1", "1"), ("99.5", "4")], [("100.2", "1"), ("101.0", "7")]
+    horizons = {f"{side}Horizon": "90.0" for side in sides}
+    book = books.OrderBook("spot")
+    book.load_snapshot(make_snapshot(bids, asks, 7, **horizons), limit)
+    assert book.bid_horizon == (99.5 if "bid" in sides or limit is None else None)
+    assert book.ask_horizon == (101.0 if "ask" in sides or limit is None else None)
+
+
+def test_a_horizon_that_stands_twice_is_refused_and_an_empty_side_is_complete(books: ModuleType) -> None:
+    book = books.OrderBook("spot")
+    with pytest.raises(MalformedMessage, match="twice"):
+        book.load_snapshot(b'{"lastUpdateId":1,"bids":[],"asks":[],"bidHorizon":"1","bidHorizon":"1"}')
+    book.load_snapshot(b'{"lastUpdateId":1,"bids":[],"asks":[["2","1"]],"bidHorizon":"1"}', 10)
+    assert book.best_bid is None
+    assert book.ask_horizon is None

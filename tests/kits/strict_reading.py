@@ -169,7 +169,7 @@ class Snapshot:
     def __init__(self, payload: Any, limit: int | None) -> None:
         """Read it, bytes or what `read_json` made of them, or raise `RefusedError`."""
         value = read_json(payload) if isinstance(payload, bytes) else payload
-        fields = known(value, ("lastUpdateId", "bids", "asks", "E", "T"))
+        fields = known(value, ("lastUpdateId", "bids", "asks", "E", "T", "bidHorizon", "askHorizon"))
         last = read_id(fields, "lastUpdateId", needed=True)
         assert last is not None
         self.last = last
@@ -191,7 +191,7 @@ class Snapshot:
         demand([len(side) for side in self.sides] == [len(levels) for levels in held])
         demand(not all(self.sides) or max(self.sides[0]) < min(self.sides[1]))
         self.horizons: list[Decimal | None] = []
-        for levels, side, worst in zip(sides, self.sides, (min, max), strict=True):
-            is_full = bool(levels) and (limit is None or len(levels) >= limit)
+        for levels, side, worst, edge in zip(sides, self.sides, (min, max), ("bidHorizon", "askHorizon"), strict=True):
+            is_full = bool(levels) and (limit is None or len(levels) >= limit or edge in fields)
             demand(side or not is_full)
             self.horizons.append(worst(side) if is_full else None)

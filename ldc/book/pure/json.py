@@ -32,7 +32,7 @@ POWERS_OF_TEN: tuple[int, ...] = tuple(10**decimals for decimals in range(DECIMA
 
 _EVENT_KEYS = frozenset({"e", "E", "T", "s", "U", "u", "pu", "b", "a", "ps", "st"})
 _OUTERMOST_KEYS = _EVENT_KEYS | {"stream", "data"}
-_SNAPSHOT_KEYS = frozenset({"lastUpdateId", "bids", "asks", "E", "T"})
+_SNAPSHOT_KEYS = frozenset({"lastUpdateId", "bids", "asks", "E", "T", "bidHorizon", "askHorizon"})
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
@@ -65,6 +65,9 @@ class Snapshot(NamedTuple):
     transaction_time_ms: int | None
     bids: list[list[str]]
     asks: list[list[str]]
+    has_bid_horizon: bool
+    """Whether its sender, a gateway, knows the bids no further than sent."""
+    has_ask_horizon: bool
 
 
 class Number(NamedTuple):
@@ -146,7 +149,8 @@ def read_snapshot(text: str) -> Snapshot:
         raise Unreadable("lastUpdateId is missing")
     bids, asks = _levels(body, "bids", "asks")
     _check_nesting(text, len(bids) + len(asks))
-    return Snapshot(last_update_id, _time(body, "E"), _time(body, "T"), bids, asks)
+    horizons = "bidHorizon" in body, "askHorizon" in body
+    return Snapshot(last_update_id, _time(body, "E"), _time(body, "T"), bids, asks, *horizons)
 
 
 def read_number(text: str) -> Number:

@@ -286,7 +286,9 @@ def load_sides(snapshot: Snapshot, limit: int | None) -> LoadedSides:
     if max(price_decimals, quantity_decimals) > DECIMALS_MAX:
         raise Unreadable(f"it prints more than {DECIMALS_MAX} decimals")
 
-    def side(sign: int, entries: list[list[str]], resting: list[tuple[list[str], ExactLevel]]) -> BookSide:
+    def side(
+        sign: int, entries: list[list[str]], resting: list[tuple[list[str], ExactLevel]], has_horizon: bool
+    ) -> BookSide:
         levels = [
             (scaled(price, price_decimals), scaled(quantity, quantity_decimals)) for _, (price, quantity) in resting
         ]
@@ -295,12 +297,13 @@ def load_sides(snapshot: Snapshot, limit: int | None) -> LoadedSides:
         quantities = {sign * price: quantity for price, quantity in levels}
         if len(quantities) < len(levels):
             raise Unreadable("a price stands twice in a side")
-        is_complete = not entries or (limit is not None and len(entries) < limit)
+        is_complete = not entries or (limit is not None and len(entries) < limit and not has_horizon)
         if not levels and not is_complete:
             raise Unreadable("a side has entries, but no price with a quantity")
         return BookSide(sign, quantities, None if is_complete else max(quantities), len(quantities))
 
-    bids, asks = side(-1, snapshot.bids, resting_bids), side(1, snapshot.asks, resting_asks)
+    bids = side(-1, snapshot.bids, resting_bids, snapshot.has_bid_horizon)
+    asks = side(1, snapshot.asks, resting_asks, snapshot.has_ask_horizon)
     sides = Sides(bids, asks, price_decimals, quantity_decimals)
     if sides.is_crossed:
         raise Unreadable("the best bid is not below the best ask")
