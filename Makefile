@@ -21,7 +21,7 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
-	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
+	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
 .PHONY: help test lint check coverage matrix fuzz torn clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
 	bench-peers bench-peers-recordings bench-peers-loopback

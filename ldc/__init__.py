@@ -33,6 +33,7 @@ from ldc.errors import (
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
+from ldc.shared import SharedBooks
 from ldc.types import (
     BookCounters,
     BookView,
@@ -74,6 +75,7 @@ __all__ = [
     "OrderBook",
     "Progress",
     "SequenceRule",
+    "SharedBooks",
     "SyncState",
     "UnknownExchange",
     "UnknownMarket",

@@ -1,8 +1,9 @@
 """The types of the compiled order book. What it does is said in its docstrings and, exactly, in docs/order-book.md."""
 
+import mmap
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from os import PathLike
 from typing import Any, Final, Literal, NoReturn, SupportsIndex, TypeAlias, final, overload
@@ -15,6 +16,7 @@ from ldc.sequence import SequenceRule
 from ldc.types import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
 
 _File: TypeAlias = str | bytes | PathLike[str]
+_Memory: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | MappedFile
 
 NESTING_MAX: Final[int]
 MESSAGE_BYTES_MAX: Final[int]
@@ -62,6 +64,11 @@ class OrderBook:
     def lease(self) -> Lease | None: ...
     @lease.setter
     def lease(self, lease: Lease | None) -> None: ...
+    @property
+    def region(self) -> RegionWriter | None: ...
+    @region.setter
+    def region(self, writer: RegionWriter | None) -> None: ...
+    def forget_region(self) -> None: ...
     def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = ...) -> BookView: ...
     @property
     def reader(self) -> BookReader: ...
@@ -430,3 +437,173 @@ class NativeLoop:
     def take_unsent(self, fileobj: object) -> bytes: ...
     def leave(self) -> None: ...
     def select(self, timeout: float | None = None) -> list[tuple[LoopKey, int]]: ...
+
+def region_bytes(levels: int, copies: int = 2) -> int: ...
+def encode_region(
+    book: OrderBook | BookReader,
+    levels: int = 20,
+    *,
+    market: str | None = None,
+    exchange: str = "",
+    generation: int = 0,
+    pid: int = 0,
+    created_ns: int = 0,
+) -> bytes: ...
+
+@final
+class RegionWriter:
+    def __new__(
+        cls,
+        memory: _Memory,
+        market: str,
+        levels: int = 100,
+        *,
+        exchange: str = "",
+        generation: int = 0,
+        pid: int = 0,
+        created_ns: int = 0,
+        waiters: _Memory | None = None,
+        waiter_slot: int = 0,
+    ) -> RegionWriter: ...
+    def end(self) -> None: ...
+
+@final
+class RegionKeeper:
+    def __new__(cls) -> RegionKeeper: ...
+    def add(self, book: OrderBook) -> None: ...
+    def remove(self, book: OrderBook) -> None: ...
+    def stop(self) -> None: ...
+    def run(self) -> None: ...
+
+@final
+class MappedFile:
+    def __new__(cls, fd: int, size: int, is_writable: bool = False) -> MappedFile: ...
+    def __len__(self) -> int: ...
+
+@final
+class Attachment:
+    def __new__(cls, memory: _Memory, *, feeder: Any = None, waiters: _Memory | None = None) -> Attachment: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def market(self) -> str: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+
+@final
+class SharedReader:
+    def __new__(
+        cls,
+        market: str,
+        attach: Callable[[int | None], Attachment | None] | None = None,
+        *,
+        max_age_ns: int = 0,
+        attachment: Attachment | None = None,
+    ) -> SharedReader: ...
+    def __reduce__(self) -> NoReturn: ...
+    @property
+    def market(self) -> str: ...
+    @property
+    def best_bid(self) -> tuple[float, float] | None: ...
+    @property
+    def best_ask(self) -> tuple[float, float] | None: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+    ) -> list[list[float]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+    ) -> list[list[str]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+    ) -> list[list[float]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[Decimal],
+    ) -> list[list[Decimal]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[str],
+    ) -> list[list[str]]: ...
+    def view(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        number: NumberType = ...,
+    ) -> BookView: ...
+    def to_numpy(
+        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
+    def wait_for_update(
+        self, after_update_id: int | None = None, timeout: float | None = None, *, spin_us: float = 0
+    ) -> int | None: ...
+    @property
+    def is_loaded(self) -> bool: ...
+    @property
+    def is_readable(self) -> bool: ...
+    @property
+    def unreadable_cause(self) -> str | None: ...
+    @property
+    def suspended_by(self) -> str | None: ...
+    @property
+    def last_update_id(self) -> int | None: ...
+    @property
+    def event_time_ms(self) -> int | None: ...
+    @property
+    def transaction_time_ms(self) -> int | None: ...
+    @property
+    def received_time_ns(self) -> int | None: ...
+    @property
+    def bid_horizon(self) -> float | None: ...
+    @property
+    def ask_horizon(self) -> float | None: ...
+    @property
+    def bid_count(self) -> int: ...
+    @property
+    def ask_count(self) -> int: ...
+    @property
+    def is_crossed(self) -> bool: ...
+    @property
+    def price_decimals(self) -> int | None: ...
+    @property
+    def quantity_decimals(self) -> int | None: ...
+    @property
+    def proof_age_ns(self) -> int | None: ...
+    @property
+    def publications(self) -> int: ...
+    @property
+    def generation(self) -> int | None: ...
+    @property
+    def exchange(self) -> str | None: ...

@@ -22,6 +22,8 @@ The parts, each included so that the C compiler sees one unit:
     core/compare.pxi   two books at the same update id
     core/reads.pxi     a book into Python's values
     core/reader.pxi    the read-only face
+    core/shared.pxi    a book into shared memory
+    core/mapped.pxi    a book out of shared memory
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
@@ -32,7 +34,7 @@ The parts, each included so that the C compiler sees one unit:
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -51,6 +53,7 @@ from os import urandom as os_urandom
 from ldc import frames, limits
 from ldc.errors import (
     BookNotLoaded,
+    DepthCacheError,
     MalformedMessage,
     is_final,
     refused,
@@ -137,6 +140,17 @@ cdef struct HeaderCopy:
     int64_t previous_id         # 0: there was none
 
 
+cdef struct RegionState:
+    # What the writer of a shared region knows of it, without a look at the region, which others might change.
+    char* memory
+    uint32_t levels
+    uint32_t copies
+    size_t copy_bytes
+    uint64_t number             # of the copy written last
+    int64_t heartbeat_ns
+    uint64_t* waiter            # until when another process waits; NULL: no process can say so
+
+
 @cython.final
 cdef class OrderBook:
     """An exact local copy of one market's order book.
@@ -181,6 +195,10 @@ cdef class OrderBook:
     cdef Py_ssize_t _symbol_bytes
     cdef Lease _lease                       # keeps `_terms` alive; read and written in a critical section
     cdef const LeaseTerms* _terms           # NULL: there is no lease; read and written under the lock
+    cdef object _writer                     # a RegionWriter: keeps `_region` alive
+    cdef RegionState* _region               # NULL: the book is not shared; read and written under the lock
+    cdef const uint32_t* _wake_address      # where threads of other processes are to be woken; NULL: nowhere
+    cdef char _cause_text[32]               # the cause, as other processes read it; under the lock
     cdef readonly object rule
     cdef readonly object market
 
@@ -248,6 +266,7 @@ cdef class OrderBook:
             load_body(self, body, honoured, &place)
         finally:
             end_writing(self)
+        published(self)
 
     def apply(self, payload, received_time_ns=None):
         """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
@@ -281,6 +300,7 @@ cdef class OrderBook:
         finally:
             PyBuffer_Release(&view)
             end_writing(self)
+        published(self)
         return VERDICTS[verdict]
 
     def adopt(self, OrderBook other not None):
@@ -294,6 +314,7 @@ cdef class OrderBook:
             adopt_book(self, other)
         finally:
             end_writing(self)
+        published(self)
 
     def clear(self):
         """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
@@ -308,7 +329,9 @@ cdef class OrderBook:
         self._is_crossed = False
         self._needs_attention = False
         self._header.is_set = False
+        publish(self)
         mutex_unlock(&self._mutex)
+        published(self)
         side_release(&bids)
         side_release(&asks)
         end_writing(self)
@@ -322,17 +345,24 @@ cdef class OrderBook:
             raise TypeError(f"cause must be a str, not {type(cause).__name__}")
         if not cause:
             raise ValueError("cause must not be empty")
+        cdef bytes text = cut_text(cause, sizeof(self._cause_text))
         with cython.critical_section(self):
             self._cause = cause
         mutex_lock(&self._mutex)
         self._is_suspended = True
+        memset(self._cause_text, 0, sizeof(self._cause_text))
+        memcpy(self._cause_text, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        publish(self)
         mutex_unlock(&self._mutex)
+        published(self)
 
     def resume(self):
         """Let reads return again what the book holds."""
         mutex_lock(&self._mutex)
         self._is_suspended = False
+        publish(self)
         mutex_unlock(&self._mutex)
+        published(self)
 
     @property
     def lease(self):
@@ -347,8 +377,33 @@ cdef class OrderBook:
             previous = self._lease      # alive until no reader can be at its terms
             mutex_lock(&self._mutex)
             self._terms = &lease._terms if lease is not None else NULL
+            renew(self, clock_exact())
             mutex_unlock(&self._mutex)
             self._lease = lease
+
+    @property
+    def region(self):
+        """The `RegionWriter` through which other processes read the book, or None. See `ldc.shared.Publisher`."""
+        with cython.critical_section(self):
+            writer = self._writer
+        return writer
+
+    @region.setter
+    def region(self, RegionWriter writer):
+        with cython.critical_section(self):
+            previous = self._writer     # alive until nobody can be at its memory
+            mutex_lock(&self._mutex)
+            self._region = &writer._state if writer is not None else NULL
+            self._wake_address = NULL
+            renew(self, clock_exact())
+            publish(self)
+            mutex_unlock(&self._mutex)
+            self._writer = writer
+
+    def forget_region(self):
+        """Share the book no more, in a forked child: no thread is left there that would free the book's lock."""
+        self._region = NULL
+        self._wake_address = NULL
 
     def held_levels(self, limit=None, *, number=float):
         """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
@@ -532,6 +587,7 @@ cdef class OrderBook:
 
 
 include "core/reader.pxi"
+include "core/shared.pxi"
 include "core/frames.pxi"
 include "core/keepalive.pxi"
 include "core/openssl.pxi"
@@ -561,3 +617,4 @@ include "core/commit.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
+include "core/mapped.pxi"

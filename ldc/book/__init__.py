@@ -18,17 +18,24 @@ __all__ = [
     "LEVELS_PER_SIDE_MAX",
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
+    "Attachment",
     "BookReader",
     "FrameReader",
     "KeepAlive",
     "Lease",
+    "MappedFile",
     "NativeLoop",
     "OrderBook",
+    "RegionKeeper",
+    "RegionWriter",
+    "SharedReader",
     "StreamBinding",
     "StreamTally",
     "TlsContext",
     "TlsSocket",
+    "encode_region",
     "read_header",
+    "region_bytes",
     "tls_problem",
 ]
 
@@ -70,17 +77,24 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             LEVELS_PER_SIDE_MAX,
             MESSAGE_BYTES_MAX,
             NESTING_MAX,
+            Attachment,
             BookReader,
             FrameReader,
             KeepAlive,
             Lease,
+            MappedFile,
             NativeLoop,
             OrderBook,
+            RegionKeeper,
+            RegionWriter,
+            SharedReader,
             StreamBinding,
             StreamTally,
             TlsContext,
             TlsSocket,
+            encode_region,
             read_header,
+            region_bytes,
             tls_problem,
         )
     except ImportError as error:
@@ -100,4 +114,13 @@ else:
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
     from ldc.book.pure.keepalive import KeepAlive
     from ldc.book.pure.native import NativeLoop
+    from ldc.book.pure.shared import (
+        Attachment,
+        MappedFile,
+        RegionKeeper,
+        RegionWriter,
+        SharedReader,
+        encode_region,
+        region_bytes,
+    )
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

@@ -90,6 +90,7 @@ cdef int adopt_book(OrderBook book, OrderBook other) except -1:
     book._price_scale = copy.price_scale
     book._quantity_scale = copy.quantity_scale
     book._counters.books_adopted += 1
+    publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)

@@ -471,7 +471,7 @@ cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil
 
     A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     """
-    if read_relaxed(&binding._waiting) != 0 and not binding._is_touched:
+    if (read_relaxed(&binding._waiting) != 0 or binding.book._wake_address != NULL) and not binding._is_touched:
         binding._is_touched = True
         binding._next_touched = reader._touched
         reader._touched = <void*>binding
@@ -481,7 +481,9 @@ cdef void* wake_one(StreamBinding binding) noexcept nogil:
     cdef void* following = binding._next_touched
     binding._is_touched = False
     binding._next_touched = NULL
-    wake_word(&binding._change)
+    if read_relaxed(&binding._waiting) != 0:
+        wake_word(&binding._change)
+    published(binding.book)
     return following
 
 
@@ -537,5 +539,6 @@ cdef object take_update(
     if verdict == APPLIED and not book._needs_attention:
         touch(reader, binding)
         return None
+    published(book)
     binding.is_direct = False
     return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

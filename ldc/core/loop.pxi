@@ -146,6 +146,7 @@ cdef inline bint take_plain(
         elif is_plain_duplicate(reader, tally, &place, now):
             return True
     if verdict != APPLIED or book._needs_attention:
+        published(book)
         reader._judged = verdict
         return False
     touch(reader, binding)

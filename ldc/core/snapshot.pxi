@@ -101,6 +101,7 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     book._is_first_after_snapshot = True
     book._counters.snapshots_loaded += 1
     book._counters.quantities_saturated += count_saturated(&m.bids) + count_saturated(&m.asks)
+    publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)

@@ -36,6 +36,7 @@ from ldc.manager.routes import Routes
 from ldc.manager.settings import Settings, checked_seconds
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
+from ldc.shared.publisher import Publisher
 from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.actions import StateChanged
@@ -66,6 +67,10 @@ class BinanceLocalDepthCacheManager:
         websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
         restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
+        share: publish the books in shared memory under this name, for `ldc.SharedBooks` in other processes; or an
+            `ldc.shared.Publisher`, which stays the caller's. Another process that feeds the same name is an error at
+            the first `create_depth_cache`.
+        share_levels: levels a side that are published there.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
         timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
@@ -78,6 +83,9 @@ class BinanceLocalDepthCacheManager:
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
 
+    _group_sizes: dict[FeedGroup, int]
+    _ending_groups: list[FeedGroup]
+    _downloads: SnapshotClient | None = None
     _launched: Any = None
     _is_stopped = False
 
@@ -101,6 +109,8 @@ class BinanceLocalDepthCacheManager:
         restful_base_uri: str | None = None,
         websocket_base_uri: str | None = None,
         proxy: str | None = None,
+        share: str | Publisher | None = None,
+        share_levels: int = 100,
         shared_budget: bool | str | os.PathLike[str] = False,
         timing: Timing | None = None,
         _random: Callable[[], float] = random.random,
@@ -131,15 +141,13 @@ class BinanceLocalDepthCacheManager:
             spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
             timing=DEFAULT_TIMING if timing is None else timing,
         ).checked()
-        self._shared_folder = shared_folder(shared_budget)
+        self._shared_folder, self._share = shared_folder(shared_budget), lifecycle.Share(share, share_levels)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
         self._caches = self._routes.caches
         self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
-        self._group_sizes: dict[FeedGroup, int] = {}
-        self._ending_groups: list[FeedGroup] = []
+        self._group_sizes, self._ending_groups = {}, []
         self._group_numbers, self._serials = count(1), count(1)
-        self._downloads: SnapshotClient | None = None
         lifecycle.end_in_forked_children(self)
 
     if not TYPE_CHECKING:  # type checkers must still report misspelt names
@@ -205,6 +213,7 @@ class BinanceLocalDepthCacheManager:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
                     cache.live.close()  # at once, even if the feed's thread stands still
+                    self._share.withdraw(cache.live.symbol)
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
         return True
@@ -238,6 +247,7 @@ class BinanceLocalDepthCacheManager:
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             for cache in self._caches.values():
                 cache.live.close()  # at once, even if a feed's thread stands still
+            self._share.close(self._caches)
             self._caches.clear()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
         for group in groups:
@@ -260,6 +270,7 @@ class BinanceLocalDepthCacheManager:
         self._routes._end_in_child()
         self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
         self._caches.clear()
+        self._share = lifecycle.Share(None, 1)  # it is the parent's
         self._group_sizes, self._ending_groups, self._is_stopped = {}, [], True
 
     def renew_connections(self) -> None:
@@ -487,6 +498,7 @@ class BinanceLocalDepthCacheManager:
         """Open what all depth caches share, before the first one starts. Call it under the lock."""
         if self._downloads is not None:
             return
+        self._share.open()
         if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
             self._launched = lifecycle.launch(self._venue)
             self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
@@ -529,6 +541,7 @@ class BinanceLocalDepthCacheManager:
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
         live = LiveMarket(*named, _log_state, self._routes.restarted, self._options.timing)
         group = self._group_with_room()
+        self._share.publish(book, symbol, venue.exchange)
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
         self._caches[symbol] = DepthCache(venue.exchange, live, group)

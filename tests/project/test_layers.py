@@ -23,7 +23,7 @@ ROWS = (
     {"_book"},
     {"book", "venues"},
     {"sync", "consume", "network"},
-    {"feed", "snapshots"},
+    {"feed", "snapshots", "shared"},
     {"manager"},
     {"__init__"},
     {"simulator"},  # reached from above by a launcher's name only
@@ -55,6 +55,7 @@ MAY_TOUCH = {
     "book.pure.frames": {"time"},
     "book.pure.keepalive": {"time"},
     "book.pure.lease": {"time"},
+    "book.pure.shared": {"threading", "time"},
 }
 
 # What is not the standard library's, and who alone may know it.

@@ -10,13 +10,12 @@ Rule 5: a book is whole or it is none. Nothing in a commit can fail, except by C
 `ldc.book.pure.json` reads the bytes of a message. `ldc.book.pure.side` has levels, scales and horizons.
 """
 
-import math
-import operator
 import sys
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
+from ldc.book.pure.arguments import check_number, checked_threshold, wanted_levels
 from ldc.book.pure.json import (
     DECIMALS_MAX,
     INT64_MAX,
@@ -32,6 +31,7 @@ from ldc.book.pure.json import (
     read_update,
 )
 from ldc.book.pure.lease import Lease
+from ldc.book.pure.shared import RegionWriter
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Level,
@@ -102,6 +102,7 @@ class _State:
         "lock",
         "market",
         "received_time_ns",
+        "region",
         "rule",
         "sides",
         "suspended_by",
@@ -117,6 +118,7 @@ class _State:
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
         self.lease: Lease | None = None
+        self.region: RegionWriter | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -129,6 +131,11 @@ class _State:
         self.received_time_ns: int | None = None
         self.last_header: Header | None = None
         self.is_first_after_snapshot = False
+
+    def publish(self) -> None:
+        """Let other processes see a change. Under the lock."""
+        if self.region is not None:
+            self.region.inner.write(self)
 
     # refusals
 
@@ -191,6 +198,7 @@ class _State:
         self.counts["snapshots_loaded"] += 1
         self.counts["quantities_saturated"] += loaded.saturated_count
         self.counts["levels_dropped"] += loaded.dropped_count
+        self.publish()
 
     def apply(self, update: DepthUpdate, received_time_ns: int | None) -> Verdict:
         """Read the numbers, judge the ids, commit the levels."""
@@ -227,6 +235,7 @@ class _State:
                 raise
             if start_id(self.rule, first_id, previous_id) < book_id:
                 self.counts["updates_overlapping"] += 1
+            self.publish()
         self.last_header = header
         self.counts[_VERDICT_COUNTERS[verdict]] += 1
         return verdict
@@ -318,8 +327,8 @@ class _Reads:
     def _view(
         self, limit: SupportsIndex | None, number: NumberType, beyond_horizon: bool, whatever_state: bool
     ) -> BookView:
-        wanted = _wanted(limit)
-        _check_number(number)
+        wanted = wanted_levels(limit)
+        check_number(number)
         state = self._state
         with state.lock:
             if whatever_state:
@@ -494,9 +503,9 @@ class _Reads:
         number: NumberType = float,
         beyond_horizon: bool = False,
     ) -> list[list[Any]]:
-        wanted = _wanted(limit)
-        threshold = _threshold(threshold_volume)
-        _check_number(number)
+        wanted = wanted_levels(limit)
+        threshold = checked_threshold(threshold_volume)
+        check_number(number)
         with self._state.lock:
             sides = self._state.readable() if beyond_horizon else self._state.readable_inside(name)
             levels = getattr(sides, name).top(wanted, beyond_horizon)
@@ -612,11 +621,13 @@ class OrderBook(_Reads):
             _check_ids_equal(state.last_update_id, their_id)
             state.sides = theirs
             state.counts["books_adopted"] += 1
+            state.publish()
 
     def clear(self) -> None:
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
         with self._state.lock:
             self._state.forget()
+            self._state.publish()
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
@@ -626,11 +637,13 @@ class OrderBook(_Reads):
             raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
         with self._state.lock:
             self._state.suspended_by = cause
+            self._state.publish()
 
     def resume(self) -> None:
         """Undo `suspend`."""
         with self._state.lock:
             self._state.suspended_by = None
+            self._state.publish()
 
     @property
     def lease(self) -> Lease | None:
@@ -643,6 +656,27 @@ class OrderBook(_Reads):
             raise TypeError(f"a lease of the same implementation is needed, not a {type(lease).__qualname__}")
         with self._state.lock:
             self._state.lease = lease
+            if self._state.region is not None:
+                self._state.region.inner.renew(lease)
+
+    @property
+    def region(self) -> RegionWriter | None:
+        """The `RegionWriter` through which other processes read the book, or None. See `ldc.shared.Publisher`."""
+        return self._state.region
+
+    @region.setter
+    def region(self, writer: RegionWriter | None) -> None:
+        if writer is not None and not isinstance(writer, RegionWriter):
+            raise TypeError(f"a region of the same implementation is needed, not a {type(writer).__qualname__}")
+        with self._state.lock:
+            self._state.region = writer
+            if writer is not None:
+                writer.inner.renew(self._state.lease)
+                self._state.publish()
+
+    def forget_region(self) -> None:
+        """Share the book no more, in a forked child: no thread is left there that would free the book's lock."""
+        self._state.region = None
 
     def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView:
         """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
@@ -670,15 +704,6 @@ class OrderBook(_Reads):
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
-def _wanted(limit: SupportsIndex | None) -> int | None:
-    if limit is None:
-        return None
-    wanted = operator.index(limit)
-    if wanted < 0:
-        raise ValueError(f"limit must not be negative, and is {wanted}")
-    return wanted
-
-
 def _check_honoured(limit: int | None) -> None:
     if limit is None:
         return
@@ -695,19 +720,6 @@ def _check_received_time(time_ns: int | None) -> None:
         raise TypeError(f"received_time_ns must be an int or None, not {type(time_ns).__qualname__}")
     if abs(time_ns) > INT64_MAX:
         raise OverflowError("received_time_ns must fit int64")
-
-
-def _threshold(value: float | Decimal | None) -> float | None:
-    if value is None:
-        return None
-    if math.isnan(value):  # raises TypeError itself for what is no real number
-        raise ValueError("threshold_volume must not be NaN")
-    return float(value)
-
-
-def _check_number(number: object) -> None:
-    if not (number is float or number is Decimal or number is str):
-        raise ValueError(f"number must be float, Decimal or str, not {number!r}")
 
 
 def _check_ids_equal(our_id: int, their_id: int) -> None:
