@@ -18,7 +18,18 @@ from ldc.errors import BookNotLoaded, DepthCacheOutOfSync
 from ldc.types import BookCounters, BookView, Header
 
 READS = {"best_bid", "best_ask", "bids", "asks", "view", "to_numpy"}
-WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "lease", "held_levels"}
+WRITES = {
+    "load_snapshot",
+    "apply",
+    "adopt",
+    "clear",
+    "suspend",
+    "resume",
+    "lease",
+    "held_levels",
+    "region",
+    "forget_region",
+}
 
 
 def public_names(of: Any) -> set[str]:

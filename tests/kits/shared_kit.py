@@ -83,3 +83,17 @@ def change(book: Any, make: Any, wanderer: Wanderer) -> None:
         book.adopt(other)
     else:
         book.apply(wanderer.update(), wanderer.id if rng.random() < 0.5 else None)
+
+
+SIZES = (8, 16, 20, 24, 192, 56 + 256, 60 + 256, 96 + 256, 104 + 256, 108 + 256, 312)
+"""Places of what decides about sizes, loops and scales."""
+
+
+def mutated(rng: random.Random, octets: bytearray) -> bytearray:
+    """Return the bytes of a region with some of them changed, or cut."""
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        place = rng.choice(SIZES) if rng.random() < 0.4 else rng.randrange(len(octets))
+        width = rng.choice((1, 4, 8))
+        value = rng.choice((0, 1, 2, 255, 2**31, 2**63, 2**64 - 1, rng.getrandbits(64))) % (1 << 8 * width)
+        octets[place : place + width] = value.to_bytes(width, "little")[: len(octets) - place]
+    return octets if rng.random() < 0.95 else octets[: rng.randrange(len(octets))]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from messages import ASKS, BIDS, loaded_book, make_snapshot, make_update, outcome
-from shared_kit import Share, Wanderer, change, shared_of
+from shared_kit import Share, Wanderer, change, mutated, shared_of
 
 from ldc.errors import DepthCacheError, DepthCacheOutOfSync, MalformedMessage
 from ldc.shared.feeder import take_lock
@@ -299,19 +299,6 @@ def use(made: SimpleNamespace, octets: bytearray, feeder: Any = None) -> set[str
         getattr(reader, name)
     assert reader.wait_for_update(timeout=0) in (None, reader.last_update_id) or reader.is_readable
     return raised
-
-
-SIZES = (8, 16, 20, 24, 192, 56 + 256, 60 + 256, 96 + 256, 104 + 256, 108 + 256, 312)
-"""Places of what decides about sizes, loops and scales."""
-
-
-def mutated(rng: random.Random, octets: bytearray) -> bytearray:
-    for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        place = rng.choice(SIZES) if rng.random() < 0.4 else rng.randrange(len(octets))
-        width = rng.choice((1, 4, 8))
-        value = rng.choice((0, 1, 2, 255, 2**31, 2**63, 2**64 - 1, rng.getrandbits(64))) % (1 << 8 * width)
-        octets[place : place + width] = value.to_bytes(width, "little")[: len(octets) - place]
-    return octets if rng.random() < 0.95 else octets[: rng.randrange(len(octets))]
 
 
 def fuzz(books: ModuleType, seed: int, rounds: int) -> set[str]:
