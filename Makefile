@@ -21,23 +21,28 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
+	$(wildcard ldc/gateway/static/*) \
 	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check coverage matrix fuzz torn torn-shared feeders bench-shared check-shared clean simulate mutants demo detect soak docs bench bench-blocks bench-fresh bench-recovery bench-scale \
-	bench-peers bench-peers-recordings bench-peers-loopback
+.PHONY: help test lint check coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants demo detect soak docs \
+	bench bench-analytics bench-blocks bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale bench-shared check-shared \
+	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo      build, install, and show a live order book of the embedded exchange; no network is needed for it"
+	@echo "make web       the same in a browser: http://127.0.0.1:8080"
 	@echo "make test      build, install, and run the tests (minutes; what a change must pass)"
 	@echo "make lint      style, types, and the tests that read the sources (seconds)"
 	@echo "make check     the long tests, and the order books on the checked, sanitized and plain Python builds (minutes)"
 	@echo "make simulate SEEDS=0..99999   simulated histories by the thousand, on all cores; resumable"
+	@echo "make analytics CASES=1000000   random questions about random books, judged with plain Decimals"
 	@echo "make mutants   break the rules on purpose, and see whether the tests notice (minutes)"
 	@echo "make bench     measure; LDC_CAPTURES=folder names the recordings"
 	@echo "make docs      the documentation as a site, in build/site; open index.html there"
+	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
@@ -57,14 +62,16 @@ help:
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "ldc needs Python 3.11 or later, and $(PYTHON) is not: name another, as in 'make test PYTHON=python3.13'" >&2; exit 1; }
+	@echo "ldc: making an environment for Python in $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@touch $@
 
 # What builds the package stands in pyproject.toml only; read it there instead of isolating each build, which would install it anew.
 $(VENV)/.build-tools: pyproject.toml | $(VENV)/.created
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
-	$(PIP) install -r $(VENV)/build-tools.txt
+	@echo "ldc: installing Cython and setuptools in it"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-tools.txt
+	@$(PIP) install -r $(VENV)/build-tools.txt
 	@touch $@
 
 $(VENV)/.lint-tools: pyproject.toml | $(VENV)/.build-tools
@@ -79,12 +86,33 @@ $(VENV)/.docs-tools: pyproject.toml | $(VENV)/.build-tools
 
 $(VENV)/.installed: $(PACKAGE) $(VENV)/.build-tools
 	$(PIP) install --no-build-isolation '.[test]'
+	@touch $@ $(VENV)/.demo-installed
+
+# Only what the demo needs, for those who look for the first time.
+$(VENV)/.demo-installed: $(PACKAGE) $(VENV)/.build-tools
+	@echo "ldc: compiling the order book, about half a minute"
+	@$(PIP) install --no-build-isolation '.[cli,simulator]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------- what to call
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo-installed
 	@$(BIN)/ldc demo $(DEMO_ARGS)
+
+# The gateway's page in front of the embedded exchange.
+WEB_ARGS ?= BTCUSDT ETHUSDT SOLUSDT --open
+web: $(VENV)/.demo-installed
+	@$(BIN)/ldc serve --exchange simulator $(WEB_ARGS)
+
+# The page in a real browser, which comes from the system's packages.
+web-test: $(VENV)/.installed
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+		{ apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } > build/chromium.log 2>&1 || \
+		echo "Chromium cannot be installed: the tests of the page are skipped" >&2
+	$(PYTEST) -rs $(ARGS) tests/gateway/test_page.py
+
+web-screenshots:
+	LDC_SCREENSHOTS=$(abspath docs/images) $(MAKE) web-test
 
 test: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) -m "not check" $(ARGS)
@@ -96,7 +124,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings check-long check-foreign check-alone check-variants check-mutants
+check: check-warnings web-test check-long check-foreign check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -105,6 +133,10 @@ bench: $(VENV)/.installed
 # On a machine that is not quiet: of every 100 updates the quickest round counts.
 bench-blocks: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_blocks.py $(ARGS)
+
+# What the analytics cost a call, beside best_bid and a view.
+bench-analytics: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_analytics.py $(ARGS)
 
 # How old the book is, as the bot sees it, while the bot's own threads compute.
 bench-fresh: $(VENV)/.installed
@@ -186,6 +218,11 @@ MINUTES ?= 60
 soak: $(VENV)/.installed
 	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/soak.py --minutes $(MINUTES) $(ARGS)
 
+# Random questions about random books, on all cores; prints what was answered wrongly.
+CASES ?= 100000
+analytics: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/many_questions.py --cases $(CASES) $(ARGS)
+
 # Prints how long each fault of the embedded exchange takes to be noticed and to be over.
 detect: $(VENV)/.installed
 	$(BIN)/python -P tests/tools/detection_times.py $(ARGS)
@@ -239,7 +276,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-greenlets check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -275,6 +312,12 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
+GREENLETS := build/check/greenlets
+check-greenlets: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(GREENLETS) gevent eventlet || echo "gevent or eventlet cannot be installed here" >&2
+	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_greenlets.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed

@@ -150,7 +150,7 @@ class Markets:
 
         group = FeedGroup(
             "benchmark", [url], OPTIONS, connect_budget=budget, request_snapshot=answer,
-            cancel_snapshot=_ignore, request_probe=_ignore, random=random.Random(1).random,
+            cancel_snapshot=_ignore, request_probe=_ignore, holds_request=_holds_all, random=random.Random(1).random,
         )  # fmt: skip
         return group
 
@@ -185,6 +185,10 @@ class Markets:
             group.stop()
         for group in self.groups:
             group.join(PATIENCE_S)
+
+
+def _holds_all(*_: object) -> bool:
+    return True
 
 
 def _ignore(*_: object) -> None:

@@ -148,7 +148,8 @@ class Group:
         self._by_feed: dict[int, Market] = {}
         self.group = FeedGroup(
             "benchmark", [url], OPTIONS, connect_budget=SharedConnectBudget(300), request_snapshot=self._answer,
-            cancel_snapshot=lambda feed, epoch: None, request_probe=lambda feed: None, random=lambda: 0.0,
+            cancel_snapshot=lambda feed, epoch: None, request_probe=lambda feed: None,
+            holds_request=lambda feed, epoch: True, random=lambda: 0.0,
         )  # fmt: skip
         self.group.start()
         for number, market in enumerate(self.markets):

@@ -18,6 +18,8 @@ Names that are not in `__all__` are private, whatever their spelling.
 """
 
 from ldc._version import __version__
+from ldc.analytics.arrow import LevelTable
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, BookReader, OrderBook, read_header
 from ldc.errors import (
     BookNotLoaded,
@@ -35,13 +37,18 @@ from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.shared import SharedBooks
 from ldc.types import (
+    ArrayCounts,
+    BookArrays,
     BookCounters,
-    BookView,
+    BookTexts,
     Cause,
     Comparison,
     ConnectionStatus,
+    Depth,
     DepthCacheStatus,
+    Fill,
     Header,
+    Prices,
     Progress,
     SyncState,
     Verdict,
@@ -54,14 +61,18 @@ __all__ = [
     "FUTURES",
     "IMPLEMENTATION",
     "SPOT",
+    "ArrayCounts",
     "BinanceLocalDepthCacheManager",
+    "BookArrays",
     "BookCounters",
     "BookNotLoaded",
     "BookReader",
+    "BookTexts",
     "BookView",
     "Cause",
     "Comparison",
     "ConnectionStatus",
+    "Depth",
     "DepthCache",
     "DepthCacheAlreadyStopped",
     "DepthCacheClusterNotReachableError",
@@ -70,9 +81,12 @@ __all__ = [
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
     "FeedStatus",
+    "Fill",
     "Header",
+    "LevelTable",
     "MalformedMessage",
     "OrderBook",
+    "Prices",
     "Progress",
     "SequenceRule",
     "SharedBooks",

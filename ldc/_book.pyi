@@ -3,17 +3,44 @@
 import mmap
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from os import PathLike
-from typing import Any, Final, Literal, NoReturn, SupportsIndex, TypeAlias, final, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    final,
+    overload,
+    type_check_only,
+)
 
 import numpy
 import numpy.typing
 
+from ldc.analytics.view import BookView
 from ldc.frames import FrameEvent
 from ldc.sequence import SequenceRule
-from ldc.types import BookCounters, BookView, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import (
+    Amount,
+    ArrayCounts,
+    BookArrays,
+    BookCounters,
+    BookTexts,
+    Comparison,
+    Depth,
+    Fill,
+    Header,
+    Message,
+    N,
+    Prices,
+    Side,
+    Verdict,
+)
 
 _File: TypeAlias = str | bytes | PathLike[str]
 _Memory: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | MappedFile
@@ -32,11 +59,11 @@ def _find_openssl(file: str | None = None, without: str = "") -> str | None: ...
 
 @final
 class Lease:
-    def __new__(cls, duration_ns: int) -> Lease: ...
+    def __new__(cls, duration_ns: SupportsIndex) -> Lease: ...
     def __reduce__(self) -> NoReturn: ...
     @staticmethod
     def now_ns() -> int: ...
-    def renew(self, proven_ns: int) -> None: ...
+    def renew(self, proven_ns: SupportsIndex) -> None: ...
     def is_expired(self, now_ns: int | None = None) -> bool: ...
     @property
     def duration_ns(self) -> int: ...
@@ -45,21 +72,223 @@ class Lease:
     @property
     def age_ns(self) -> int | None: ...
 
+@type_check_only
+class _Reads:
+    """What `OrderBook` and `BookReader` have in common: every read, and every look."""
+
+    @property
+    def best_bid(self) -> tuple[float, float] | None: ...
+    @property
+    def best_ask(self) -> tuple[float, float] | None: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[N],
+        beyond_horizon: bool = False,
+    ) -> list[list[N]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[N],
+        beyond_horizon: bool = False,
+    ) -> list[list[N]]: ...
+    @overload
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: type[float] = ..., beyond_horizon: bool = False
+    ) -> BookView[float]: ...
+    @overload
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: type[N], beyond_horizon: bool = False
+    ) -> BookView[N]: ...
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts: ...
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes: ...
+    def to_numpy(
+        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
+    @property
+    def mid(self) -> float | None:
+        """(best bid + best ask) / 2, or None while a complete side is empty."""
+    @property
+    def spread(self) -> float | None:
+        """Best ask - best bid, or None while a complete side is empty."""
+    @property
+    def micro_price(self) -> float | None:
+        """The mean of both best prices, each weighed by the quantity at the other; None as `mid`."""
+    @overload
+    def prices(self, *, number: type[float] = ...) -> Prices[float] | None: ...
+    @overload
+    def prices(self, *, number: type[N]) -> Prices[N] | None:
+        """Return mid, spread and micro-price of one moment, or None while a complete side is empty."""
+    @overload
+    def imbalance(self, *, levels: SupportsIndex, bps: None = None, number: type[float] = ...) -> float | None: ...
+    @overload
+    def imbalance(self, *, levels: SupportsIndex, bps: None = None, number: type[N]) -> N | None: ...
+    @overload
+    def imbalance(self, *, levels: None = None, bps: Amount, number: type[float] = ...) -> float | None: ...
+    @overload
+    def imbalance(self, *, levels: None = None, bps: Amount, number: type[N]) -> N | None:
+        """Return (bids - asks) / (bids + asks) of quantities: of the best levels, or of a range around mid.
+
+        None: there is nothing to compare. Raises LEFT_HORIZON where it needs what lies past a horizon.
+        """
+    @overload
+    def fill(
+        self, side: Side, *, quantity: Amount, notional: None = None, number: type[float] = ...
+    ) -> Fill[float]: ...
+    @overload
+    def fill(self, side: Side, *, quantity: Amount, notional: None = None, number: type[N]) -> Fill[N]: ...
+    @overload
+    def fill(
+        self, side: Side, *, quantity: None = None, notional: Amount, number: type[float] = ...
+    ) -> Fill[float]: ...
+    @overload
+    def fill(self, side: Side, *, quantity: None = None, notional: Amount, number: type[N]) -> Fill[N]:
+        """Return what an order gets that takes a quantity, or the worth of a notional, from a side."""
+    @overload
+    def price_at(
+        self, side: Side, *, quantity: Amount, notional: None = None, number: type[float] = ...
+    ) -> float | None: ...
+    @overload
+    def price_at(self, side: Side, *, quantity: Amount, notional: None = None, number: type[N]) -> N | None: ...
+    @overload
+    def price_at(
+        self, side: Side, *, quantity: None = None, notional: Amount, number: type[float] = ...
+    ) -> float | None: ...
+    @overload
+    def price_at(self, side: Side, *, quantity: None = None, notional: Amount, number: type[N]) -> N | None:
+        """Return the worst price that a `fill` needs, or None: the side is complete and has not enough.
+
+        Raises LEFT_HORIZON where a level past the horizon is needed.
+        """
+    @overload
+    def depth(self, side: Side, *, to_price: Amount, bps: None = None, number: type[float] = ...) -> Depth[float]: ...
+    @overload
+    def depth(self, side: Side, *, to_price: Amount, bps: None = None, number: type[N]) -> Depth[N]: ...
+    @overload
+    def depth(
+        self, side: Side, *, to_price: None = None, bps: Amount, number: type[float] = ...
+    ) -> Depth[float] | None: ...
+    @overload
+    def depth(self, side: Side, *, to_price: None = None, bps: Amount, number: type[N]) -> Depth[N] | None:
+        """Return what rests on a side up to a price, or up to so many basis points from mid.
+
+        With `bps` it is None while a complete side is empty: there is no mid.
+        """
+    @overload
+    def grouped(
+        self, side: Side, step: Amount, limit: SupportsIndex | None = None, *, number: type[float] = ...
+    ) -> tuple[tuple[float, float], ...]: ...
+    @overload
+    def grouped(
+        self, side: Side, step: Amount, limit: SupportsIndex | None = None, *, number: type[N]
+    ) -> tuple[tuple[N, N], ...]:
+        """Return (price, quantity) of groups at multiples of a step, best first: bids round down, asks up.
+
+        A group that the horizon cuts is left out.
+        """
+    @overload
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[int], out: None = None
+    ) -> BookArrays[numpy.typing.NDArray[numpy.int64]]: ...
+    @overload
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[float] | None = None, out: None = None
+    ) -> BookArrays[numpy.typing.NDArray[numpy.float64]]: ...
+    @overload
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[float | int] | None = None, out: tuple[Any, Any]
+    ) -> ArrayCounts:
+        """Return both sides of one update id as arrays of numpy, or write them into the arrays `out`."""
+    @property
+    def rule(self) -> SequenceRule: ...
+    @property
+    def market(self) -> str | None: ...
+    @property
+    def is_loaded(self) -> bool: ...
+    @property
+    def is_readable(self) -> bool: ...
+    @property
+    def unreadable_cause(self) -> str | None: ...
+    @property
+    def suspended_by(self) -> str | None: ...
+    @property
+    def last_update_id(self) -> int | None: ...
+    @property
+    def event_time_ms(self) -> int | None: ...
+    @property
+    def transaction_time_ms(self) -> int | None: ...
+    @property
+    def received_time_ns(self) -> int | None: ...
+    @property
+    def bid_horizon(self) -> float | None: ...
+    @property
+    def ask_horizon(self) -> float | None: ...
+    @property
+    def bid_count(self) -> int: ...
+    @property
+    def ask_count(self) -> int: ...
+    @property
+    def is_crossed(self) -> bool: ...
+    @property
+    def needs_attention(self) -> bool: ...
+    @property
+    def last_header(self) -> Header | None: ...
+    @property
+    def counters(self) -> BookCounters: ...
+    @property
+    def price_decimals(self) -> int | None: ...
+    @property
+    def quantity_decimals(self) -> int | None: ...
+    def compare(self, other: OrderBook) -> Comparison: ...
+
 @final
-class OrderBook:
+class OrderBook(_Reads):
     def __new__(
         cls, rule: str | SequenceRule, *, market: str | None = None, symbol: str | None = None
     ) -> OrderBook: ...
     def __reduce__(self) -> NoReturn: ...
     def __sizeof__(self) -> int: ...
     def load_snapshot(
-        self, body: Message, limit: int | None = None, *, received_time_ns: int | None = None
+        self, body: Message, limit: SupportsIndex | None = None, *, received_time_ns: SupportsIndex | None = None
     ) -> None: ...
-    def apply(self, payload: Message, received_time_ns: int | None = None) -> Verdict: ...
+    def apply(self, payload: Message, received_time_ns: SupportsIndex | None = None) -> Verdict: ...
     def adopt(self, other: OrderBook) -> None: ...
     def clear(self) -> None: ...
+    def load_from(self, other: OrderBook) -> None: ...
+    def retain_updates(self) -> None: ...
+    def forget_retained(self) -> None: ...
+    @property
+    def retained_count(self) -> int: ...
+    def apply_retained(self, other: OrderBook) -> None: ...
+    def attend_at(self, update_id: int | None, updates: int | None = None) -> None: ...
     def suspend(self, cause: str) -> None: ...
     def resume(self) -> None: ...
+    def close(self, cause: str) -> None: ...
+    def close_after_fork(self, cause: str) -> None: ...
     @property
     def lease(self) -> Lease | None: ...
     @lease.setter
@@ -69,225 +298,18 @@ class OrderBook:
     @region.setter
     def region(self, writer: RegionWriter | None) -> None: ...
     def forget_region(self) -> None: ...
-    def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = ...) -> BookView: ...
+    @overload
+    def held_levels(self, limit: SupportsIndex | None = None, *, number: type[float] = ...) -> BookView[float]: ...
+    @overload
+    def held_levels(self, limit: SupportsIndex | None = None, *, number: type[N]) -> BookView[N]: ...
     @property
     def reader(self) -> BookReader: ...
-    @property
-    def best_bid(self) -> tuple[float, float] | None: ...
-    @property
-    def best_ask(self) -> tuple[float, float] | None: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-        beyond_horizon: bool = False,
-    ) -> list[list[Decimal]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-        beyond_horizon: bool = False,
-    ) -> list[list[str]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-        beyond_horizon: bool = False,
-    ) -> list[list[Decimal]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-        beyond_horizon: bool = False,
-    ) -> list[list[str]]: ...
-    def view(
-        self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
-    ) -> BookView: ...
-    def to_numpy(
-        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
-    ) -> numpy.typing.NDArray[numpy.float64]: ...
-    @property
-    def rule(self) -> SequenceRule: ...
-    @property
-    def market(self) -> str | None: ...
-    @property
-    def is_loaded(self) -> bool: ...
-    @property
-    def is_readable(self) -> bool: ...
-    @property
-    def unreadable_cause(self) -> str | None: ...
-    @property
-    def suspended_by(self) -> str | None: ...
-    @property
-    def last_update_id(self) -> int | None: ...
-    @property
-    def event_time_ms(self) -> int | None: ...
-    @property
-    def transaction_time_ms(self) -> int | None: ...
-    @property
-    def received_time_ns(self) -> int | None: ...
-    @property
-    def bid_horizon(self) -> float | None: ...
-    @property
-    def ask_horizon(self) -> float | None: ...
-    @property
-    def bid_count(self) -> int: ...
-    @property
-    def ask_count(self) -> int: ...
-    @property
-    def is_crossed(self) -> bool: ...
-    @property
-    def needs_attention(self) -> bool: ...
-    @property
-    def last_header(self) -> Header | None: ...
-    @property
-    def counters(self) -> BookCounters: ...
-    @property
-    def price_decimals(self) -> int | None: ...
-    @property
-    def quantity_decimals(self) -> int | None: ...
-    def compare(self, other: OrderBook) -> Comparison: ...
     def check(self) -> None: ...
 
 @final
-class BookReader:
+class BookReader(_Reads):
     def __new__(cls, book: OrderBook) -> BookReader: ...
     def __reduce__(self) -> NoReturn: ...
-    @property
-    def best_bid(self) -> tuple[float, float] | None: ...
-    @property
-    def best_ask(self) -> tuple[float, float] | None: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-        beyond_horizon: bool = False,
-    ) -> list[list[Decimal]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-        beyond_horizon: bool = False,
-    ) -> list[list[str]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-        beyond_horizon: bool = False,
-    ) -> list[list[Decimal]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-        beyond_horizon: bool = False,
-    ) -> list[list[str]]: ...
-    def view(
-        self, limit: SupportsIndex | None = None, *, number: NumberType = ..., beyond_horizon: bool = False
-    ) -> BookView: ...
-    def to_numpy(
-        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
-    ) -> numpy.typing.NDArray[numpy.float64]: ...
-    @property
-    def rule(self) -> SequenceRule: ...
-    @property
-    def market(self) -> str | None: ...
-    @property
-    def is_loaded(self) -> bool: ...
-    @property
-    def is_readable(self) -> bool: ...
-    @property
-    def unreadable_cause(self) -> str | None: ...
-    @property
-    def suspended_by(self) -> str | None: ...
-    @property
-    def last_update_id(self) -> int | None: ...
-    @property
-    def event_time_ms(self) -> int | None: ...
-    @property
-    def transaction_time_ms(self) -> int | None: ...
-    @property
-    def received_time_ns(self) -> int | None: ...
-    @property
-    def bid_horizon(self) -> float | None: ...
-    @property
-    def ask_horizon(self) -> float | None: ...
-    @property
-    def bid_count(self) -> int: ...
-    @property
-    def ask_count(self) -> int: ...
-    @property
-    def is_crossed(self) -> bool: ...
-    @property
-    def needs_attention(self) -> bool: ...
-    @property
-    def last_header(self) -> Header | None: ...
-    @property
-    def counters(self) -> BookCounters: ...
-    @property
-    def price_decimals(self) -> int | None: ...
-    @property
-    def quantity_decimals(self) -> int | None: ...
-    def compare(self, other: OrderBook) -> Comparison: ...
 
 @final
 class StreamBinding:
@@ -309,6 +331,19 @@ class StreamBinding:
     def owner(self) -> Any: ...
 
 @final
+class UpdateWaiter:
+    def __new__(cls, bindings: Iterable[StreamBinding]) -> UpdateWaiter: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, error_type: object, error: object, traceback: object) -> None: ...
+    @property
+    def change(self) -> int: ...
+    def wait(self, seen: int, timeout_s: float | None = None, spin_s: float = 0.0) -> None: ...
+    def wait_past(
+        self, after: Sequence[int], timeout_s: float | None = None, spin_s: float = 0.0
+    ) -> dict[int, int]: ...
+    def close(self) -> None: ...
+
+@final
 class StreamTally:
     firsts: int
     duplicates: int
@@ -327,6 +362,8 @@ class FrameReader:
     def is_between_frames(self) -> bool: ...
     @property
     def failure(self) -> int | None: ...
+    @property
+    def received_in_loop_ns(self) -> int | None: ...
     @property
     def updates_in_loop(self) -> int: ...
     def writable(self) -> memoryview: ...
@@ -523,16 +560,8 @@ class SharedReader:
         limit: SupportsIndex | None = None,
         *,
         threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-    ) -> list[list[Decimal]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-    ) -> list[list[str]]: ...
+        number: type[N],
+    ) -> list[list[N]]: ...
     @overload
     def asks(
         self,
@@ -547,22 +576,12 @@ class SharedReader:
         limit: SupportsIndex | None = None,
         *,
         threshold_volume: float | Decimal | None = None,
-        number: type[Decimal],
-    ) -> list[list[Decimal]]: ...
+        number: type[N],
+    ) -> list[list[N]]: ...
     @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[str],
-    ) -> list[list[str]]: ...
-    def view(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        number: NumberType = ...,
-    ) -> BookView: ...
+    def view(self, limit: SupportsIndex | None = None, *, number: type[float] = ...) -> BookView[float]: ...
+    @overload
+    def view(self, limit: SupportsIndex | None = None, *, number: type[N]) -> BookView[N]: ...
     def to_numpy(
         self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
     ) -> numpy.typing.NDArray[numpy.float64]: ...

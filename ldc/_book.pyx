@@ -18,15 +18,22 @@ The parts, each included so that the C compiler sees one unit:
     core/depth.pxi     depth updates and snapshots
     core/scales.pxi    decimals, and Python's numbers
     core/commit.pxi    an update into a book
+    core/retain.pxi    updates that are kept for a snapshot
     core/snapshot.pxi  a snapshot into a book
     core/compare.pxi   two books at the same update id
     core/reads.pxi     a book into Python's values
+    core/wide.pxi      whole numbers of 192 bits
+    core/walks.pxi     sums, fills and groups of levels
+    core/analytics.pxi what a book amounts to
+    core/arrays.pxi    a book into arrays of numpy
+    core/text.pxi      a book into JSON text
     core/reader.pxi    the read-only face
     core/shared.pxi    a book into shared memory
     core/mapped.pxi    a book out of shared memory
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
+    core/waiter.pxi    one thread that waits for many books
     core/keepalive.pxi pings, pongs, and the pace of what is sent
     core/wait.pxi      threads that sleep until a number changes
     core/loop.pxi      a feed's steady state without the GIL
@@ -34,7 +41,8 @@ The parts, each included so that the C compiler sees one unit:
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_CONTIG, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -58,11 +66,26 @@ from ldc.errors import (
     is_final,
     refused,
     refused_as_stalled,
+    refused_for_more,
     refused_past_horizon,
     refused_unloaded,
 )
 from ldc.sequence import resolve_rule
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Verdict
+from ldc.analytics import exact
+from ldc.analytics.view import BookView
+from ldc.types import (
+    ArrayCounts,
+    BookArrays,
+    BookCounters,
+    BookTexts,
+    Cause,
+    Comparison,
+    Depth,
+    Fill,
+    Header,
+    Prices,
+    Verdict,
+)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -109,6 +132,25 @@ cdef struct Place:
     bint has_event_time
     bint has_transaction_time
     bint has_received_time
+
+cdef enum:
+    RETAINED_UPDATES_LIMIT = 1_000                  # ldc.limits.RETAINED_UPDATES_MAX
+    RETAINED_BYTES_LIMIT = 4 * 1024 * 1024          # ldc.limits.RETAINED_BYTES_MAX
+    RETAINED_BYTES_LIMIT_OF_ALL = 64 * 1024 * 1024  # ldc.limits.RETAINED_BYTES_MAX_OF_ALL
+
+cdef struct RetainedUpdate:
+    # The bytes of the message follow it in memory.
+    RetainedUpdate* following
+    Py_ssize_t length
+    int64_t received_time_ns
+    bint has_received_time
+
+cdef struct RetainedUpdates:
+    bint is_wanted
+    int32_t count
+    Py_ssize_t bytes
+    RetainedUpdate* oldest      # owned, and what follows it; meaningless if `count` is 0, as `newest`
+    RetainedUpdate* newest
 
 cdef struct Counters:
     int64_t snapshots_loaded
@@ -184,12 +226,16 @@ cdef class OrderBook:
     cdef int _writers                       # 0 or 1; see `begin_writing`
     cdef bint _is_loaded
     cdef bint _is_suspended
+    cdef bint _is_closed                    # for good: `resume` does not undo it
     cdef bint _is_crossed                   # of what is held; 0 in a book that is not loaded
     cdef bint _is_first_after_snapshot
     cdef bint _needs_attention
+    cdef int64_t _attend_at_id              # see `attend_at`; INT64_MAX: never
+    cdef int64_t _attend_at_count           # of `updates_applied`; INT64_MAX: never
+    cdef RetainedUpdates _retained          # the writer's
     cdef bint _chains_by_previous_id        # of the rule, in C
     cdef bint _first_may_end_at_snapshot
-    cdef object _cause                      # given to suspend(); read and written in a critical section
+    cdef object _cause                      # given to suspend() or close(); read and written in a critical section
     cdef bytes _symbol                      # None: any symbol will do
     cdef const char* _symbol_text           # of `_symbol`; NULL: None
     cdef Py_ssize_t _symbol_bytes
@@ -213,10 +259,12 @@ cdef class OrderBook:
             self._symbol_bytes = PyBytes_GET_SIZE(self._symbol)
         self._chains_by_previous_id = self.rule.chains_by_previous_id
         self._first_may_end_at_snapshot = self.rule.first_update_may_end_at_snapshot
+        self._attend_at_id = self._attend_at_count = INT64_MAX
         side_blank(&self._bids)
         side_blank(&self._asks)
 
     def __dealloc__(self):
+        discard_all(&self._retained)
         side_release(&self._bids)
         side_release(&self._asks)
         free(self._header.text)
@@ -225,7 +273,7 @@ cdef class OrderBook:
         """Return all memory that the book holds, in bytes."""
         cdef size_t held = 0
         mutex_lock(&self._mutex)
-        held = side_bytes(&self._bids) + side_bytes(&self._asks) + self._header.capacity
+        held = side_bytes(&self._bids) + side_bytes(&self._asks) + self._header.capacity + self._retained.bytes
         mutex_unlock(&self._mutex)
         return object.__sizeof__(self) + held
 
@@ -255,11 +303,7 @@ cdef class OrderBook:
         cdef Place place
         cdef int64_t honoured = -1
         if limit is not None:
-            if not isinstance(limit, int):
-                raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
-            if limit < 1:
-                raise ValueError(f"limit must be at least 1, not {limit}")
-            honoured = min(limit, INT32_MAX)
+            honoured = min(exact.count_of(limit, "limit", 1), INT32_MAX)
         place_open(&place, received_time_ns)
         begin_writing(self)
         try:
@@ -321,14 +365,7 @@ cdef class OrderBook:
         cdef BookSide bids, asks
         begin_writing(self)
         mutex_lock(&self._mutex)
-        bids = self._bids
-        asks = self._asks
-        side_blank(&self._bids)
-        side_blank(&self._asks)
-        self._is_loaded = False
-        self._is_crossed = False
-        self._needs_attention = False
-        self._header.is_set = False
+        take_sides(self, &bids, &asks)
         publish(self)
         mutex_unlock(&self._mutex)
         published(self)
@@ -336,33 +373,143 @@ cdef class OrderBook:
         side_release(&asks)
         end_writing(self)
 
+    def load_from(self, OrderBook other not None):
+        """Become what another book is that has loaded a snapshot, and clear that one: a snapshot is read only once.
+
+        Another thread may have made and loaded the other book. Raises ValueError if the rules differ, BookNotLoaded if
+        the other is not loaded; nothing has changed then. Cost: O(1), and freeing the levels that were held.
+        """
+        begin_writing(self)
+        try:
+            begin_writing(other)
+            try:
+                load_book(self, other)
+            finally:
+                end_writing(other)
+        finally:
+            end_writing(self)
+        published(self)
+        published(other)
+
+    def retain_updates(self):
+        """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent.
+
+        At `RETAINED_UPDATES_MAX`, at `RETAINED_BYTES_MAX`, and at `RETAINED_BYTES_MAX_OF_ALL` of all books of the
+        process (`ldc.limits`), the oldest of this book is discarded.
+        """
+        self._retained.is_wanted = True
+
+    def forget_retained(self):
+        """Forget the updates that were kept, and keep no more."""
+        begin_writing(self)
+        self._retained.is_wanted = False
+        discard_all(&self._retained)
+        end_writing(self)
+
+    @property
+    def retained_count(self):
+        """How many updates are kept."""
+        return self._retained.count
+
+    def apply_retained(self, OrderBook other not None):
+        """Apply the updates that another book has kept, oldest first, until one does not continue this book.
+
+        Raises as `apply`; what came before is applied then. Cost: as `apply`, for each update.
+        """
+        begin_writing(self)
+        try:
+            begin_writing(other)
+            try:
+                if not self._is_loaded:
+                    raise BookNotLoaded(self.market, Cause.NOT_LOADED)
+                apply_retained_updates(self, &other._retained)
+            finally:
+                end_writing(other)
+        finally:
+            end_writing(self)
+
+    def attend_at(self, update_id, updates=None):
+        """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer.
+
+        `load_snapshot`, `load_from` and `clear` end that.
+        """
+        cdef int64_t at_id = INT64_MAX if update_id is None else update_id
+        cdef int64_t count = -1 if updates is None else updates
+        mutex_lock(&self._mutex)
+        self._attend_at_id = at_id
+        self._attend_at_count = INT64_MAX if count < 0 else self._counters.updates_applied + count
+        if self._is_loaded:
+            attend(self)
+        mutex_unlock(&self._mutex)
+
     def suspend(self, cause):
         """Let every read raise with this cause, a non-empty str, until `resume`.
 
         The class is `DepthCacheOutOfSync`, unless `ldc.errors.REFUSALS` has another for the cause.
         """
-        if not isinstance(cause, str):
-            raise TypeError(f"cause must be a str, not {type(cause).__name__}")
-        if not cause:
-            raise ValueError("cause must not be empty")
+        check_cause(cause)
         cdef bytes text = cut_text(cause, sizeof(self._cause_text))
         with cython.critical_section(self):
-            self._cause = cause
+            if not self._is_closed:
+                self._cause = cause
+            mutex_lock(&self._mutex)
+            self._is_suspended = True
+            if not self._is_closed:
+                keep_cause(self, text)
+            publish(self)
+            mutex_unlock(&self._mutex)
+        published(self)
+
+    def resume(self):
+        """Let reads return again what the book holds, unless it is closed."""
         mutex_lock(&self._mutex)
-        self._is_suspended = True
-        memset(self._cause_text, 0, sizeof(self._cause_text))
-        memcpy(self._cause_text, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self._is_suspended = self._is_closed
         publish(self)
         mutex_unlock(&self._mutex)
         published(self)
 
-    def resume(self):
-        """Let reads return again what the book holds."""
-        mutex_lock(&self._mutex)
-        self._is_suspended = False
-        publish(self)
-        mutex_unlock(&self._mutex)
+    def close(self, cause):
+        """Let every read raise with this cause, a non-empty str, for good: as `suspend`, but nothing undoes it.
+
+        The first cause stays. The writer may continue to write, and nobody can read it. Any thread may call it, also a
+        signal handler, whatever the writer is doing; it waits at most for one commit.
+        """
+        check_cause(cause)
+        cdef bytes text = cut_text(cause, sizeof(self._cause_text))
+        with cython.critical_section(self):
+            if not self._is_closed:
+                self._cause = cause
+            mutex_lock(&self._mutex)
+            if not self._is_closed:
+                keep_cause(self, text)
+            self._is_suspended = True
+            self._is_closed = True
+            publish(self)
+            mutex_unlock(&self._mutex)
         published(self)
+
+    def close_after_fork(self, cause):
+        """Close the book in a forked child, and forget what it holds. Only for a child of one thread.
+
+        A thread of the parent may have been in the middle of a commit, and holds the lock of this copy for good. So the
+        lock is made again, and the levels are left where they are: their memory is not freed.
+        """
+        check_cause(cause)
+        memset(&self._mutex, 0, sizeof(self._mutex))
+        self.forget_region()
+        side_blank(&self._bids)
+        side_blank(&self._asks)
+        self._is_loaded = False
+        self._is_crossed = False
+        self._needs_attention = False
+        self._header.is_set = False
+        self._header.text = NULL
+        self._header.capacity = 0
+        self._attend_at_id = self._attend_at_count = INT64_MAX
+        add_atomically64(&retained_bytes_of_all, -self._retained.bytes)
+        memset(&self._retained, 0, sizeof(self._retained))
+        exchange(&self._writers, 0)
+        self.close(cause)
 
     @property
     def lease(self):
@@ -456,6 +603,22 @@ cdef class OrderBook:
         """Return one atomic `BookView`: both sides, ids, times and horizons of one update id. Raises as `bids`."""
         return read_view(self, limit, number, beyond_horizon, False)
 
+    def texts(self, limit=None):
+        """Return both sides as JSON text, with the ids, times and horizons of one update id: a `BookTexts`.
+
+        At most `limit` levels a side, inside the horizon. Raises as `bids`. The digits are written in C: 20 levels a
+        side take a microsecond or two.
+        """
+        return read_texts(self, limit)
+
+    def to_json(self, limit=None):
+        """Return the body of a REST snapshot, as bytes: ``{"lastUpdateId":7,"bids":[["1.50","2"],...],...}``.
+
+        `E` and `T` are there if the book's last message had them. A side that ends before `limit` because its horizon
+        ends has the horizon in `bidHorizon` or `askHorizon`. Raises as `bids`.
+        """
+        return read_texts(self, limit).to_json(None if limit is None else limit_of(limit))
+
     def to_numpy(self, side, limit=None):
         """Return "bids" or "asks", best first, as a new float64 array of shape (n, 2). Needs numpy."""
         if side == "bids":
@@ -463,6 +626,128 @@ cdef class OrderBook:
         if side == "asks":
             return read_array(self, &self._asks, 1, limit)
         raise ValueError(f'side must be "bids" or "asks", not {side!r}')
+
+    # ---------------------------------------------------------------------------------------- analytics
+    #
+    # Exact, of one moment, inside the horizon; `ldc.analytics.exact` is their definition.
+
+    @property
+    def mid(self):
+        """(best bid + best ask) / 2 as a float, or None while a complete side is empty. Raises as `view`. O(1)."""
+        return read_mid(self)
+
+    @property
+    def spread(self):
+        """Best ask - best bid as a float, or None while a complete side is empty. Raises as `view`. O(1)."""
+        return read_spread(self)
+
+    @property
+    def micro_price(self):
+        """The mean of both best prices, each weighed by the quantity at the other: it lies nearer to the smaller side.
+
+        A float, or None while a complete side is empty. Raises as `view`. O(1).
+        """
+        return read_micro_price(self)
+
+    def prices(self, *, number=float):
+        """Return `Prices`: mid, spread and micro-price of one moment; or None while a complete side is empty.
+
+        As Decimal or str mid and spread are exact, and the micro-price has 28 digits. Raises as `view`. O(1).
+        """
+        return read_prices(self, number)
+
+    def imbalance(self, *, levels=None, bps=None, number=float):
+        """Return (bids - asks) / (bids + asks) of quantities, from -1 to 1; None: there is nothing to compare.
+
+        Args:
+            levels: of so many best levels a side, at least 1; a complete side may have fewer.
+            bps: of all levels within so many basis points from mid, above 0; None is returned while a side is empty.
+            number: float (the nearest), Decimal or str (28 digits).
+
+        Raises:
+            DepthCacheOutOfSync: as `view`; LEFT_HORIZON also where it needs what lies past a horizon.
+
+        Cost: O(levels), under the lock.
+        """
+        return read_imbalance(self, levels, bps, number)
+
+    def fill(self, side, *, quantity=None, notional=None, number=float):
+        """Return what an order gets that takes a quantity, or the worth of a notional, from a side: a `Fill`.
+
+        Args:
+            side: "asks" for an order that buys, "bids" for one that sells.
+            quantity, notional: exactly one of both, an int, float or Decimal above 0. A float means its repr.
+            number: the type of the result. Sums are exact as Decimal or str; quotients have 28 digits; a float is the
+                one nearest to the exact value.
+
+        Where the levels inside the horizon are not enough, `is_complete` is False, and the result is all there is.
+
+        Raises:
+            DepthCacheOutOfSync: as `bids` or `asks`.
+
+        Cost: O(levels taken), under the lock.
+        """
+        return read_fill(self, side, quantity, notional, number)
+
+    def price_at(self, side, *, quantity=None, notional=None, number=float):
+        """Return the worst price that a `fill` needs, or None: the side is complete and has not enough.
+
+        Raises:
+            DepthCacheOutOfSync: as `fill`; LEFT_HORIZON also where a level past the horizon is needed.
+
+        Cost: O(levels taken), under the lock.
+        """
+        return read_price_at(self, side, quantity, notional, number)
+
+    def depth(self, side, *, to_price=None, bps=None, number=float):
+        """Return what rests on a side up to a price, inclusive: a `Depth`.
+
+        Args:
+            side: "bids" or "asks".
+            to_price: the price. Exactly one of this and `bps`.
+            bps: so many basis points from mid, above 0; None is returned while a complete side is empty.
+            number: as in `fill`.
+
+        Where the price lies past the horizon, `is_complete` is False, and the result is of what lies before it.
+
+        Raises:
+            DepthCacheOutOfSync: as `bids` or `asks`; with `bps` as `view`.
+
+        Cost: O(levels), under the lock.
+        """
+        return read_depth(self, side, to_price, bps, number)
+
+    def grouped(self, side, step, limit=None, *, number=float):
+        """Return (price, quantity) of groups at multiples of a step, best first: bids round down, asks up.
+
+        Args:
+            side: "bids" or "asks".
+            step: above 0; not only a multiple of the tick. One finer than the prices of the book copies the levels.
+            limit: at most so many groups.
+            number: as in `fill`.
+
+        A group that the horizon cuts is left out. Raises as `bids` or `asks`. Cost: O(levels), under the lock.
+        """
+        return read_grouped(self, side, step, limit, number)
+
+    def arrays(self, limit=None, *, number=None, out=None):
+        """Return both sides of one update id as `BookArrays` of numpy; or write them into `out`, without numpy.
+
+        Args:
+            limit: at most so many levels a side.
+            number: float: float64, as `to_numpy`; int: int64, price x 10**price_decimals and quantity x
+                10**quantity_decimals. None: float, or the type of `out`.
+            out: (bids, asks): two writable, contiguous arrays of the shape (n, 2), both of float64 or both of int64.
+                Their first rows are overwritten, as many as there are levels, and `ArrayCounts` returned. No other
+                thread may use them meanwhile.
+
+        Raises:
+            DepthCacheOutOfSync: as `view`.
+            TypeError, ValueError: `out` is no such pair.
+
+        Cost: O(levels returned). With `out` nothing is allocated but the result.
+        """
+        return read_arrays(self, limit, number, out)
 
     # ------------------------------------------------------------------------------------------ looking at
 
@@ -484,7 +769,7 @@ cdef class OrderBook:
 
     @property
     def suspended_by(self):
-        """The cause given to `suspend`, or None."""
+        """The cause given to `suspend` or `close`, or None."""
         cdef bint is_suspended = False
         mutex_lock(&self._mutex)
         is_suspended = self._is_suspended
@@ -542,7 +827,7 @@ cdef class OrderBook:
 
     @property
     def needs_attention(self):
-        """Whether the book is crossed, or fewer than half of a snapshot's levels are left inside a horizon."""
+        """Whether it is crossed, has fewer than half of a snapshot's levels inside a horizon, or is at `attend_at`."""
         return read_flag(self, &self._needs_attention)
 
     @property
@@ -589,6 +874,7 @@ cdef class OrderBook:
 include "core/reader.pxi"
 include "core/shared.pxi"
 include "core/frames.pxi"
+include "core/waiter.pxi"
 include "core/keepalive.pxi"
 include "core/openssl.pxi"
 include "core/tls.pxi"
@@ -614,7 +900,13 @@ def _limit_allocations(left):
 
 
 include "core/commit.pxi"
+include "core/retain.pxi"
 include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
 include "core/mapped.pxi"
+include "core/wide.pxi"
+include "core/walks.pxi"
+include "core/analytics.pxi"
+include "core/arrays.pxi"
+include "core/text.pxi"

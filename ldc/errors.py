@@ -172,6 +172,11 @@ REFUSALS = {
 """By cause. A cause that is not here was given to `suspend` by a program of its own; it is out of sync."""
 
 _OTHER = Refusal(DepthCacheOutOfSync, "it is suspended", _WAIT)
+_MORE = Refusal(
+    DepthCacheOutOfSync,
+    "the answer needs what lies past its horizon",
+    "request less, or load a deeper snapshot; the page 'horizon' of the documents explains it",
+)
 FIRST_SNAPSHOT = Refusal(
     BookNotLoaded,
     "it waits for its first snapshot",
@@ -213,11 +218,19 @@ def refused_as_stalled(
 
 
 def refused_past_horizon(
-    market: str | None, cause: str, last_update_id: int, side: str, horizon: float
+    market: str | None, cause: str, last_update_id: int, side: str, horizon: object
 ) -> DepthCacheError:
     """Return the error for a book one side of which has no level left inside its horizon."""
     why = f"no level is left in its {side} up to {horizon}, where the last snapshot ended"
     return refused(market, cause, last_update_id, why=why)
+
+
+def refused_for_more(
+    market: str | None, cause: str, last_update_id: int | None, side: str, horizon: object
+) -> DepthCacheError:
+    """Return the error for an answer that needs what lies past the horizon of a side."""
+    why = f"the answer needs {side} past {horizon}, where they end that are known for certain"
+    return _error(_MORE, market, cause, last_update_id, why)
 
 
 def refused_as_too_old(

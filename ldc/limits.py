@@ -1,5 +1,7 @@
 """Rate limits (request weight, connects, messages), the backoff after failures, and the durations of feeds.
 
+Also how much the order books of a process retain for snapshots that are being downloaded.
+
 Pure arithmetic.
 
 Rule 1: every method takes the time as an argument, in seconds of one monotonic clock. Nothing here reads a clock,
@@ -55,6 +57,18 @@ RETRY_AFTER_S_MIN = 1.0
 
 RETRY_AFTER_S_MAX = BAN_PAUSE_S_MAX
 """Seconds: a larger Retry-After counts as this. No ban is longer, and a wrong header must not stop the process."""
+
+RETAINED_UPDATES_MAX = 1_000
+"""Updates that a book retains while the snapshot of a refresh is downloaded: 100 s at ten updates a second. At the
+limit the oldest is discarded. The book has applied it, so only a snapshot that is older than that is lost."""
+
+RETAINED_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes of those updates (recorded ones have 1.6 kB on average, 35 kB at most). At the limit the oldest is discarded.
+The newest is kept whatever its size."""
+
+RETAINED_BYTES_MAX_OF_ALL = 64 * 1024 * 1024
+"""The same for all books of the process together. At the limit a book discards its own oldest updates, and retains
+nothing if that is not enough. Then the snapshot proves too old and is requested again, with a backoff."""
 
 RECONNECT_S_LOST = 0.25
 """Seconds: the ceiling of the random wait after a working connection was lost, while connects are not scarce. Full

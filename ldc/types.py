@@ -10,14 +10,20 @@ Records are named tuples, because the compiled book creates them in a tenth of t
 import enum
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, SupportsIndex, TypeVar
 
 Message = bytes | bytearray | memoryview | str
 """A message: its bytes, or their text as UTF-8."""
 Number = float | Decimal | str
 NumberType = type[float] | type[Decimal] | type[str]
 """The types that prices and quantities may be read as."""
-Level = tuple[Number, Number]
+N = TypeVar("N", bound=float | Decimal | str)
+"""The type that prices and quantities were read as."""
+A = TypeVar("A")
+"""The type of an array."""
+Amount = float | Decimal | SupportsIndex
+"""A quantity, a notional, a price, a step: an exact number. A float means its repr."""
+Side = Literal["bids", "asks"]
 
 
 class Verdict(enum.IntEnum):
@@ -81,25 +87,115 @@ class Cause(enum.StrEnum):
     """The exchange does not know the market."""
 
 
-class BookView(NamedTuple):
-    """Both sides of a book, read atomically: all fields belong to the same update id."""
+class Prices(NamedTuple, Generic[N]):
+    """The prices between the best bid and the best ask, of one update id."""
 
-    bids: tuple[Level, ...]
-    """(price, quantity), best (highest) first."""
-    asks: tuple[Level, ...]
-    """(price, quantity), best (lowest) first."""
+    mid: N
+    """(bid + ask) / 2."""
+    spread: N
+    """ask - bid."""
+    micro_price: N
+    """Each price weighed by the quantity at the other: (bid x ask size + ask x bid size) / (bid size + ask size).
+    It lies nearer to the side that has less."""
+
+
+class Fill(NamedTuple, Generic[N]):
+    """What an order gets that takes from one side of a book, best level first."""
+
+    quantity: N
+    """What it gets: the requested quantity, what the requested notional buys, or all that is known."""
+    notional: N
+    """What that costs: the sum of price x quantity, without fees."""
+    average_price: N | None
+    """notional / quantity; None: it gets nothing."""
+    worst_price: N | None
+    """Of the last level that it takes from; None: it gets nothing."""
+    levels: int
+    """How many levels it takes from, the last one perhaps in part."""
+    is_complete: bool
+    """Whether the known levels are enough. If not, and the side has a horizon, more may rest past it."""
+
+
+class Depth(NamedTuple, Generic[N]):
+    """What rests on one side of a book up to a price, inclusive."""
+
+    quantity: N
+    """The sum of the quantities."""
+    notional: N
+    """The sum of price x quantity."""
+    levels: int
+    """How many levels."""
+    is_complete: bool
+    """Whether the side is known up to that price. If not, these are the sums up to its horizon."""
+
+
+class BookArrays(NamedTuple, Generic[A]):
+    """Both sides of a book at one update id, as arrays of numpy of the shape (n, 2): price and quantity, best first."""
+
+    bids: A
+    """float64, or int64: units of the decimals below."""
+    asks: A
+    """As `bids`."""
+    last_update_id: int
+    """The exchange's update id of both."""
+    price_decimals: int
+    """Decimals of a price in whole numbers: it is units / 10**price_decimals."""
+    quantity_decimals: int
+    """Decimals of a quantity in whole numbers."""
+
+
+class ArrayCounts(NamedTuple):
+    """How many levels were written into the arrays that the caller gave."""
+
+    bids: int
+    """Rows of the array for bids that hold a level; the others are what they were."""
+    asks: int
+    """Rows of the array for asks that hold a level."""
+    last_update_id: int
+    """The exchange's update id of both."""
+    price_decimals: int
+    """Decimals of a price in whole numbers."""
+    quantity_decimals: int
+    """Decimals of a quantity in whole numbers."""
+
+
+class BookTexts(NamedTuple):
+    """Both sides of a book as JSON text, read atomically: all fields belong to the same update id."""
+
+    bids: str
+    """``[["price","quantity"],...]``, best (highest) first, with all decimals that the exchange prints."""
+    asks: str
+    """As `bids`, best (lowest) first."""
+    bid_count: int
+    """Levels in `bids`."""
+    ask_count: int
+    """Levels in `asks`."""
     last_update_id: int
     """The exchange's update id of the book."""
     event_time_ms: int | None
-    """`E` of the book's last message: the exchange's clock, Unix milliseconds; None if it had none."""
+    """`E` of the book's last message."""
     transaction_time_ms: int | None
-    """`T` of that message (futures): the matching engine's time, Unix milliseconds; None if it had none."""
+    """`T` of that message (futures)."""
     received_time_ns: int | None
-    """When that message arrived, as the caller passed it; in depth caches the local clock, Unix nanoseconds."""
-    bid_horizon: Number | None
+    """When that message arrived: in depth caches the local clock, Unix nanoseconds."""
+    bid_horizon: str | None
     """The lowest price to which the bids are complete; None: complete at every price."""
-    ask_horizon: Number | None
+    ask_horizon: str | None
     """The highest price to which the asks are complete; None: complete at every price."""
+
+    def horizons(self, limit: int | None) -> dict[str, str]:
+        """Return `bidHorizon` and `askHorizon` as JSON: of the sides that end before `limit` levels at a horizon."""
+        sides = (("bidHorizon", self.bid_count, self.bid_horizon), ("askHorizon", self.ask_count, self.ask_horizon))
+        ended = ((name, edge) for name, count, edge in sides if edge is not None and (limit is None or count < limit))
+        return {name: f'"{edge}"' for name, edge in ended}
+
+    def to_json(self, limit: int | None) -> bytes:
+        """Return the body of a snapshot of at most `limit` levels; see `OrderBook.to_json`."""
+        times = (("E", self.event_time_ms), ("T", self.transaction_time_ms))
+        fields = {"lastUpdateId": str(self.last_update_id)}
+        fields |= {name: str(time) for name, time in times if time is not None}
+        fields |= {"bids": self.bids, "asks": self.asks} | self.horizons(limit)
+        return ("{" + ",".join([f'"{name}":{value}' for name, value in fields.items()]) + "}").encode()
 
 
 class Header(NamedTuple):

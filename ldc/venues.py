@@ -26,9 +26,10 @@ Read this before you change a row:
   ``这是测试币456`` (D), and the case of other letters is not documented.
 """
 
+import difflib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -45,7 +46,12 @@ SNAPSHOT_STEPS = (100, 1000)
 MARKET_LENGTH_MAX = 50
 """Characters: the exchange's own bound (its error -1100). A longer market is a ``ValueError``."""
 
+CLOSE_MIN = 0.75
+"""How alike two names are, as a ratio of `difflib`, that are taken for one with a typing error."""
+
 _MARKET = re.compile(rf"[\w.\-]{{1,{MARKET_LENGTH_MAX}}}")
+_MARKET_ELSEWHERE = re.compile(r"([A-Za-z0-9]+)[/_\-]([A-Za-z]+)(?::[A-Za-z0-9]+)?")
+_SEPARATORS = re.compile(r"[\s/_.:\-]")
 _BASE_URI = re.compile(r"([a-z]+)://(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _TO_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
@@ -126,9 +132,11 @@ class Venue:
             {ord(dropped): None for dropped in self.symbol_characters_dropped}
         )
         if _MARKET.fullmatch(symbol) is None:
+            plain = plain_market(market)
+            hint = f". Other libraries spell {plain!r} so: did you mean that?" if plain is not None else ""
             raise ValueError(
                 f"{market!r} cannot be a market of {self.exchange}: it takes 1 to {MARKET_LENGTH_MAX} letters, digits "
-                "and _ - . such as 'BTCUSDT', without a slash or a blank"
+                f"and _ - . such as 'BTCUSDT', without a slash or a blank{hint}"
             )
         return symbol
 
@@ -240,13 +248,53 @@ def checked_base_uri(base_uri: str, schemes: tuple[str, ...]) -> str:
     return trimmed
 
 
+OTHER_NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "binance": ("ccxt", "binance.com"),
+        "binanceusdm": ("ccxt", "binance.com-futures"),
+        "binancecoinm": ("ccxt", "binance.com-coin_futures"),
+        "binanceus": ("ccxt", "binance.us"),
+        "binance_futures": ("cryptofeed", "binance.com-futures"),
+        "binance_delivery": ("cryptofeed", "binance.com-coin_futures"),
+        "binance_us": ("cryptofeed", "binance.us"),
+        "binance_tr": ("cryptofeed", "trbinance.com"),
+    }
+)
+"""What other libraries call an exchange: the library, and the name here. UBLDC's names are the names here."""
+
+
 def venue_named(exchange: str) -> Venue:
-    """Return the row of that exchange; raise `UnknownExchange`, with the valid names, if it has none."""
-    venue = VENUES.get(exchange)
+    """Return the row of that exchange; raise `UnknownExchange`, with the valid names, if it has none.
+
+    Case and blanks around the name do not matter.
+    """
+    wanted = exchange.strip().lower()
+    venue = VENUES.get(wanted)
     if venue is None:
         choices = ", ".join(VENUES)
-        raise UnknownExchange(message=f"There is no exchange {exchange!r}; the exchanges are {choices}.")
+        hint = ""
+        if (same := OTHER_NAMES.get(wanted)) is not None:
+            hint = f" It is {same[0]}'s name of {same[1]!r}."
+        elif (close := did_you_mean(wanted, tuple(VENUES))) is not None:
+            hint = f" Did you mean {close!r}?"
+        raise UnknownExchange(message=f"There is no exchange {exchange!r}; the exchanges are {choices}.{hint}")
     return venue
+
+
+def did_you_mean(name: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that a name is most likely a misspelling of, or None. Separators do not matter."""
+    plain = {_SEPARATORS.sub("", choice.lower()): choice for choice in choices}
+    close = difflib.get_close_matches(_SEPARATORS.sub("", name.lower()), plain, n=1, cutoff=CLOSE_MIN)
+    return plain[close[0]] if close else None
+
+
+def plain_market(market: str) -> str | None:
+    """Return the market that another library's spelling means; None for any other text.
+
+    BTC/USDT and BTC/USDT:USDT are ccxt's BTCUSDT; BTC-USDT and BTC_USDT are that of several others.
+    """
+    found = _MARKET_ELSEWHERE.fullmatch(market)
+    return found[1].upper() + found[2].upper() if found is not None else None
 
 
 # D: depth diffs every 100 ms or, without a suffix, every 1000 ms.

@@ -3,9 +3,12 @@
 Rule 1: never fall back in silence. The two agree in everything but speed. A bot that runs 20 times slower than its
         author measured loses money without an error. So a missing extension is an ImportError that says what to do.
 Rule 2: Python is requested by `LDC_PURE_PYTHON=1` in the environment, or by a wheel that was built so on purpose.
+Rule 3: compiled code that waits blocks a thread of the system. Where threads share one, nothing compiled waits.
 """
 
+import _thread
 import os
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +36,9 @@ __all__ = [
     "StreamTally",
     "TlsContext",
     "TlsSocket",
+    "UpdateWaiter",
     "encode_region",
+    "has_system_threads",
     "read_header",
     "region_bytes",
     "tls_problem",
@@ -48,6 +53,17 @@ def _is_python_requested() -> bool:
     return value == "1" or BUILD == "pure-python"
 
 
+def has_system_threads() -> bool:
+    """Whether `threading` starts threads of the system at this moment.
+
+    Libraries such as gevent and eventlet replace them by greenlets, all of which share one thread of the system. A wait
+    in compiled code would block them all, the one that it waits for included. They also replace what identifies a
+    thread, by which they are recognized.
+    """
+    get_ident = _thread.get_ident
+    return type(get_ident) is types.BuiltinFunctionType and get_ident.__module__ == "_thread"
+
+
 def _what_is_wrong(error: ImportError) -> str:
     """Return why the compiled order book cannot be used, and what to do."""
     if error.name != "ldc._book":
@@ -55,12 +71,13 @@ def _what_is_wrong(error: ImportError) -> str:
     elif BUILD == "source":
         reason = (
             f"The compiled order book is not built in {str(Path(__file__).parents[1])!r}, which is a source folder. "
-            "If ldc is also installed, Python found this folder first: run it from elsewhere, or with `python -P`. "
+            "If ldc is also installed, Python found this folder first: `pip install -e .` builds ldc in it. "
+            "Or start Python elsewhere, or as `python -P`. "
         )
     else:
         reason = "The compiled order book is missing from this installation. "
     return (
-        f"{reason}Install ldc with a C compiler at hand (`pip install .` in its sources), "
+        f"{reason}Install ldc with a C compiler at hand (`pip install -e .` in its sources), "
         "or set LDC_PURE_PYTHON=1 to use the same order book in plain Python, which is many times slower."
     )
 
@@ -92,6 +109,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             StreamTally,
             TlsContext,
             TlsSocket,
+            UpdateWaiter,
             encode_region,
             read_header,
             region_bytes,
@@ -111,7 +129,7 @@ else:
         OrderBook,
         read_header,
     )
-    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally
+    from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally, UpdateWaiter
     from ldc.book.pure.keepalive import KeepAlive
     from ldc.book.pure.native import NativeLoop
     from ldc.book.pure.shared import (

@@ -1,4 +1,4 @@
-"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc feed`.
+"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc feed`, `ldc serve`.
 
 Rule 1: this module interprets the command line; the other modules of the package produce the output.
 Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help` their meaning.
@@ -51,6 +51,11 @@ faults:
   drop             once, when all markets are in sync      drop*3   three times
   drop:0.01        one update in a hundred                 reset@BTCUSDT   the connection of that market
   halt@BTCUSDT~5   for five seconds                        a wrong name is answered with all valid ones
+"""
+
+
+SERVED = """
+The page is at the address that it prints. docs/gateway.md has the paths, the dialects and the rules of access.
 """
 
 
@@ -159,7 +164,29 @@ def make_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="the exchange to imitate")
     simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_exchange(simulate)
+    add_serve(commands, raw)
     return parser
+
+
+def add_serve(commands: Any, raw: dict[str, Any]) -> None:
+    """Add the definition of `ldc serve`."""
+    what = "serve order books to other programs and to browsers, by HTTP and websockets"
+    serve = commands.add_parser("serve", help=what, description=what + ".", epilog=SERVED + EXIT_STATUS, **raw)
+    serve.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
+    serve.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    serve.add_argument("--restful-base-uri", metavar="URI", help="another address of the exchange")
+    serve.add_argument("--websocket-base-uri", metavar="URI", help="another address of the exchange")
+    serve.add_argument("--redundancy", type=positive, default=1, metavar="N", help="websockets a market (default: 1)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1, this machine only)")
+    serve.add_argument("--port", type=port, default=8080, metavar="N", help="0 is any free one (default: 8080)")
+    serve.add_argument("--token-file", metavar="FILE", help="its first line is the token that requests must carry")
+    serve.add_argument("--no-token", action="store_true", help="another host without a token: the books are public")
+    serve.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM, for https and wss")
+    serve.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this machine")
+    serve.add_argument("--read-only", action="store_true", help="clients create and stop no depth caches")
+    serve.add_argument("--open", action="store_true", help="open the page in a browser")
+    serve.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at a signal)")
 
 
 def parsed_faults(texts: Sequence[str]) -> "list[Fault]":
@@ -252,6 +279,44 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
         return serve(exchange, options.markets, options.venue, options.seed, options.seconds, sys.stdout)
 
 
+def serve(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc serve`."""
+    with starting():
+        from ldc.cli.serve import read_token, run
+        from ldc.gateway import Gateway
+
+        manager = BinanceLocalDepthCacheManager(
+            options.exchange,
+            redundancy=options.redundancy,
+            restful_base_uri=options.restful_base_uri,
+            websocket_base_uri=options.websocket_base_uri,
+        )
+        gateway = Gateway(
+            manager,
+            host=options.host,
+            port=options.port,
+            token=None if options.token_file is None else read_token(options.token_file),
+            no_token=options.no_token,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
+            allowed_hosts=options.allow_host,
+            read_only=options.read_only,
+        )
+    with manager:
+        with starting():
+            manager.create_depth_cache(options.markets)
+            gateway.start()
+        with gateway:
+            return run(
+                manager,
+                gateway,
+                options.markets,
+                seconds=options.seconds,
+                opens_browser=options.open,
+                stream=sys.stdout,
+            )
+
+
 def make_watch(options: argparse.Namespace, manager: Source, title: str) -> Watch:
     """Return the `Watch` of the options that `watch` and `demo` share."""
     return Watch(
@@ -265,14 +330,14 @@ def make_watch(options: argparse.Namespace, manager: Source, title: str) -> Watc
 
 
 def wants_view(options: argparse.Namespace) -> bool:
-    """Return whether to draw the view; raise `CannotStart` if rich is missing."""
+    """Return whether to draw the view. Where rich is missing, say so and return False."""
     if options.plain or not is_live_terminal(sys.stdout):
         return False
-    with starting():
-        try:
-            import ldc.cli.terminal  # noqa: F401 - checked before anything starts
-        except ImportError as error:
-            raise ImportError(f"{error}; or use --plain for lines") from error
+    try:
+        import ldc.cli.terminal  # noqa: F401 - checked before anything starts
+    except ImportError as error:
+        sys.stderr.write(f"ldc: {error}; these are plain lines until then\n")
+        return False
     return True
 
 
@@ -286,7 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "watch" and not options.markets and options.shared is None:
         parser.error("watch needs a MARKET, or --shared NAME")
     try:
-        return {"watch": watch, "demo": demo, "simulate": simulate, "feed": feed}[options.command](options)
+        return {"watch": watch, "demo": demo, "simulate": simulate, "feed": feed, "serve": serve}[options.command](
+            options
+        )
     except CannotStart as error:
         sys.stderr.write(f"ldc: {error}\n")
         return error.status

@@ -7,7 +7,7 @@ Rule 2: the time is an argument.
 from collections import deque
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from ldc.cli.text import decimals_of
 from ldc.errors import DepthCacheError
@@ -120,13 +120,11 @@ class Sampler:
             cause = self.cache.explain(error).cause or cause
         else:
             state, cause, update_id = SyncState.SYNCHRONIZED, None, view.last_update_id
-            bids, asks = cast("Side", view.bids), cast("Side", view.asks)
+            bids, asks = view.bids, view.asks
             self._note_decimals(bids, asks)
             if bids and asks:
                 mid = (bids[0][0] + asks[0][0]) / 2
-                bid_depth, ask_depth = (
-                    _depth(mid, cast("Decimal | None", horizon)) for horizon in (view.bid_horizon, view.ask_horizon)
-                )
+                bid_depth, ask_depth = (_depth(mid, horizon) for horizon in (view.bid_horizon, view.ask_horizon))
         sample = Sample(
             status,
             state,

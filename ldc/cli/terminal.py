@@ -10,7 +10,7 @@ from typing import TextIO
 try:
     import rich  # noqa: F401 - imported first, so that the error names the missing extra
 except ModuleNotFoundError as error:
-    raise ImportError("the live view needs rich: pip install 'binance-local-depth-cache[cli]'") from error
+    raise ImportError("the live view needs rich: pip install rich") from error
 
 from rich.console import Console
 from rich.live import Live

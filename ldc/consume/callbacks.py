@@ -39,9 +39,17 @@ class CallbackThread:
                 self.dropped += 1
             self._waiting.append((callback, arguments))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ldc-callbacks", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="ldc-callbacks", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # there can be no more threads
+            logger.warning("No thread can be started for callbacks: %s; the next call tries again", error)
+        else:
+            self._thread = thread
 
     def stop(self) -> None:
         """Start no more calls. A callback that is running is not interrupted."""
@@ -66,6 +74,6 @@ class CallbackThread:
                 callback, arguments = self._waiting.popleft()
             try:
                 callback(*arguments)
-            except (Exception, SystemExit):  # sys.exit() would end this thread alone, and with it all later calls
+            except BaseException:  # a thread's top: sys.exit() would end it, and with it all later calls
                 self.raised += 1
                 logger.exception("The callback %r raised; the depth caches are not affected", callback)

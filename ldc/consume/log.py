@@ -15,6 +15,8 @@ from collections import deque
 from types import TracebackType
 from typing import NamedTuple
 
+from ldc.book import has_system_threads
+
 RECORDS_MAX = 10_000
 """Records that may wait while a handler blocks. Further ones are dropped, and counted."""
 
@@ -51,6 +53,7 @@ class QueuedLogger:
         self._reset()
 
     def _reset(self) -> None:
+        self._is_for_system_threads = has_system_threads()
         self._changed = threading.Condition()
         self._waiting: deque[_Record] = deque()
         self._is_handling = False
@@ -89,6 +92,8 @@ class QueuedLogger:
     def _put(
         self, level: int, message: str, arguments: tuple[object, ...], exception: ExceptionInfo | None = None
     ) -> None:
+        if self._is_for_system_threads is not has_system_threads():
+            self._reset()  # a lock from before gevent or eventlet replaced threads excludes no greenlet
         frame = sys._getframe(2)
         place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         thread = threading.current_thread()
@@ -107,7 +112,7 @@ class QueuedLogger:
             thread = threading.Thread(target=self._run, name="ldc-log", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # there can be no more threads: a log is less than a feed
+            except (RuntimeError, MemoryError):  # there can be no more threads: a log is less than a feed
                 return False
             self._thread = thread
         return True

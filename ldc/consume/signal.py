@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable
 
-from ldc.book import StreamBinding
+from ldc.book import StreamBinding, has_system_threads
+
+GREENLET_LOOK_S = 0.002
+"""Seconds between two looks of a greenlet that waits: no compiled code can wake it. It costs a wake-up each time."""
 
 
 class UpdateSignal:
@@ -26,6 +29,8 @@ class UpdateSignal:
     def wait_for(self, has_happened: Callable[[], bool], timeout_s: float | None, spin_s: float = 0.0) -> bool:
         """Block until `has_happened()`, for at most so many seconds; return whether it has. Spin first for `spin_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not has_system_threads():
+            return _look_for(has_happened, deadline)
         self._binding.count_waiter(1)
         try:
             while True:
@@ -38,3 +43,12 @@ class UpdateSignal:
                 self._binding.wait(seen, left_s, spin_s)
         finally:
             self._binding.count_waiter(-1)
+
+
+def _look_for(has_happened: Callable[[], bool], deadline: float | None) -> bool:
+    """Look again and again, and let other greenlets run in between."""
+    while not has_happened():
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(GREENLET_LOOK_S)
+    return True

@@ -19,7 +19,7 @@ cdef inline int place_open(Place* place, object received_time_ns) except -1:
     place.has_received_time = received_time_ns is not None
     if place.has_received_time:
         if not isinstance(received_time_ns, int):
-            raise TypeError(f"received_time_ns must be an int or None, not {type(received_time_ns).__name__}")
+            received_time_ns = exact.whole(received_time_ns, "received_time_ns")
         place.received_time_ns = received_time_ns
     return 0
 
@@ -162,7 +162,10 @@ cdef inline bint is_crossed(const BookSide* bids, const BookSide* asks) noexcept
 cdef inline void attend(OrderBook book) noexcept nogil:
     """Note what the owner has to see, and whether the book can be read at all. After every change, under the lock."""
     book._is_crossed = is_crossed(&book._bids, &book._asks)
-    book._needs_attention = book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
+    book._needs_attention = (
+        book._is_crossed or side_is_short(&book._bids) or side_is_short(&book._asks)
+        or book._place.last_update_id >= book._attend_at_id
+        or book._counters.updates_applied >= book._attend_at_count)
 
 
 cdef void commit_update(OrderBook book, const Message* m, const Place* place, const Settled* settled) noexcept nogil:
@@ -238,6 +241,8 @@ cdef int commit_verdict(
     else:
         book._counters.updates_gap += 1
     mutex_unlock(&book._mutex)
+    if verdict == APPLIED and book._retained.is_wanted:
+        retain(&book._retained, c, place)
     return verdict
 
 

@@ -29,6 +29,15 @@ cdef struct StreamSlot:
     Py_ssize_t length
     PyObject* tally                 # borrowed from FrameReader._tallies
 
+cdef struct Listener:
+    # A waiter for many books, in the list of one of them. `core/waiter.pxi` has the rules.
+    int* word                       # what it sleeps on
+    void* binding                   # borrowed from the waiter
+    Listener* previous
+    Listener* following
+    int64_t after                   # the waiter's own
+    int64_t reached
+
 
 @cython.final
 cdef class StreamBinding:
@@ -45,10 +54,13 @@ cdef class StreamBinding:
     cdef readonly object owner
     cdef public bint is_direct
     cdef public bint is_redundant
-    cdef public int64_t duplicates
-    cdef public double heard_at
-    cdef int _waiting
+    cdef int64_t _duplicates            # the loop counts, and other threads look: relaxed
+    cdef double _heard_at               # as well
+    cdef int _waiting                   # threads that sleep on `_change`
     cdef int _change                    # of `wait_word`: another number after each wake
+    cdef int _listening                 # waiters in `_listeners`
+    cdef Mutex _listeners_lock
+    cdef Listener* _listeners           # waiters for many books, this one among them
     cdef bint _is_touched               # it stands in the list of a reader
     cdef void* _next_touched
 
@@ -60,8 +72,26 @@ cdef class StreamBinding:
     # GIL one of the two sees the other only if every thread sees both steps in order.
 
     @property
+    def duplicates(self):
+        """Duplicates that were counted and not returned."""
+        return load_relaxed(&self._duplicates)
+
+    @duplicates.setter
+    def duplicates(self, int64_t count):
+        store_relaxed(&self._duplicates, count)
+
+    @property
+    def heard_at(self):
+        """When the book last judged an update of the stream. An update that it refused does not count."""
+        return load_double(&self._heard_at)
+
+    @heard_at.setter
+    def heard_at(self, double now):
+        store_double(&self._heard_at, now)
+
+    @property
     def waiting(self):
-        return read_in_order(&self._waiting)
+        return read_in_order(&self._waiting) + read_in_order(&self._listening)
 
     def count_waiter(self, int step):
         """Count a waiting thread in (1) or out (-1)."""
@@ -73,18 +103,13 @@ cdef class StreamBinding:
         return read_in_order(&self._change)
 
     def wake(self):
-        """Wake all threads in `wait` and `wait_past`. From any thread."""
+        """Wake all threads in `wait` and `wait_past`, here and of an `UpdateWaiter`. From any thread."""
         wake_word(&self._change)
+        wake_listeners(self)
 
     def wait(self, int seen, timeout_s=None, double spin_s=0.0):
         """Block, without the GIL, while `change` is `seen`, at most so long; spin first. May return early."""
-        cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
-        cdef int64_t spin_ns = ns_of(spin_s)
-        cdef int status
-        with nogil:
-            status = sleep_until_changed(&self._change, seen, deadline, spin_ns)
-        if status != 0:
-            PyErr_CheckSignals()
+        wait_on(&self._change, seen, timeout_s, spin_s)
 
     def wait_past(self, int64_t after, timeout_s=None, double spin_s=0.0):
         """Block, without the GIL, until the book can be read and is past an id; return its id, or None: look why.
@@ -110,12 +135,9 @@ cdef class StreamBinding:
         """Return the id that was reached; -1: the time is over, or the book cannot be read; -2: a signal came."""
         cdef int seen
         cdef int64_t reached
-        cdef Refusal refusal
         while True:
             seen = read_in_order(&self._change)
-            mutex_lock(&book._mutex)
-            reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
-            mutex_unlock(&book._mutex)
+            reached = reached_id(book)
             if reached > after or reached < 0:
                 return reached
             if reached < after:         # the ids restarted, or the caller has an id of the future
@@ -126,13 +148,72 @@ cdef class StreamBinding:
                 return -2
 
 
+cdef int wait_on(int* word, int seen, object timeout_s, double spin_s) except -1:
+    """Block, without the GIL, while a number is `seen`; handle signals."""
+    cdef int64_t deadline = -1 if timeout_s is None else monotonic_ns() + ns_of(timeout_s)
+    cdef int64_t spin_ns = ns_of(spin_s)
+    cdef int status
+    with nogil:
+        status = sleep_until_changed(word, seen, deadline, spin_ns)
+    if status != 0:
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef int64_t reached_id(OrderBook book) noexcept nogil:
+    """Return the id of a book that can be read at this moment, or -1."""
+    cdef Refusal refusal
+    cdef int64_t reached
+    mutex_lock(&book._mutex)
+    reached = book._place.last_update_id if state_of_both(book, False, &refusal) == READABLE else -1
+    mutex_unlock(&book._mutex)
+    return reached
+
+
+cdef void enlist(StreamBinding binding, Listener* listener) noexcept nogil:
+    """Let a waiter be woken with a binding."""
+    mutex_lock(&binding._listeners_lock)
+    listener.previous = NULL
+    listener.following = binding._listeners
+    if binding._listeners != NULL:
+        binding._listeners.previous = listener
+    binding._listeners = listener
+    mutex_unlock(&binding._listeners_lock)
+    add_atomically(&binding._listening, 1)
+
+
+cdef void delist(StreamBinding binding, Listener* listener) noexcept nogil:
+    """Let a waiter be woken no more: it may be freed after this."""
+    add_atomically(&binding._listening, -1)
+    mutex_lock(&binding._listeners_lock)
+    if listener.previous != NULL:
+        listener.previous.following = listener.following
+    else:
+        binding._listeners = listener.following
+    if listener.following != NULL:
+        listener.following.previous = listener.previous
+    mutex_unlock(&binding._listeners_lock)
+
+
+cdef void wake_listeners(StreamBinding binding) noexcept nogil:
+    cdef Listener* listener
+    if read_in_order(&binding._listening) == 0:
+        return
+    mutex_lock(&binding._listeners_lock)
+    listener = binding._listeners
+    while listener != NULL:
+        wake_word(listener.word)
+        listener = listener.following
+    mutex_unlock(&binding._listeners_lock)
+
+
 @cython.final
 cdef class StreamTally:
     """Counts, of one connection's stream, first arrivals and duplicates. Made by `FrameReader.bind`."""
 
     cdef readonly StreamBinding binding
-    cdef public int64_t firsts
-    cdef public int64_t duplicates
+    cdef int64_t _firsts                # the loop counts, and other threads look: relaxed
+    cdef int64_t _duplicates            # as well
     cdef int64_t _stale_at_id           # the book's id at which a STALE update with a newer event time was last ignored
     cdef int64_t _stood_at_id           # the book's id at the last STALE update
     cdef double _stale_since            # when the first one came that found it there
@@ -140,6 +221,24 @@ cdef class StreamTally:
     def __cinit__(self, StreamBinding binding not None):
         self.binding = binding
         self._stale_at_id = self._stood_at_id = -1
+
+    @property
+    def firsts(self):
+        """Updates that arrived here first, and were applied."""
+        return load_relaxed(&self._firsts)
+
+    @firsts.setter
+    def firsts(self, int64_t count):
+        store_relaxed(&self._firsts, count)
+
+    @property
+    def duplicates(self):
+        """Updates that had arrived elsewhere before."""
+        return load_relaxed(&self._duplicates)
+
+    @duplicates.setter
+    def duplicates(self, int64_t count):
+        store_relaxed(&self._duplicates, count)
 
 
 cdef inline uint64_t hash_of_name(const char* name, Py_ssize_t length) noexcept nogil:
@@ -170,6 +269,7 @@ cdef class FrameReader:
     cdef int _judged                    # the verdict on the frame at `_start`, which the loop has applied; -1: none
     cdef int _failure                   # errno of the loop's last receive, 0: the end; if `_has_failed`
     cdef bint _has_failed
+    cdef int64_t _received_ns           # the wall clock at the loop's last receive; 0: none
     cdef void* _touched                 # bindings with waiters whose books have changed: a list through the bindings
     cdef int64_t _updates               # applied or counted by the loop
     cdef Py_ssize_t _start              # of what is not consumed yet
@@ -182,7 +282,7 @@ cdef class FrameReader:
     cdef StreamSlot* _slots
     cdef Py_ssize_t _slot_count
     cdef int64_t _lags[LAGS_KEPT]       # ns; the newest lies before _lag_count % LAGS_KEPT
-    cdef uint64_t _lag_count
+    cdef int64_t _lag_count
 
     def __cinit__(self, Py_ssize_t message_bytes_max=frames.MESSAGE_BYTES_MAX):
         self._judged = -1
@@ -214,8 +314,8 @@ cdef class FrameReader:
     def lags_ns(self):
         """Return how much later than the first copy each of the last LAGS_KEPT redundant updates arrived."""
         cdef Py_ssize_t index
-        cdef Py_ssize_t count = <Py_ssize_t>min(self._lag_count, <uint64_t>LAGS_KEPT)
-        return [self._lags[index] for index in range(count)]
+        cdef Py_ssize_t count = <Py_ssize_t>min(load_relaxed(&self._lag_count), <int64_t>LAGS_KEPT)
+        return [load_relaxed(&self._lags[index]) for index in range(count)]
 
     cdef int _index_tallies(self) except -1:
         """Build the table that `_find` searches."""
@@ -311,9 +411,14 @@ cdef class FrameReader:
         return self._failure if self._has_failed else None
 
     @property
+    def received_in_loop_ns(self):
+        """When the loop last received, by the wall clock; None: never. What it left has arrived then."""
+        return self._received_ns if self._received_ns != 0 else None
+
+    @property
     def updates_in_loop(self):
         """Updates that the loop has applied, or counted as duplicates, without the GIL."""
-        return self._updates
+        return load_relaxed(&self._updates)
 
     def received(self, Py_ssize_t count):
         """Report how many bytes were written to what `writable` returned."""
@@ -439,9 +544,14 @@ cdef object text_event(
     return FrameEvent(1, payload[:length], binding, verdict, error, received_time_ns)
 
 
+cdef inline void count_one(int64_t* number) noexcept nogil:
+    """Add one to a number that only this thread writes, and others read."""
+    store_relaxed(number, load_relaxed(number) + 1)
+
+
 cdef inline void keep_lag(FrameReader reader, int64_t lag_ns) noexcept nogil:
-    reader._lags[reader._lag_count % LAGS_KEPT] = lag_ns
-    reader._lag_count += 1
+    store_relaxed(&reader._lags[reader._lag_count % LAGS_KEPT], lag_ns)
+    count_one(&reader._lag_count)
 
 
 cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place* place, double now) noexcept nogil:
@@ -461,8 +571,8 @@ cdef bint is_plain_duplicate(FrameReader reader, StreamTally tally, const Place*
     if (place.last_update_id == reached.last_update_id and reached.has_received_time
             and place.received_time_ns >= reached.received_time_ns):
         keep_lag(reader, place.received_time_ns - reached.received_time_ns)
-    tally.duplicates += 1
-    tally.binding.duplicates += 1
+    count_one(&tally._duplicates)
+    count_one(&tally.binding._duplicates)
     return True
 
 
@@ -471,7 +581,9 @@ cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil
 
     A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     """
-    if (read_relaxed(&binding._waiting) != 0 or binding.book._wake_address != NULL) and not binding._is_touched:
+    if not binding._is_touched and (
+            (read_relaxed(&binding._waiting) | read_relaxed(&binding._listening)) != 0
+            or binding.book._wake_address != NULL):
         binding._is_touched = True
         binding._next_touched = reader._touched
         reader._touched = <void*>binding
@@ -481,8 +593,9 @@ cdef void* wake_one(StreamBinding binding) noexcept nogil:
     cdef void* following = binding._next_touched
     binding._is_touched = False
     binding._next_touched = NULL
-    if read_relaxed(&binding._waiting) != 0:
+    if read_in_order(&binding._waiting) != 0:   # who counts itself in later reads the book later
         wake_word(&binding._change)
+    wake_listeners(binding)
     published(binding.book)
     return following
 
@@ -529,10 +642,10 @@ cdef object take_update(
         return text_event(payload, length, binding, None, error, received_time_ns)
     finally:
         end_writing(book)
-    binding.heard_at = now
+    store_double(&binding._heard_at, now)
     if binding.is_redundant:
         if verdict == APPLIED:
-            tally.firsts += 1
+            count_one(&tally._firsts)
             keep_lag(reader, 0)
         elif verdict == STALE and is_plain_duplicate(reader, tally, &place, now):
             return None

@@ -99,7 +99,7 @@ cdef Sendable take_sendable(KeepAliveState* k, double now, bint has_request) noe
 cdef inline void prove(KeepAliveState* k, double at) noexcept nogil:
     """All that the peer had sent at that time has arrived: note it, and renew the lease."""
     cdef int64_t proven_ns
-    k.proven_at = at
+    store_double(&k.proven_at, at)
     if k.lease != NULL:
         # From the monotonic clock to that of leases, which goes on while the machine sleeps.
         proven_ns = clock_exact() - (monotonic_ns() - <int64_t>(at * 1e9))
@@ -126,7 +126,7 @@ cdef bint note_pong(KeepAliveState* k, const char* payload, Py_ssize_t length, d
         k.unmatched_pongs += 1
         return False
     k.pong_deadline = INFINITY
-    k.last_pong_at = now
+    store_double(&k.last_pong_at, now)
     prove(k, k.pinged_at)
     return True
 
@@ -173,12 +173,12 @@ cdef class KeepAlive:
     @property
     def last_pong_at(self):
         """When the last pong came that answered a ping; -infinity: none has."""
-        return self.state.last_pong_at
+        return load_double(&self.state.last_pong_at)
 
     @property
     def proven_at(self):
         """When the ping was sent that was answered last, or the connection opened: up to then all has arrived."""
-        return self.state.proven_at
+        return load_double(&self.state.proven_at)
 
     @property
     def unmatched_pongs(self):

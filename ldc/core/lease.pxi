@@ -28,8 +28,7 @@ cdef class Lease:
     cdef LeaseTerms _terms
 
     def __cinit__(self, duration_ns):
-        if not isinstance(duration_ns, int):
-            raise TypeError(f"duration_ns must be an int, not {type(duration_ns).__name__}")
+        duration_ns = exact.index(duration_ns, "duration_ns")
         if duration_ns < 1:
             raise ValueError(f"duration_ns must be at least 1, not {duration_ns}")
         self._terms.duration_ns = duration_ns
@@ -52,8 +51,7 @@ cdef class Lease:
         It is the time that is proven, such as when an answered ping was sent. After a standstill the present is not
         proven. An earlier time than before is taken as well: the caller decides.
         """
-        if not isinstance(proven_ns, int):
-            raise TypeError(f"proven_ns must be an int, not {type(proven_ns).__name__}")
+        proven_ns = exact.index(proven_ns, "proven_ns")
         if proven_ns < 0:
             raise ValueError(f"proven_ns must not be negative, and is {proven_ns}")
         store_relaxed(&self._terms.proven_ns, proven_ns)

@@ -137,11 +137,11 @@ cdef inline bint take_plain(
     exchange(&book._writers, 0)
     if verdict < 0:
         return False
-    binding.heard_at = now
-    reader._updates += 1
+    store_double(&binding._heard_at, now)
+    count_one(&reader._updates)
     if binding.is_redundant:
         if verdict == APPLIED:
-            tally.firsts += 1
+            count_one(&tally._firsts)
             keep_lag(reader, 0)
         elif is_plain_duplicate(reader, tally, &place, now):
             return True
@@ -261,7 +261,8 @@ cdef bint serve(Channel* channel, FrameReader reader) noexcept nogil:
         status = receive_once(reader, channel.tls, channel.fd)
         if status == NOTHING_THERE or status == RECEIVE_FAILED:
             break
-        is_done = take_frames(reader, channel.keepalive, monotonic_ns() * 1e-9, realtime_ns())
+        reader._received_ns = realtime_ns()
+        is_done = take_frames(reader, channel.keepalive, monotonic_ns() * 1e-9, reader._received_ns)
         wake_touched(reader)
         if not is_done or status == ALL_OF_IT:
             break

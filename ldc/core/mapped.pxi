@@ -115,7 +115,7 @@ cdef str fixed_text(const char* room, Py_ssize_t size):
 
 # ------------------------------------------------------------------------------------------------------ taking a copy
 
-cdef struct Taken:
+cdef struct SharedTaken:
     # What a read has found. `bids` and `asks` are the stacks, or memory that `taken_close` frees.
     SharedView view
     SharedLevel bid_stack[STACK_READ_LEVELS]
@@ -130,7 +130,7 @@ cdef struct Taken:
     int is_late
 
 
-cdef inline void taken_close(Taken* taken) noexcept nogil:
+cdef inline void taken_close(SharedTaken* taken) noexcept nogil:
     if taken.bids != taken.bid_stack:
         free(taken.bids)
     if taken.asks != taken.ask_stack:
@@ -139,7 +139,7 @@ cdef inline void taken_close(Taken* taken) noexcept nogil:
     taken.asks = taken.ask_stack
 
 
-cdef inline void taken_open(Taken* taken) noexcept nogil:
+cdef inline void taken_open(SharedTaken* taken) noexcept nogil:
     taken.bids = taken.bid_stack
     taken.asks = taken.ask_stack
     taken.view.flags = 0
@@ -150,7 +150,7 @@ cdef inline SharedLevel* room_for(SharedLevel* stack, uint32_t count) noexcept n
     return stack if count <= STACK_READ_LEVELS else <SharedLevel*>malloc(count * sizeof(SharedLevel))
 
 
-cdef int attachment_state(Attachment at, Taken* taken, int state, int64_t max_age_ns) noexcept nogil:
+cdef int attachment_state(Attachment at, SharedTaken* taken, int state, int64_t max_age_ns) noexcept nogil:
     """Return what a copy is worth now that its book is in this state."""
     cdef const SharedHead* head = shared_head_of(&at._region)
     cdef int liveness
@@ -174,7 +174,7 @@ cdef int attachment_state(Attachment at, Taken* taken, int state, int64_t max_ag
 
 
 cdef int attachment_take(
-    Attachment at, Taken* taken, uint32_t bid_limit, uint32_t ask_limit, int64_t max_age_ns
+    Attachment at, SharedTaken* taken, uint32_t bid_limit, uint32_t ask_limit, int64_t max_age_ns
 ) noexcept nogil:
     """Take a copy and decide whether it can be read, whatever the side. 0: there is no memory."""
     cdef int state
@@ -191,11 +191,11 @@ cdef int attachment_take(
     return attachment_state(at, taken, state, max_age_ns)
 
 
-cdef inline bint left_bids(const Taken* taken) noexcept nogil:
+cdef inline bint left_bids(const SharedTaken* taken) noexcept nogil:
     return (taken.view.flags & HAS_BID_HORIZON) != 0 and taken.view.bid_count == 0
 
 
-cdef inline bint left_asks(const Taken* taken) noexcept nogil:
+cdef inline bint left_asks(const SharedTaken* taken) noexcept nogil:
     return (taken.view.flags & HAS_ASK_HORIZON) != 0 and taken.view.ask_count == 0
 
 
@@ -255,7 +255,7 @@ cdef class SharedReader:
             at = self._at
         return at
 
-    cdef int _take(self, Taken* taken, uint32_t bid_limit, uint32_t ask_limit, bint is_look) except -1:
+    cdef int _take(self, SharedTaken* taken, uint32_t bid_limit, uint32_t ask_limit, bint is_look) except -1:
         """Take a copy, of the next feeder if this one has gone; return the status. The caller closes `taken`."""
         cdef Attachment at = self._attached()
         cdef int status = SHARED_FEEDER_GONE
@@ -284,7 +284,7 @@ cdef class SharedReader:
         status = attachment_take(at, taken, bid_limit, ask_limit, self._max_age_ns)
         return self._noted(taken, status)
 
-    cdef int _noted(self, Taken* taken, int status) except -1:
+    cdef int _noted(self, SharedTaken* taken, int status) except -1:
         if status == 0:
             raise MemoryError()
         if status == SHARED_READABLE and taken.view.last_update_id > self._highest_id:
@@ -293,7 +293,7 @@ cdef class SharedReader:
 
     cdef int _look(self, SharedView* view) except -1:
         """Return the status of both sides without raising, and the head of the copy; no flags: there is none."""
-        cdef Taken taken
+        cdef SharedTaken taken
         cdef int status = self._take(&taken, 0, 0, True)
         if status == SHARED_READABLE and shared_has_left(&taken.view):
             status = SHARED_LEFT_HORIZON
@@ -302,7 +302,7 @@ cdef class SharedReader:
         view[0] = taken.view
         return status
 
-    cdef object _refuse(self, int status, Taken* taken):
+    cdef object _refuse(self, int status, SharedTaken* taken):
         """Raise why the copy that was taken cannot be read."""
         market, update_id = self.market, taken.view.last_update_id
         if status == SHARED_FEEDER_GONE:
@@ -324,13 +324,13 @@ cdef class SharedReader:
         raise MalformedMessage(
             market, "MALFORMED", f"The shared book of {market!r} holds what no feeder writes; nothing of it was used.")
 
-    cdef object _refuse_left(self, str side, Taken* taken):
+    cdef object _refuse_left(self, str side, SharedTaken* taken):
         is_bids = side == "bids"
         horizon = units_float(taken.view.bid_horizon if is_bids else taken.view.ask_horizon, taken.view.price_scale)
         raise refused_past_horizon(self.market, Cause.LEFT_HORIZON, taken.view.last_update_id, side, horizon)
 
     cdef object _best(self, bint is_bids):
-        cdef Taken taken
+        cdef SharedTaken taken
         cdef SharedLevel best
         cdef int status = self._take(&taken, is_bids, not is_bids, False)
         cdef int32_t price_scale = taken.view.price_scale, quantity_scale = taken.view.quantity_scale
@@ -354,7 +354,7 @@ cdef class SharedReader:
         return units_float(best.price, price_scale), units_float(best.quantity, quantity_scale)
 
     cdef object _side(self, bint is_bids, object limit, object threshold, object number):
-        cdef Taken taken
+        cdef SharedTaken taken
         cdef uint32_t wanted = <uint32_t>limit_of(limit)
         cdef NumberType as_type = number_type(number)
         cdef double notional = threshold_of(threshold) if threshold is not None else 0.0
@@ -394,7 +394,7 @@ cdef class SharedReader:
 
     def view(self, limit=None, *, number=float):
         """Return one atomic `BookView`: both sides, ids, times and horizons of one update id. Raises as `bids`."""
-        cdef Taken taken
+        cdef SharedTaken taken
         cdef uint32_t wanted = <uint32_t>limit_of(limit)
         cdef NumberType as_type = number_type(number)
         cdef int status = self._take(&taken, wanted, wanted, False)
@@ -418,6 +418,9 @@ cdef class SharedReader:
                 view.received_time_ns if view.flags & HAS_RECEIVED_TIME else None,
                 horizon_number((view.flags & HAS_BID_HORIZON) != 0, view.bid_horizon, price_scale, as_type),
                 horizon_number((view.flags & HAS_ASK_HORIZON) != 0, view.ask_horizon, price_scale, as_type),
+                taken.bid_count < view.bid_count,
+                taken.ask_count < view.ask_count,
+                number,
             ))
         finally:
             taken_close(&taken)

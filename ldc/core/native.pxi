@@ -220,6 +220,14 @@ cdef extern from *:
     #endif
     }
 
+    static inline int64_t ldc_add64(int64_t *number, int64_t value) {
+    #if defined(_MSC_VER)
+        return (int64_t)_InterlockedExchangeAdd64((volatile long long *)number, (long long)value);
+    #else
+        return __atomic_fetch_add(number, value, __ATOMIC_RELAXED);
+    #endif
+    }
+
     /* Look at a number that another thread changes: the number alone, ... */
     static inline int ldc_read_relaxed(const int *number) {
         return ldc_load(number);
@@ -241,6 +249,22 @@ cdef extern from *:
         return *(const volatile int64_t *)number;
     #else
         return __atomic_load_n(number, __ATOMIC_RELAXED);
+    #endif
+    }
+    static inline double ldc_load_double(const double *number) {
+    #if defined(_MSC_VER)
+        return *(const volatile double *)number;
+    #else
+        double value;
+        __atomic_load(number, &value, __ATOMIC_RELAXED);
+        return value;
+    #endif
+    }
+    static inline void ldc_store_double(double *number, double value) {
+    #if defined(_MSC_VER)
+        *(volatile double *)number = value;
+    #else
+        __atomic_store(number, &value, __ATOMIC_RELAXED);
     #endif
     }
     static inline void ldc_store_relaxed(int64_t *number, int64_t value) {
@@ -451,9 +475,12 @@ cdef extern from *:
     bint four_numbers "ldc_four_numbers"(const char** text, const int32_t* count, uint32_t* number) noexcept nogil
     int exchange "ldc_exchange"(int* number, int value) noexcept nogil
     int add_atomically "ldc_add"(int* number, int value) noexcept nogil
+    int64_t add_atomically64 "ldc_add64"(int64_t* number, int64_t value) noexcept nogil
     int read_relaxed "ldc_read_relaxed"(const int* number) noexcept nogil
     int read_in_order "ldc_read_in_order"(int* number) noexcept nogil
     int64_t load_relaxed "ldc_load_relaxed"(const int64_t* number) noexcept nogil
+    double load_double "ldc_load_double"(const double* number) noexcept nogil
+    void store_double "ldc_store_double"(double* number, double value) noexcept nogil
     void store_relaxed "ldc_store_relaxed"(int64_t* number, int64_t value) noexcept nogil
     int64_t clock_exact "ldc_clock_exact"() noexcept nogil
     int64_t clock_coarse "ldc_clock_coarse"() noexcept nogil

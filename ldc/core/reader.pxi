@@ -37,9 +37,60 @@ cdef class BookReader:
         """As `OrderBook.view`."""
         return read_view(self._book, limit, number, beyond_horizon, False)
 
+    def texts(self, limit=None):
+        """As `OrderBook.texts`."""
+        return read_texts(self._book, limit)
+
+    def to_json(self, limit=None):
+        """As `OrderBook.to_json`."""
+        return self._book.to_json(limit)
+
     def to_numpy(self, side, limit=None):
         """As `OrderBook.to_numpy`."""
         return self._book.to_numpy(side, limit)
+
+    @property
+    def mid(self):
+        """As `OrderBook.mid`."""
+        return read_mid(self._book)
+
+    @property
+    def spread(self):
+        """As `OrderBook.spread`."""
+        return read_spread(self._book)
+
+    @property
+    def micro_price(self):
+        """As `OrderBook.micro_price`."""
+        return read_micro_price(self._book)
+
+    def prices(self, *, number=float):
+        """As `OrderBook.prices`."""
+        return read_prices(self._book, number)
+
+    def imbalance(self, *, levels=None, bps=None, number=float):
+        """As `OrderBook.imbalance`."""
+        return read_imbalance(self._book, levels, bps, number)
+
+    def fill(self, side, *, quantity=None, notional=None, number=float):
+        """As `OrderBook.fill`."""
+        return read_fill(self._book, side, quantity, notional, number)
+
+    def price_at(self, side, *, quantity=None, notional=None, number=float):
+        """As `OrderBook.price_at`."""
+        return read_price_at(self._book, side, quantity, notional, number)
+
+    def depth(self, side, *, to_price=None, bps=None, number=float):
+        """As `OrderBook.depth`."""
+        return read_depth(self._book, side, to_price, bps, number)
+
+    def grouped(self, side, step, limit=None, *, number=float):
+        """As `OrderBook.grouped`."""
+        return read_grouped(self._book, side, step, limit, number)
+
+    def arrays(self, limit=None, *, number=None, out=None):
+        """As `OrderBook.arrays`."""
+        return read_arrays(self._book, limit, number, out)
 
     def compare(self, OrderBook other not None):
         """As `OrderBook.compare`."""

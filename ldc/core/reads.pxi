@@ -11,6 +11,8 @@ cdef int32_t limit_of(object limit) except -1:
     cdef Py_ssize_t wanted
     if limit is None:
         return INT32_MAX
+    if not isinstance(limit, int) and not hasattr(limit, "__index__"):
+        raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
     wanted = PyNumber_AsSsize_t(limit, NULL)
     if wanted < 0:
         raise ValueError(f"limit must not be negative, and is {limit}")
@@ -40,6 +42,8 @@ cdef struct Refusal:
 cdef inline ReadState state_of_book(OrderBook book, Refusal* refusal) noexcept nogil:
     """Whether the book can be read, whatever the side. Under the lock. The order is that of docs/order-book.md."""
     cdef const LeaseTerms* terms = book._terms
+    if book._is_closed:
+        return SUSPENDED
     if not book._is_loaded:
         return NOT_LOADED
     refusal.last_update_id = book._place.last_update_id
@@ -89,6 +93,14 @@ cdef ReadState decide(OrderBook book, Refusal* refusal) noexcept:
     state = state_of_both(book, False, refusal)
     mutex_unlock(&book._mutex)
     return state
+
+
+cdef int check_cause(object cause) except -1:
+    if not isinstance(cause, str):
+        raise TypeError(f"cause must be a str, not {type(cause).__name__}")
+    if not cause:
+        raise ValueError("cause must not be empty")
+    return 0
 
 
 cdef object cause_of(OrderBook book):
@@ -206,7 +218,7 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     cdef Level* bids = bid_stack
     cdef Level* asks = ask_stack
     cdef int32_t bid_count = 0, ask_count = 0, price_scale = 0, quantity_scale = 0, wanted = limit_of(limit)
-    cdef bint has_bid_horizon = False, has_ask_horizon = False
+    cdef bint has_bid_horizon = False, has_ask_horizon = False, bids_truncated = False, asks_truncated = False
     cdef int64_t bid_horizon = 0, ask_horizon = 0
     cdef NumberType as_type = number_type(number)
     cdef Refusal refusal
@@ -214,11 +226,13 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
     cdef Place place
     mutex_lock(&book._mutex)
     state = state_of_both(book, beyond_horizon, &refusal)
-    if whatever_state and state != NOT_LOADED:
-        state = READABLE
+    if whatever_state:
+        state = READABLE if book._is_loaded else NOT_LOADED
     if state == READABLE:
         bids = copy_levels(&book._bids, wanted, beyond_horizon, -1, bid_stack, &bid_count)
         asks = copy_levels(&book._asks, wanted, beyond_horizon, 1, ask_stack, &ask_count)
+    bids_truncated = bid_count < (book._bids.level_count if beyond_horizon else book._bids.known_count)
+    asks_truncated = ask_count < (book._asks.level_count if beyond_horizon else book._asks.known_count)
     place = book._place
     price_scale = book._price_scale
     quantity_scale = book._quantity_scale
@@ -243,6 +257,9 @@ cdef object read_view(OrderBook book, object limit, object number, bint beyond_h
             place.received_time_ns if place.has_received_time else None,
             horizon_number(has_bid_horizon, bid_horizon, price_scale, as_type),
             horizon_number(has_ask_horizon, ask_horizon, price_scale, as_type),
+            bids_truncated,
+            asks_truncated,
+            number,
         ))
     finally:
         if bids != bid_stack:

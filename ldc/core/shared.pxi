@@ -184,6 +184,12 @@ cdef bytes cut_text(object text, int room):
     return text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").encode()
 
 
+cdef inline void keep_cause(OrderBook book, bytes text) noexcept:
+    """Keep the cause of a suspension for other processes. Under the lock."""
+    memset(book._cause_text, 0, sizeof(book._cause_text))
+    memcpy(book._cause_text, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
 cdef void describe(OrderBook book, uint32_t levels, SharedView* view) noexcept nogil:
     """Fill the head of a copy. Under the book's lock."""
     cdef const BookSide* bids = &book._bids

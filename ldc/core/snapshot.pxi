@@ -70,12 +70,14 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     cdef BookSide bids, asks
     cdef int32_t price_scale = 0, quantity_scale = 0
     cdef bint bids_full = False, asks_full = False
-    if c.problem == NULL and read_snapshot(c, m) == 0:
-        bids_full = is_full(m.bids.count, honoured)
-        asks_full = is_full(m.asks.count, honoured)
-        if settle_snapshot(c, m, &price_scale, &quantity_scale) == 0:
-            if (bids_full and m.bids.count == 0) or (asks_full and m.asks.count == 0):
-                fail(c, b"a side of zero quantities only")
+    if c.problem == NULL:
+        with nogil:         # thousands of levels: the feed's thread need not wait for the one that reads them
+            if read_snapshot(c, m) == 0:
+                bids_full = is_full(m.bids.count, honoured)
+                asks_full = is_full(m.asks.count, honoured)
+                if settle_snapshot(c, m, &price_scale, &quantity_scale) == 0:
+                    if (bids_full and m.bids.count == 0) or (asks_full and m.asks.count == 0):
+                        fail(c, b"a side of zero quantities only")
     if c.problem != NULL:
         mutex_lock(&book._mutex)
         book._counters.snapshots_refused += c.problem != OUT_OF_MEMORY
@@ -93,6 +95,7 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     place.has_transaction_time = m.has_transaction_time
     place.transaction_time_ms = m.transaction_time_ms
     mutex_lock(&book._mutex)
+    book._attend_at_id = book._attend_at_count = INT64_MAX
     swap_sides(book, &bids, &asks)
     book._place = place[0]
     book._price_scale = price_scale
@@ -101,6 +104,56 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     book._is_first_after_snapshot = True
     book._counters.snapshots_loaded += 1
     book._counters.quantities_saturated += count_saturated(&m.bids) + count_saturated(&m.asks)
+    publish(book)
+    mutex_unlock(&book._mutex)
+    side_release(&bids)
+    side_release(&asks)
+    return 0
+
+
+cdef void take_sides(OrderBook book, BookSide* bids, BookSide* asks) noexcept nogil:
+    """Leave a book without levels, and return those. Under the lock."""
+    bids[0] = book._bids
+    asks[0] = book._asks
+    side_blank(&book._bids)
+    side_blank(&book._asks)
+    book._attend_at_id = book._attend_at_count = INT64_MAX
+    book._is_loaded = False
+    book._is_crossed = False
+    book._needs_attention = False
+    book._header.is_set = False
+
+
+cdef int load_book(OrderBook book, OrderBook other) except -1:
+    """Move what another book holds into this one. One lock at a time."""
+    cdef BookSide bids, asks
+    cdef Place place
+    cdef int64_t saturated
+    cdef int32_t price_scale, quantity_scale
+    cdef bint is_first
+    if book.rule != other.rule:
+        raise ValueError(f"the books follow different sequence rules: {book.rule.name!r} and {other.rule.name!r}")
+    if not other._is_loaded:
+        raise BookNotLoaded(other.market, Cause.NOT_LOADED)
+    mutex_lock(&other._mutex)
+    place = other._place
+    price_scale = other._price_scale
+    quantity_scale = other._quantity_scale
+    is_first = other._is_first_after_snapshot
+    saturated = other._counters.quantities_saturated
+    take_sides(other, &bids, &asks)
+    publish(other)
+    mutex_unlock(&other._mutex)
+    mutex_lock(&book._mutex)
+    book._attend_at_id = book._attend_at_count = INT64_MAX
+    swap_sides(book, &bids, &asks)
+    book._place = place
+    book._price_scale = price_scale
+    book._quantity_scale = quantity_scale
+    book._is_loaded = True
+    book._is_first_after_snapshot = is_first
+    book._counters.snapshots_loaded += 1
+    book._counters.quantities_saturated += saturated
     publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)

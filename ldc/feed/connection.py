@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import websocket
 
 from ldc.book import FrameReader, KeepAlive, Lease, TlsSocket
+from ldc.feed.cpus import run_on_all_cpus
 from ldc.feed.opening import new_websocket, open_websocket
 from ldc.feed.subscriptions import NotAcknowledged, StreamRequests
 from ldc.frames import FrameError, FrameEvent, Opcode
@@ -40,12 +41,24 @@ _REASON_CHARACTERS_MAX = 123  # of a close frame, by RFC 6455
 LEASE_MARGIN_S = 1.0
 """Seconds that a lease outlasts a pong in time, which a busy machine may bring late. Then reads raise STALLED."""
 
+LEASE_S_MAX = 9e9
+"""A lease counts ns in 64 bits. Longer ping intervals and timeouts mean as much as this: 285 years."""
+
 RECEIVES_PER_TURN_MAX = 16
 """Receives of one connection in one turn of the loop. What is left is read in the next turn, after the others."""
 
 
 class ConnectionLost(Exception):
     """The connection has ended; the text tells the reason, for a log."""
+
+
+class ConnectionPutOff(ConnectionLost):
+    """Other processes have used up the connects of this address. Nothing was opened."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__("the connects that this machine shares are used up")
+        self.until = until
+        """When to try again."""
 
 
 class ConnectionState(enum.Enum):
@@ -68,6 +81,10 @@ class ConnectionOptions(NamedTuple):
     spare_urls: tuple[str, ...] = ()
     """URLs that serve the same, in the order in which they are tried after a failure; empty: there is one URL only."""
     timing: Timing = DEFAULT_TIMING
+    spins: bool = False
+    """Whether the loop never sleeps, which takes a whole CPU for each feed group."""
+    cpus: frozenset[int] | None = None
+    """The CPUs that feed threads run on; None: all that the process may use."""
 
     def checked(self) -> "ConnectionOptions":
         """Return these; raise ``ValueError`` for a value that makes no sense."""
@@ -77,12 +94,14 @@ class ConnectionOptions(NamedTuple):
                 raise ValueError(f"websocket_{name} is a positive number of seconds, not {seconds!r}")
         if not isinstance(self.timing, Timing):
             raise ValueError(f"timing is an ldc.limits.Timing or None, not {self.timing!r}")  # noqa: TRY004 - as all
+        if not isinstance(self.spins, bool):
+            raise ValueError(f"feed_spin is True or False, not {self.spins!r}")  # noqa: TRY004 - as all
         return self
 
     @property
     def lease_s(self) -> float:
         """Seconds for which a book may be read without another proof: as long as a dead link may stay unnoticed."""
-        return self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S
+        return min(self.ping_interval_s + self.ping_timeout_s + LEASE_MARGIN_S, LEASE_S_MAX)
 
     @property
     def connect_timeout_s(self) -> float:
@@ -101,6 +120,8 @@ class FeedConnection:
         on_opened: called in the group's thread when the handshake has succeeded.
         now: when its life begins.
         lease: renewed by each proof that the link is alive.
+        take_shared: counts the connect in a budget that is shared by a file; returns the time it was given, or when to
+            try again. Called by the connector, because a file may block.
     """
 
     def __init__(
@@ -112,6 +133,8 @@ class FeedConnection:
         on_opened: Callable[["FeedConnection", float], None],
         now: float,
         lease: Lease | None = None,
+        *,
+        take_shared: Callable[[float], float] = lambda now: now,
     ) -> None:
         self.connection_id = connection_id
         self.url = url
@@ -140,7 +163,9 @@ class FeedConnection:
         self._post = post
         self._on_opened = on_opened
         self._deadline = now + options.connect_timeout_s
-        self._problem: str | None = None
+        self._problem: ConnectionLost | None = None  # for the next `tick`
+        self._take_shared = take_shared
+        self._is_counted = False  # in the shared budget
         self._proxy: Proxy | None = None  # known when the connector has begun
         self._peer: tuple[str, int] | None = None
         self._websocket = new_websocket()
@@ -155,29 +180,47 @@ class FeedConnection:
         name = f"ldc-connect-{self.connection_id}"
         try:
             threading.Thread(target=self._open, name=name, daemon=True).start()
-        except RuntimeError as error:  # there can be no more threads: a failure of this connection only
-            self._problem = f"cannot connect to {self.url}: {error}"
+        except (RuntimeError, MemoryError) as error:  # there can be no more threads: a failure of this connection only
+            self._problem = ConnectionLost(f"cannot connect to {self.url}: {error}")
 
     def _open(self) -> None:
         """Open the websocket and pass it to the group's thread. Runs in the connector; each step has a timeout."""
         opened, options = self._websocket, self._options
+        problem: str | None
         try:
+            if options.cpus is not None:
+                run_on_all_cpus()  # a new thread runs where the thread that started it does: beside a loop that spins
+            now = time.monotonic()
+            allowed_at = self._take_shared(now)
+            if allowed_at > now:
+                self._post(lambda _now: self._put_off(allowed_at))
+                return
+            self._is_counted = True
+            if self._was_given_up():
+                return
             self._proxy = options.proxies.for_url(self.url)
-        except ValueError as error:
-            problem: str | None = str(error)
-        else:
             problem = open_websocket(
                 opened, self.url, self._proxy, user_agent=options.user_agent, timeout_s=options.connect_timeout_s
             )
-        if self.state is ConnectionState.CLOSED or not self._post(lambda now: self._opened(problem, now)):
+        except ValueError as error:
+            problem = str(error)
+        except BaseException as error:  # noqa: BLE001 - a thread's top: without a report the group waits in vain
+            problem = f"{type(error).__name__}: {described(error)}"
+        if self._was_given_up() or not self._post(lambda now: self._opened(problem, now)):
             _close_socket(opened.sock)
+
+    def _was_given_up(self) -> bool:
+        return self.state is ConnectionState.CLOSED
+
+    def _put_off(self, until: float) -> None:
+        self._problem = ConnectionPutOff(until)
 
     def _opened(self, problem: str | None, now: float) -> None:
         """Take the socket from the connector."""
         if self.state is ConnectionState.CLOSED:
             _close_socket(self._websocket.sock)
         elif problem is not None:
-            self._problem = f"cannot connect to {self.url}: {problem}"
+            self._problem = ConnectionLost(f"cannot connect to {self.url}: {problem}")
             _close_socket(self._websocket.sock)
         else:
             self._socket = self._websocket.sock
@@ -250,7 +293,7 @@ class FeedConnection:
             if count == 0:
                 raise ConnectionLost(self._why_ended(0))
             self.reader.received(count)
-            self._take_events(events, now)
+            self._take_events(events, now, time.time_ns())
             # Over TLS a receive returns one record at most, however much room there is.
             if count < room_bytes if self._pending is None else self._pending() == 0:
                 return False  # that was all; the selector sees what comes next
@@ -260,7 +303,7 @@ class FeedConnection:
 
     def _take_over(self, events: list[FrameEvent], now: float) -> None:
         """Take what the loop has received, and left for a decision."""
-        self._take_events(events, now)
+        self._take_events(events, now, self.reader.received_in_loop_ns or time.time_ns())
         if self.keepalive.is_late(now):
             self.has_heard_control = True  # the rest is for `tick`
         if self.reader.failure is not None:
@@ -274,8 +317,7 @@ class FeedConnection:
         where = "" if self.reader.is_between_frames else " in the middle of a frame"
         return f"the exchange closed the connection without a close frame{where}"
 
-    def _take_events(self, events: list[FrameEvent], now: float) -> None:
-        received_time_ns = time.time_ns()
+    def _take_events(self, events: list[FrameEvent], now: float, received_time_ns: int) -> None:
         next_event = self.reader.next_event
         try:
             while (event := next_event(now, received_time_ns)) is not None:
@@ -322,12 +364,14 @@ class FeedConnection:
         """Send what is due: pings, pongs, requests. Raises `ConnectionLost` at a deadline."""
         self.has_heard_control = False
         if self._problem is not None:
-            raise ConnectionLost(self._problem)
+            raise self._problem
         if self.state is ConnectionState.CONNECTING:
             if now >= self._deadline:
                 who = "the name server, the network or the handshake stalls"
                 if self._proxy is not None:
                     who = f"the proxy {self._proxy} stalls, or what lies behind it"
+                if not self._is_counted:
+                    who = "the file of the shared budget stalls"
                 raise ConnectionLost(f"no connection to {self.url} within {self._options.connect_timeout_s} s: {who}")
             return
         if self.keepalive.is_dead(now):
@@ -421,4 +465,8 @@ def _shutdown_socket(sock: socket.socket | TlsSocket | None) -> None:
             sock.shutdown(socket.SHUT_RDWR)
         elif sock is not None:
             # Not SSLSocket.shutdown, which removes the TLS object under a thread that reads.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            plain_shutdown = getattr(socket.socket, "shutdown", None)
+            if plain_shutdown is not None:
+                plain_shutdown(sock, socket.SHUT_RDWR)
+            else:  # eventlet's class has none, only its instances
+                sock.shutdown(socket.SHUT_RDWR)

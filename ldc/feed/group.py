@@ -9,8 +9,9 @@ Rule 3: a fault of one market never affects another. A message that cannot be re
 Rule 4: an update on the fast path moves no deadline, and most wake-ups bring nothing else. So deadlines are checked
     only when the nearest has come, or after something that may have brought one nearer: posted work, a call of a
     synchronizer, a message that is no update, a control frame, a lost connection, room to write.
-Rule 5: the thread does not end while its books can be read. An unforeseen exception ends its connections, which
-    suspends every book. It is logged, and everything starts again after `Timing.fault_pause_s`.
+Rule 5: the thread does not end while its books can be read. An unforeseen exception suspends every book first, then
+    ends the connections. Everything starts again after `Timing.fault_pause_s`. A thread that ends for whatever reason
+    closes its books before anything else; their cause is STOPPED, and their waiters end.
 
 There is one connection as a rule, and several when the group is redundant. A successor for the same markets is opened
 when the exchange announces a shutdown, before the 24 hours of a connection are over, and when its pongs come late. Both
@@ -31,11 +32,12 @@ from ldc.feed.loop import EventLoop
 from ldc.feed.market import LiveMarket, MessageDrop
 from ldc.feed.market_table import MarketTable
 from ldc.feed.pool import ConnectionPool, SharedConnectBudget
+from ldc.feed.silence import CONTRADICTIONS, CONTRADICTIONS_MAX, Evidence, ProbeAnswer
 from ldc.feed.status import connection_statuses, proven_at
 from ldc.feed.subscriptions import RequestRefused
-from ldc.frames import FrameEvent, Opcode
+from ldc.frames import FrameEvent
 from ldc.network.text import described, printable
-from ldc.sync.actions import Action, CancelSnapshot, Payload, Refreshed, RequestSnapshot, StateChanged
+from ldc.sync.actions import Action, CancelSnapshot, Payload, ReadSnapshot, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
 
 
@@ -90,6 +92,8 @@ class FeedGroup:
             begin_stop=self._begin_stop,
             has_stopped=self._has_stopped,
             release=self._release,
+            spins=options.spins,
+            cpus=options.cpus,
         )
         self._connections = ConnectionPool(
             self._loop,
@@ -140,21 +144,45 @@ class FeedGroup:
         """Return when a market's book was last proven to be current, by the monotonic clock."""
         return proven_at(tuple(self._connections), market)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread ends, or has ended: it takes no more markets."""
+        return self._loop.is_stopping
+
     def add(self, market: LiveMarket) -> None:
-        """Subscribe a market and keep its book."""
-        self.post(lambda now: self._add(market, now))
+        """Subscribe a market and keep its book; close that if the group has ended."""
+        if not self.post(lambda now: self._add(market, now)):
+            market.close()
 
     def remove(self, market: LiveMarket) -> None:
-        """Unsubscribe a market and stop its synchronizer."""
+        """Close a market's book at once; then unsubscribe it and stop its synchronizer."""
+        market.close()
         self.post(lambda now: self._remove(market, now))
 
     def resync(self, market: LiveMarket, unsubscribe: bool) -> None:
         """Take a market out of sync and synchronize it again; with a new subscription if `unsubscribe`."""
-        self.post(lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe))
+        self._post_once(
+            market,
+            "resubscribe" if unsubscribe else "resync",
+            lambda now: self._resync(market, Cause.REQUESTED, now, unsubscribe=unsubscribe),
+        )
 
     def refresh(self, market: LiveMarket) -> None:
         """Check and renew a market's levels by a snapshot, while its book stays readable."""
-        self.post(lambda now: self._refresh(market, now))
+        self._post_once(market, "refresh", lambda now: self._refresh(market, now))
+
+    def _post_once(self, market: LiveMarket, name: str, work: Callable[[float], None]) -> None:
+        """Post what a caller may request in a loop. While one such request of the market waits, no other is added."""
+        if name in market.requested:
+            return
+
+        def run(now: float) -> None:
+            market.requested.discard(name)
+            work(now)
+
+        market.requested.add(name)
+        if not self.post(run):
+            market.requested.discard(name)
 
     def renew(self) -> None:
         """Replace every connection by a new one, make before break."""
@@ -199,6 +227,7 @@ class FeedGroup:
         """Rule 5: start again, with every book suspended meanwhile: before anything else."""
         for market in self._markets:
             market.book.suspend(Cause.NOT_LOADED)
+            market.signal.notify()
         why = f"a fault of ldc: {type(error).__name__}: {described(error)}"
         for connection in self._connections:
             try:
@@ -210,20 +239,31 @@ class FeedGroup:
                 market.synchronizer.request_resync(now, Cause.NOT_LOADED)  # drops retained levels, too
                 self._run_actions(market, now)
             except BaseException:  # a thread's top
-                market.book.suspend(Cause.NOT_LOADED)
                 logger.exception("%s: %s could not be resynchronized in order", self.name, market.market)
 
     def _begin_stop(self, now: float) -> float:
-        wait_s = self._connections.begin_close()
+        for market in self._markets:  # all books first, whatever follows
+            market.close()
         for market in self._markets:
             self._end_market(market, now)
-        return wait_s
+        return self._connections.begin_close()
 
     def _has_stopped(self) -> bool:
         return not self._connections.open_ones
 
     def _release(self) -> None:
-        self._connections.release()
+        """Close every book, then end every market, then close the sockets. Whatever fails, the rest is done."""
+        now = time.monotonic()
+        try:
+            for market in self._markets:
+                market.close()
+            for market in self._markets:
+                try:
+                    self._end_market(market, now)
+                except BaseException:  # a thread's top
+                    logger.exception("%s: %s could not be stopped in order", self.name, market.market)
+        finally:
+            self._connections.release()
 
     # connections
 
@@ -293,9 +333,9 @@ class FeedGroup:
             self._loop.tick_due = now
         for event in events:
             if event.binding is None:
-                self._handle_other(connection, event.payload, now)
+                self._handle_other(connection, event, now)
             elif event.verdict is None and event.error is None:
-                self._handle_update(connection, event.binding.owner, event.payload, now)
+                self._handle_update(connection, event.binding.owner, event, now)
             else:
                 self._handle_judged(connection, event, now)
         if lost is not None:
@@ -310,7 +350,8 @@ class FeedGroup:
             market.note_malformed(event.error)
         elif event.verdict or market.book.needs_attention:  # APPLIED is 0
             assert event.verdict is not None
-            market.synchronizer.after_apply(connection.connection_id, event.verdict, event.payload, time.time_ns(), now)
+            judged = event.verdict, event.payload, event.received_time_ns
+            market.synchronizer.after_apply(connection.connection_id, *judged, now)
         else:  # applied, and a thread waits for it
             market.binding.is_direct = not market.synchronizer.wants_every_update
             market.wake_waiters()
@@ -318,26 +359,28 @@ class FeedGroup:
         self._run_actions(market, now)
         market.wake_waiters()
 
-    def _handle_update(self, connection: FeedConnection, market: LiveMarket, payload: bytes, now: float) -> None:
+    def _handle_update(self, connection: FeedConnection, market: LiveMarket, event: FrameEvent, now: float) -> None:
         """Give an update to its synchronizer, or to its book if the fast path has opened since it was read."""
         if market.synchronizer.wants_every_update:
             id_before = market.book.last_update_id
-            market.synchronizer.receive_update(connection.connection_id, payload, time.time_ns(), now)
+            received = event.payload, event.received_time_ns
+            market.synchronizer.receive_update(connection.connection_id, *received, now)
             market.note_arrival(connection.reader.tally(market.stream), id_before)
             self._run_actions(market, now)
             market.wake_waiters()
             return
-        event = FrameEvent(Opcode.TEXT, payload, market.binding)
+        event = event._replace(binding=market.binding)
         try:
-            event = event._replace(verdict=market.book.apply(payload, time.time_ns()))
+            event = event._replace(verdict=market.book.apply(event.payload, event.received_time_ns))
             market.binding.heard_at = now
         except MalformedMessage as error:
             event = event._replace(error=error)
         self._handle_judged(connection, event, now)
 
-    def _handle_other(self, connection: FeedConnection, payload: bytes, now: float) -> None:
+    def _handle_other(self, connection: FeedConnection, event: FrameEvent, now: float) -> None:
         """Handle a message that does not begin with the name of a bound stream."""
         self._loop.tick_due = now
+        payload = event.payload
         try:
             header = read_header(payload)
         except MalformedMessage as error:
@@ -349,7 +392,7 @@ class FeedGroup:
         elif header.stream is not None:
             market = self._markets.find(header.stream)
             if market is not None:
-                self._handle_update(connection, market, payload, now)
+                self._handle_update(connection, market, event, now)
             elif not connection.requests.may_bring(header.stream):  # or its market was stopped a moment ago
                 self._drop(MessageDrop.UNKNOWN_STREAM, f"no market of this group has the stream {header.stream}")
         elif header.event is not None or header.last_update_id is not None:
@@ -405,11 +448,10 @@ class FeedGroup:
             self._connections.close(now)
 
     def _end_market(self, market: LiveMarket, now: float) -> None:
-        market.is_removed = True
+        market.close()
         market.synchronizer.stop(now)
         self._run_actions(market, now)
         self._cancel_snapshot(market, None)
-        market.signal.notify()
 
     def _resync(self, market: LiveMarket, cause: Cause, now: float, *, unsubscribe: bool) -> None:
         if market.is_removed:
@@ -457,7 +499,7 @@ class FeedGroup:
             if market.silence.is_probing:
                 self._expect_answer(now)
                 if market.is_lost(None, is_held=self._holds_request(market, None)):
-                    self.probe_answered(market, None, now)
+                    self.probe_answered(market, ProbeAnswer(problem=f"a probe of {market.market} was lost"), now)
 
     def _run_actions(self, market: LiveMarket, now: float) -> None:
         """Do what a market's synchronizer requests, and note when it wants to be ticked again."""
@@ -493,7 +535,13 @@ class FeedGroup:
             self._run_actions(market, now)
 
     def snapshot_received(
-        self, market: LiveMarket, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None, now: float
+        self,
+        market: LiveMarket,
+        epoch: int,
+        body: Payload | ReadSnapshot,
+        limit: int | None,
+        received_time_ns: int | None,
+        now: float,
     ) -> None:
         """Give a snapshot to its synchronizer. In the group's thread."""
         if not market.is_removed:
@@ -510,9 +558,25 @@ class FeedGroup:
             market.synchronizer.snapshot_failed(epoch, now, permanent=permanent, retry_at=retry_at)
             self._run_actions(market, now)
 
-    def probe_answered(self, market: LiveMarket, last_update_id: int | None, now: float) -> None:
-        """Note the exchange's id of a silent market, or None: the probe failed. In the group's thread."""
-        market.probe_answered(last_update_id, now)
+    def probe_answered(self, market: LiveMarket, answer: ProbeAnswer, now: float) -> None:
+        """Note what a probe of a silent market found. In the group's thread."""
+        if market.is_removed:
+            return
+        contradiction = market.probe_answered(answer, now)
+        if contradiction is not None:
+            self._contradict(market, contradiction, now)
         self._silence_due = min(self._silence_due, market.silence.next_due(market.heard_at))
         for handover in self._connections.handovers:
-            handover.probe_answered(market, last_update_id, now)
+            handover.probe_answered(market, answer.last_update_id, now)
+
+    def _contradict(self, market: LiveMarket, evidence: Evidence, now: float) -> None:
+        """A probe contradicts the book of a silent market: confirm it at once, or synchronize the market again."""
+        if market.silence.contradictions < CONTRADICTIONS_MAX:
+            market.silence.confirm(now)
+            self._request_probe(market)
+            self._expect_answer(now)
+            return
+        market.silence.contradictions = 0
+        said = evidence.name.lower().replace("_", " ")
+        logger.warning("%s: probes contradict the book of %s (%s); it is resubscribed", self.name, market.market, said)
+        self._resync(market, CONTRADICTIONS[evidence], now, unsubscribe=True)

@@ -5,8 +5,9 @@ Rule 2: most wake-ups bring one readable socket and move no deadline. So deadlin
     come. Code that may bring a deadline nearer sets `tick_due` to the present. The loop does so itself for posted work
     and for room to write.
 Rule 3: a turn has a fixed order: posted work, readable sources, deadlines.
-Rule 4: an exception in a turn does not end the thread. `recover` is called, and the loop continues after
-    `Timing.fault_pause_s`.
+Rule 4: an exception in a turn does not end the thread, whatever its class. `recover` is called before anything else,
+    and the loop continues after `Timing.fault_pause_s`. If `recover` itself fails, the thread ends. `release` is called
+    whatever ends the thread, and accepted work is run.
 Rule 5: the loop knows nothing of what it serves. What it calls is passed to its constructor.
 """
 
@@ -19,8 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from ldc.book import IMPLEMENTATION, NativeLoop
+from ldc.book import IMPLEMENTATION, NativeLoop, has_system_threads
 from ldc.consume.log import logger
+from ldc.feed.cpus import run_on
 from ldc.feed.mailbox import Mailbox
 from ldc.limits import Timing
 
@@ -41,8 +43,11 @@ def clock_of_sleep() -> float:
 
 
 def new_selector() -> NativeLoop | selectors.BaseSelector:
-    """Return the loop that works without the GIL; a selector of Python where there is none, or LDC_NATIVE_LOOP=0."""
-    if IMPLEMENTATION == "cython" and os.environ.get("LDC_NATIVE_LOOP", "1") != "0":
+    """Return the loop that works without the GIL, for a thread of the system where there is one.
+
+    Otherwise a selector of Python, which greenlets have replaced by their own; also with LDC_NATIVE_LOOP=0.
+    """
+    if IMPLEMENTATION == "cython" and os.environ.get("LDC_NATIVE_LOOP", "1") != "0" and has_system_threads():
         with contextlib.suppress(OSError):  # this system has no poll
             return NativeLoop()
     return selectors.DefaultSelector()
@@ -67,10 +72,12 @@ class EventLoop(Generic[SourceT]):
         read: called with a readable source. A source that may hold more than the selector sees is added to `unread`.
         tick: called when `tick_due` has come; returns when it is to be called next.
         machine_slept: called before `tick` with the seconds, when the machine slept longer than `slept_s_max`.
-        recover: called with the exception that ended a turn.
+        recover: called with the exception that ended a turn; it must leave nothing that looks alive.
         begin_stop: called once when the loop is to stop; returns how many seconds `has_stopped` may take.
         has_stopped: whether nothing is left to wait for.
         release: called as the last of all, when the thread ends or could not be started.
+        spins: never sleep. It takes a whole CPU, without the GIL; a loop in Python ignores it.
+        cpus: the only CPUs that the thread runs on; None: all.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class EventLoop(Generic[SourceT]):
         begin_stop: Callable[[float], float],
         has_stopped: Callable[[], bool],
         release: Callable[[], None],
+        spins: bool = False,
+        cpus: frozenset[int] | None = None,
     ) -> None:
         self.name = name
         self.tick_due = -math.inf
@@ -101,12 +110,17 @@ class EventLoop(Generic[SourceT]):
         self._release = release
         self._mailbox = Mailbox()
         self.post = self._mailbox.post
-        """Let the thread call `work(now)`. False: the loop has ended and will not call it."""
+        """Let the thread call `work(now)`. False: it will not; the loop has ended, or too much work waits."""
         self._stop_requested = threading.Event()
         self._stop_deadline = math.inf
         self._slept_s_before = clock_of_sleep()
         self._selector = new_selector()
         self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
+        self._cpus = cpus
+        if isinstance(self._selector, NativeLoop):
+            self._selector.spins = spins
+        elif spins:
+            logger.warning("%s: feed_spin has no effect, because the loop that reads without the GIL is off", name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # from any thread
@@ -139,10 +153,23 @@ class EventLoop(Generic[SourceT]):
 
     def close(self) -> None:
         """Release everything. For the thread at its end, and for a loop whose thread could not be started."""
-        self._release()
-        self._selector.close()
-        self._mailbox.close()
-        self._mailbox.run_posted(time.monotonic())  # accepted work is run, also when its result is of no use
+        self._stop_requested.set()  # also after a failure: the work that is left finds a loop that stops
+        try:
+            self._release()
+        finally:
+            self._mailbox.close()
+            try:
+                self._run_rest()
+            finally:
+                self._selector.close()
+
+    def _run_rest(self) -> None:
+        """Run accepted work, also when its result is of no use."""
+        while (work := self._mailbox.take()) is not None:
+            try:
+                work(time.monotonic())
+            except BaseException:  # a thread's top: the rest must be run, too
+                logger.exception("%s: posted work failed at the end", self.name)
 
     # the sources
 
@@ -178,16 +205,38 @@ class EventLoop(Generic[SourceT]):
 
     def _run(self) -> None:
         try:
-            while not (self._stop_requested.is_set() and self._may_end()):
+            self._choose_cpus()
+            if type(self._selector).__module__ not in (NativeLoop.__module__, selectors.__name__):
+                self._renew_selector()
+            while True:
                 try:
+                    if self._stop_requested.is_set() and self._may_end():
+                        break
                     self._turn()
                 except BaseException as error:  # a thread's top: see rule 4
                     now = self.tick_due = time.monotonic()
-                    self._recover(error, now)  # before the log, whose handlers are not ours
+                    self._recover(error, now)
+                    if self._stop_requested.is_set():
+                        break  # `close` ends what is left
                     logger.exception("%s failed, and starts again", self.name)
                     self._stop_requested.wait(self._timing.fault_pause_s)
+        except BaseException:  # a thread's top
+            logger.exception("%s failed while it recovered, and ends for good", self.name)
         finally:
             self.close()
+
+    def _choose_cpus(self) -> None:
+        if self._cpus is not None:
+            try:
+                run_on(self._cpus)
+            except OSError as error:
+                logger.warning("%s: cannot run on the CPUs %s only: %s", self.name, sorted(self._cpus), error)
+
+    def _renew_selector(self) -> None:
+        """Make the selector in the thread that uses it: one of gevent works only there."""
+        self._selector.close()
+        self._selector = new_selector()
+        self._selector.register(self._mailbox.receiver, selectors.EVENT_READ)
 
     def _turn(self) -> None:
         """Wait for something to happen, and handle it."""

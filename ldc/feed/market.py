@@ -1,6 +1,6 @@
 """One market of a feed group: its book, its synchronizer, and what the group notes about it.
 
-Rule 1: only the group's thread writes here. Other threads read, and wait on `signal`.
+Rule 1: only the group's thread writes here, but for `close`. Other threads read, and wait on `signal`.
 Rule 2: no socket, no clock and no thread; `now` is an argument.
 """
 
@@ -8,16 +8,16 @@ import enum
 import math
 from collections.abc import Callable
 
-from ldc.book import Lease, OrderBook, StreamBinding, StreamTally
+from ldc.book import OrderBook, StreamBinding, StreamTally
 from ldc.consume.log import logger
 from ldc.consume.signal import UpdateSignal
 from ldc.errors import MalformedMessage
-from ldc.feed.silence import SilenceWatch
+from ldc.feed.silence import Evidence, ProbeAnswer, SilenceWatch, evidence_of
 from ldc.limits import DEFAULT_TIMING, Timing
 from ldc.network.text import described
 from ldc.sync.actions import Refreshed, RefreshResult, SnapshotDrop, StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.types import Cause
+from ldc.types import Cause, SyncState
 
 
 class MessageDrop(enum.StrEnum):
@@ -46,6 +46,7 @@ class LiveMarket:
         "on_restart",
         "on_state",
         "probed_at",
+        "requested",
         "restart_count",
         "serial",
         "signal",
@@ -97,6 +98,8 @@ class LiveMarket:
         self.has_logged_malformed = False
         self.missing: dict[bool, int | None] = {}
         """Of the snapshot (False) and the probe (True) the request that the downloader did not hold when checked."""
+        self.requested: set[str] = set()
+        """What callers have requested and the group's thread has not begun. Any thread adds to it."""
         self.on_state = on_state
         self.on_restart = on_restart
 
@@ -136,13 +139,16 @@ class LiveMarket:
         self.last_restart_time = unix_time
         self.on_restart(self)
 
-    def probe_answered(self, last_update_id: int | None, now: float) -> bool:
-        """Note the exchange's id as a probe found it (None: it failed); return whether it is past the book's."""
-        has_moved_on = self.is_behind(last_update_id)
-        if has_moved_on is False and self.silence.requested_at is not None:
+    def probe_answered(self, answer: ProbeAnswer, now: float) -> Evidence | None:
+        """Note what a probe found; return the evidence if it is against the book, which is silent. None otherwise."""
+        if answer.problem is not None:
+            self.last_error = answer.problem
+        # A book that waits behind a gap, or cannot be read, is not compared: it is known to be behind.
+        is_current = self.synchronizer.state is SyncState.SYNCHRONIZED and self.synchronizer.gap_since is None
+        evidence = evidence_of(answer, self.book) if is_current else Evidence.NONE
+        if evidence is Evidence.CURRENT and self.silence.requested_at is not None:
             self.probed_at = self.silence.requested_at
-        self.silence.probe_answered(has_moved_on is True, now)
-        return has_moved_on is True
+        return evidence if self.silence.probe_answered(evidence, self.heard_at, now) else None
 
     def is_behind(self, last_update_id: int | None) -> bool | None:
         """Whether the exchange is past the book's id; None: one of the two ids is unknown."""
@@ -172,13 +178,9 @@ class LiveMarket:
             )
 
     def close(self) -> None:
-        """Make the book unreadable for good, from any thread, whatever the feed's thread is doing.
-
-        A lease that was never renewed is expired. So the book cannot be read again even if that thread resumes it.
-        """
+        """Close the book for good and wake its waiters, from any thread, whatever the feed's thread is doing."""
         self.is_removed = True
-        self.book.lease = Lease(1)
-        self.book.suspend(Cause.STOPPED)
+        self.book.close(Cause.STOPPED)
         self.signal.notify()
 
     def wake_waiters(self) -> None:

@@ -3,9 +3,10 @@
 Rule 1: each slot keeps itself connected (`ldc.feed.slot`). All connections bring the same markets to the same books,
     whose update ids tell what is new.
 Rule 2: each connection that opened and each that closed is reported to the group, which informs its markets.
-Rule 3: the group's thread calls everything but `SharedConnectBudget.take`.
+Rule 3: the group's thread calls everything here. A connector calls `SharedConnectBudget.take_shared`, which is a file.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from ldc.book import Lease
 from ldc.consume.log import logger
-from ldc.feed.connection import ConnectionLost, ConnectionOptions, ConnectionState, FeedConnection
+from ldc.feed.connection import (
+    ConnectionLost,
+    ConnectionOptions,
+    ConnectionPutOff,
+    ConnectionState,
+    FeedConnection,
+)
 from ldc.feed.handover import Handover
 from ldc.feed.loop import EventLoop
 from ldc.feed.slot import ConnectionSlot
@@ -23,28 +30,50 @@ if TYPE_CHECKING:
     from ldc.snapshots.shared_budget import SharedBudget
 
 
+FILE_FAULT_S = 1.0
+"""Seconds until the next connect after the shared budget failed in an unforeseen way. Nothing is opened until then."""
+
+
 class SharedConnectBudget:
-    """The connects of this process to one venue, counted by all groups together. Thread-safe."""
+    """The connects of this process to one venue, counted by all groups together. Thread-safe.
+
+    Other processes may share them, by a file. A file may be slow for as long as it likes, so no feed's thread touches
+    it: the thread that connects does. A connect that the file puts off counts in this process nevertheless.
+    """
 
     def __init__(self, limit: int) -> None:
         self.shared: SharedBudget | None = None
         """The file by which other processes share the same budget, or None."""
         self._budget = ConnectBudget(limit)
-        self._lock = threading.Lock()
+        self._shared_not_before = -math.inf  # until then the file allows none
+        self._lock = threading.Lock()  # never held while the file is touched
 
     def take(self, now: float) -> float:
-        """Return `now` and count a connect, or return when to try again.
-
-        A shared budget file takes about a millisecond; `ldc.snapshots.shared_budget.LOCK_S_MAX` if another process
-        does not release it.
-        """
+        """Return `now` and count a connect, or return when to try again. O(1), without I/O."""
         with self._lock:
-            allowed_at = self._budget.earliest(now)
-            if allowed_at <= now and self.shared is not None:
-                allowed_at, _ = self.shared.take(1, self._budget.limit, now)
+            allowed_at = max(self._budget.earliest(now), self._shared_not_before)
             if allowed_at <= now:
                 self._budget.spend(now)
             return allowed_at
+
+    def take_shared(self, now: float) -> float:
+        """Count a connect in the file; return `now`, or when to try again. Without a file always `now`.
+
+        Blocks for as long as the file system does; for `ldc.snapshots.shared_budget.LOCK_S_MAX` if another process does
+        not release the file.
+        """
+        shared = self.shared
+        if shared is None:
+            return now
+        try:
+            allowed_at, _ = shared.take(1, self._budget.limit, now)
+        except BaseException:  # a thread's top: without an answer nothing is opened
+            logger.exception("The shared budget in %s failed in an unforeseen way.", shared.folder)
+            allowed_at = now + FILE_FAULT_S
+        if allowed_at > now:
+            with self._lock:
+                self._shared_not_before = max(self._shared_not_before, allowed_at)
+        return allowed_at
 
     def spacing_s(self, now: float) -> float:
         """Return how far apart connects should be now; see `ldc.limits.RollingLimit.spacing_s`.
@@ -88,6 +117,7 @@ class ConnectionPool:
         self._loop = loop
         self._options = options
         self._lease = lease
+        self._take_shared = connect_budget.take_shared
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._slots = [
@@ -133,6 +163,8 @@ class ConnectionPool:
         for connection in self:
             try:
                 connection.tick(now)
+            except ConnectionPutOff as error:
+                self._put_off(connection, error.until, now)
             except ConnectionLost as error:
                 self.lose(connection, str(error), now, is_wanted=is_wanted)
         if is_wanted:
@@ -157,6 +189,11 @@ class ConnectionPool:
                     logger.warning("%s: connection lost after %.1f s: %s", self._loop.name, lasted_s, why)
                 slot.lose(connection, now, is_wanted=is_wanted)
                 connection.mark_failed()
+
+    def _put_off(self, connection: FeedConnection, until: float, now: float) -> None:
+        for slot in self._slots:
+            if connection in slot:
+                slot.put_off(connection, until, now)
 
     def close(self, now: float) -> None:
         """Close everything, and plan nothing more."""
@@ -183,7 +220,14 @@ class ConnectionPool:
 
     def _connect(self, url: str, now: float) -> FeedConnection:
         connection = FeedConnection(
-            next(self._connection_ids), url, self._options, self._loop.post, self._opened, now, self._lease
+            next(self._connection_ids),
+            url,
+            self._options,
+            self._loop.post,
+            self._opened,
+            now,
+            self._lease,
+            take_shared=self._take_shared,
         )
         connection.connect()
         return connection

@@ -177,6 +177,16 @@ class ConnectionSlot:
         else:
             self._connect_due = now + self._reconnect.after_refusal()
 
+    def put_off(self, connection: FeedConnection, until: float, now: float) -> None:
+        """Remove a connection that may not connect yet. That is no failure; the next one comes at that time."""
+        self.connects -= 1
+        was_newest = connection is self._connections[-1]
+        self._remove(connection, now)
+        if was_newest and self._connections:
+            self._renew_due = until
+        elif was_newest:
+            self._connect_due = until
+
     def close(self, now: float) -> None:
         """Close everything, and plan nothing more."""
         self._connect_due = self.handover = None

@@ -8,12 +8,12 @@ import os
 import ssl
 import threading
 
-from ldc.book import TlsContext, tls_problem
+from ldc.book import TlsContext, has_system_threads, tls_problem
 from ldc.consume.log import logger
 from ldc.network.certificates import Trusted, bundled_file, new_context, not_loaded, trusted
 
 _lock = threading.Lock()
-_contexts: dict[Trusted, TlsContext | ssl.SSLContext] = {}
+_contexts: dict[tuple[Trusted, bool], TlsContext | ssl.SSLContext] = {}
 
 
 def _forget_lock() -> None:
@@ -32,16 +32,17 @@ def tls_context() -> TlsContext | ssl.SSLContext:
     Raises `CertificatesNotLoaded` for certificates that cannot be read. Any thread may call it.
     """
     source = trusted()
+    key = source, has_system_threads()
     problem = None
     with _lock:
-        context = _contexts.get(source)
+        context = _contexts.get(key)
         if context is None:
             try:
                 context = native_context(source)
             except (RuntimeError, ValueError) as error:
                 problem = str(error)
                 context = python_context(source)
-            _contexts[source] = context
+            _contexts[key] = context
     if problem is not None:
         logger.debug("TLS is done by Python's ssl: %s", problem)
     return context
@@ -52,7 +53,7 @@ def native_context(source: Trusted) -> TlsContext:
 
     Raises `CertificatesNotLoaded`; RuntimeError or ValueError, with the reason as its text, where only `ssl` can do it.
     """
-    problem = tls_problem()
+    problem = tls_problem() if has_system_threads() else "its waits would block all greenlets of this thread"
     if problem is not None:
         raise RuntimeError(problem)
     # An empty folder of certificates instead of the defaults, which would be read here to be read again below.

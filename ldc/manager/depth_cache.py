@@ -4,32 +4,49 @@ Rule 1: a read goes straight to the book through `reader`.
 Rule 2: any thread may call everything here. Changes of the market are posted to its feed group.
 """
 
-import math
-import threading
 import time
 from collections.abc import Callable
 
-from ldc.book import BookReader
+from ldc.book import BookReader, has_system_threads
 from ldc.errors import DepthCacheError, refused, refused_as_too_old
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
-from ldc.types import Cause, DepthCacheStatus, SyncState
-
-
-def clamp_timeout(timeout: float | None) -> float | None:
-    """Clamp a timeout to ``threading.TIMEOUT_MAX``; raise ``ValueError`` for NaN."""
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout must be a number of seconds, or None to wait without end; it is NaN")
-    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+from ldc.manager import parameters
+from ldc.sequence import SequenceRule
+from ldc.types import BookCounters, Cause, DepthCacheStatus, Header, SyncState
+from ldc.venues import plain_market
 
 
 class DepthCache:
     """A live local copy of one market's order book. Made by the manager's ``create_depth_cache``.
 
+    It is a reader of its book: it has every read, look and analysis of `BookReader`, at the same cost. They raise what
+    the manager's reads raise.
+
     Thread-safety: every method may be called from any thread.
     """
 
-    __slots__ = ("_group", "_live", "exchange", "market", "reader")
+    __slots__ = (
+        "_group",
+        "_live",
+        "arrays",
+        "asks",
+        "bids",
+        "compare",
+        "depth",
+        "exchange",
+        "fill",
+        "grouped",
+        "imbalance",
+        "market",
+        "price_at",
+        "prices",
+        "reader",
+        "texts",
+        "to_json",
+        "to_numpy",
+        "view",
+    )
 
     def __init__(self, exchange: str, live: LiveMarket, group: FeedGroup) -> None:
         self.exchange = exchange
@@ -44,6 +61,21 @@ class DepthCache:
         """
         self._live = live
         self._group = group
+        # The reader's own methods, with their signatures and types: nothing stands between the caller and the book.
+        self.bids = self.reader.bids
+        self.asks = self.reader.asks
+        self.view = self.reader.view
+        self.texts = self.reader.texts
+        self.to_json = self.reader.to_json
+        self.to_numpy = self.reader.to_numpy
+        self.arrays = self.reader.arrays
+        self.prices = self.reader.prices
+        self.imbalance = self.reader.imbalance
+        self.fill = self.reader.fill
+        self.price_at = self.reader.price_at
+        self.depth = self.reader.depth
+        self.grouped = self.reader.grouped
+        self.compare = self.reader.compare
 
     def __repr__(self) -> str:
         return f"<DepthCache {self.market} at {self.exchange}: {self.state.value}, id {self.reader.last_update_id}>"
@@ -81,10 +113,12 @@ class DepthCache:
         if state is not SyncState.FAILED or cause is None:
             return None
         said = f", and says: {live.last_error.rstrip('.')}" if live.last_error else ""
-        why = f"{self.exchange} does not know the market{said}" if cause is Cause.UNKNOWN_MARKET else None
+        plain = plain_market(live.symbol)
+        hint = f"; did you mean {plain!r}?" if plain is not None else ""
+        why = f"{self.exchange} does not know the market{said}{hint}" if cause is Cause.UNKNOWN_MARKET else None
         return refused(self.market, cause, last_update_id, why=why)
 
-    def _why_refused(self) -> DepthCacheError | None:
+    def why_refused(self) -> DepthCacheError | None:
         """Return the error that a read of both sides raises at this moment, or None: they can be read."""
         try:
             self.reader.view(0)
@@ -97,9 +131,134 @@ class DepthCache:
         """Whether it will never be readable again."""
         return self._live.is_removed or self._live.synchronizer.state in (SyncState.FAILED, SyncState.STOPPED)
 
-    def _raise_if_over(self) -> None:
+    def raise_if_over(self) -> None:
+        """Raise the error that says why it will never be readable again, if that is so."""
         if (error := self._why_over()) is not None:
             raise error
+
+    # what the reader shows
+
+    @property
+    def best_bid(self) -> tuple[float, float] | None:
+        """As `BookReader.best_bid`."""
+        return self.reader.best_bid
+
+    @property
+    def best_ask(self) -> tuple[float, float] | None:
+        """As `BookReader.best_ask`."""
+        return self.reader.best_ask
+
+    @property
+    def mid(self) -> float | None:
+        """As `BookReader.mid`."""
+        return self.reader.mid
+
+    @property
+    def spread(self) -> float | None:
+        """As `BookReader.spread`."""
+        return self.reader.spread
+
+    @property
+    def micro_price(self) -> float | None:
+        """As `BookReader.micro_price`."""
+        return self.reader.micro_price
+
+    @property
+    def is_loaded(self) -> bool:
+        """As `BookReader.is_loaded`."""
+        return self.reader.is_loaded
+
+    @property
+    def is_readable(self) -> bool:
+        """As `BookReader.is_readable`."""
+        return self.reader.is_readable
+
+    @property
+    def suspended_by(self) -> str | None:
+        """As `BookReader.suspended_by`."""
+        return self.reader.suspended_by
+
+    @property
+    def last_update_id(self) -> int | None:
+        """As `BookReader.last_update_id`."""
+        return self.reader.last_update_id
+
+    @property
+    def event_time_ms(self) -> int | None:
+        """As `BookReader.event_time_ms`."""
+        return self.reader.event_time_ms
+
+    @property
+    def transaction_time_ms(self) -> int | None:
+        """As `BookReader.transaction_time_ms`."""
+        return self.reader.transaction_time_ms
+
+    @property
+    def received_time_ns(self) -> int | None:
+        """As `BookReader.received_time_ns`."""
+        return self.reader.received_time_ns
+
+    @property
+    def bid_horizon(self) -> float | None:
+        """As `BookReader.bid_horizon`."""
+        return self.reader.bid_horizon
+
+    @property
+    def ask_horizon(self) -> float | None:
+        """As `BookReader.ask_horizon`."""
+        return self.reader.ask_horizon
+
+    @property
+    def bid_count(self) -> int:
+        """As `BookReader.bid_count`."""
+        return self.reader.bid_count
+
+    @property
+    def ask_count(self) -> int:
+        """As `BookReader.ask_count`."""
+        return self.reader.ask_count
+
+    @property
+    def is_crossed(self) -> bool:
+        """As `BookReader.is_crossed`."""
+        return self.reader.is_crossed
+
+    @property
+    def needs_attention(self) -> bool:
+        """As `BookReader.needs_attention`."""
+        return self.reader.needs_attention
+
+    @property
+    def last_header(self) -> Header | None:
+        """As `BookReader.last_header`."""
+        return self.reader.last_header
+
+    @property
+    def counters(self) -> BookCounters:
+        """As `BookReader.counters`."""
+        return self.reader.counters
+
+    @property
+    def price_decimals(self) -> int | None:
+        """As `BookReader.price_decimals`."""
+        return self.reader.price_decimals
+
+    @property
+    def quantity_decimals(self) -> int | None:
+        """As `BookReader.quantity_decimals`."""
+        return self.reader.quantity_decimals
+
+    @property
+    def rule(self) -> SequenceRule:
+        """As `BookReader.rule`."""
+        return self.reader.rule
+
+    @property
+    def unreadable_cause(self) -> str | None:
+        """The cause of the error that a read of both sides raises at this moment, or None: they can be read."""
+        return self._unreadable_cause()
+
+    # waiting
 
     def wait_until_synchronized(self, timeout: float | None = None) -> bool:
         """Block until both sides can be read; return False if `timeout` seconds are over first.
@@ -114,7 +273,7 @@ class DepthCache:
         if self.is_synchronized:
             return True
         if decided:
-            self._raise_if_over()
+            self.raise_if_over()
         return False
 
     def wait_for_update(
@@ -135,13 +294,17 @@ class DepthCache:
 
         Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
         """
+        if after_update_id is not None:
+            after_update_id = parameters.integer("after_update_id", after_update_id)
+        spin_us = parameters.number("spin_us", spin_us)
         after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
         if after is None and is_held:
             after = self.reader.last_update_id
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if after is not None and self._id_past(after) is None and self.is_synchronized:
-            self._raise_if_own_thread()
+        can_sleep = after is not None and self.id_past(after) is None and self.is_synchronized
+        if after is not None and can_sleep and has_system_threads():
+            self.raise_if_own_thread()
             reached = self._live.binding.wait_past(after, timeout_s, spin_us / 1e6)
             if reached is not None:
                 return reached
@@ -149,22 +312,22 @@ class DepthCache:
         lost_by: list[DepthCacheError] = []
 
         def is_decided() -> bool:
-            if self._id_past(after) is not None or self._is_over:
+            if self.id_past(after) is not None or self._is_over:
                 return True
-            if is_held and not self.is_synchronized and (error := self._why_refused()) is not None:
+            if is_held and not self.is_synchronized and (error := self.why_refused()) is not None:
                 lost_by.append(error)
             return bool(lost_by)
 
         self._wait_for(is_decided, timeout)
-        reached = self._id_past(after)
+        reached = self.id_past(after)
         if reached is None:
-            self._raise_if_over()
+            self.raise_if_over()
             if lost_by:
                 raise lost_by[0]
         return reached
 
-    def _id_past(self, after: int | None) -> int | None:
-        """Return the book's update id, if it can be read and is past that id; otherwise None."""
+    def id_past(self, after: int | None) -> int | None:
+        """Return the book's update id, if it can be read and is past that id (None: any); otherwise None."""
         reached = self.reader.last_update_id if self.is_synchronized else None
         if reached is None or after is None or reached > after:
             return reached
@@ -172,13 +335,14 @@ class DepthCache:
         return reached if id_before_restart is not None and reached < after <= id_before_restart else None
 
     def _wait_for(self, is_decided: Callable[[], bool], timeout: float | None) -> bool:
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         if is_decided():
             return True
-        self._raise_if_own_thread()
+        self.raise_if_own_thread()
         return self._live.signal.wait_for(is_decided, timeout_s)
 
-    def _raise_if_own_thread(self) -> None:
+    def raise_if_own_thread(self) -> None:
+        """Raise ``RuntimeError`` in the thread that feeds it, which would wait for itself."""
         if self._group.is_own_thread:
             raise RuntimeError(f"the thread that feeds {self.market!r} cannot wait for it; wait in another thread")
 
@@ -192,11 +356,12 @@ class DepthCache:
 
         A book that cannot be read whatever its age raises the error of that.
         """
+        max_age_s = parameters.age(max_age_s)
         age_s = self.proof_age_s
         if not age_s <= max_age_s:  # written this way, NaN allows nothing
             last_update_id = self.reader.last_update_id
             too_old = refused_as_too_old(self.market, Cause.TOO_OLD, last_update_id, age_s, max_age_s)
-            raise self._why_refused() or too_old
+            raise self.why_refused() or too_old
 
     def status(self) -> DepthCacheStatus:
         """Return the status as an immutable value; `progress` is None, only the manager knows it. O(1)."""

@@ -1,4 +1,4 @@
-"""What begins and ends with a manager: connect budgets, the end in a forked child, launched exchanges, a share.
+"""What begins and ends with a manager: connect budgets, memory for buffers, forked children, launchers, a share.
 
 Rule 1: nothing here knows what a manager does; it only calls `_end_in_child`.
 """
@@ -18,7 +18,11 @@ from ldc.limits import CONNECT_WINDOW_S
 from ldc.shared.folder import checked_share
 from ldc.shared.publisher import Publisher
 from ldc.snapshots.shared_budget import shared_connects
+from ldc.sync.buffer import BufferBudget
 from ldc.venues import Venue
+
+process_buffers = BufferBudget(lock=threading.Lock())
+"""What the buffered updates of all markets of this process hold together."""
 
 _connect_budgets: dict[tuple[str, str], SharedConnectBudget] = {}
 _connect_budgets_lock = threading.Lock()
@@ -58,6 +62,7 @@ def _end_after_fork() -> None:
     # In the child no thread is left that would release a lock that was held during the fork.
     global _connect_budgets_lock  # noqa: PLW0603
     _connect_budgets_lock = threading.Lock()
+    process_buffers.lock = threading.Lock()
     _connect_budgets.clear()
     for manager in list(_ending_in_children):
         manager._end_in_child()
@@ -70,7 +75,7 @@ if hasattr(os, "register_at_fork"):
 def launch(venue: Venue) -> Any:
     """Start the exchange of a venue that has a launcher, such as the embedded one.
 
-    Raises `DepthCacheError`, with the extra to install, if its module cannot be imported.
+    Raises `DepthCacheError`, with the package to install, if its module cannot be imported.
     """
     assert venue.launcher is not None
     module_name, _, function_name = venue.launcher.partition(":")
@@ -80,8 +85,7 @@ def launch(venue: Venue) -> Any:
         raise DepthCacheError(
             None,
             None,
-            f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported ({error}): "
-            "pip install 'binance-local-depth-cache[simulator]'",
+            f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported: {error}",
         ) from error
     return launcher(venue)
 

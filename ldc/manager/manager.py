@@ -15,25 +15,28 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from ldc._version import __version__
+from ldc.analytics.view import BookView
 from ldc.book import IMPLEMENTATION, OrderBook, read_header
 from ldc.consume.callbacks import CallbackThread
 from ldc.consume.log import logger
 from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
+from ldc.feed.cpus import checked_cpus
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
-from ldc.limits import DEFAULT_TIMING, Timing, checked_weight_share
-from ldc.manager import compat, lifecycle
-from ldc.manager.depth_cache import DepthCache, clamp_timeout
+from ldc.limits import DEFAULT_TIMING, Timing
+from ldc.manager import compat, lifecycle, parameters
+from ldc.manager.depth_cache import DepthCache
 from ldc.manager.routes import Routes
-from ldc.manager.settings import Settings, checked_seconds
+from ldc.manager.settings import Settings
+from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
 from ldc.shared.publisher import Publisher
@@ -41,8 +44,8 @@ from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.actions import StateChanged
 from ldc.sync.machine import Synchronizer
-from ldc.types import BookView, Cause, DepthCacheStatus, Progress, SyncState
-from ldc.venues import venue_named
+from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
+from ldc.venues import did_you_mean, venue_named
 
 
 class BinanceLocalDepthCacheManager:
@@ -71,9 +74,16 @@ class BinanceLocalDepthCacheManager:
             `ldc.shared.Publisher`, which stays the caller's. Another process that feeds the same name is an error at
             the first `create_depth_cache`.
         share_levels: levels a side that are published there.
+        weight_pool: a name for the IP address that the exchange sees. Managers with the same name share one request
+            weight and one budget of connects, whatever proxies they use. None: the proxy's host and port name it.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
             the user's cache folder; a path: by files in that folder. Needs the extra ``shared-budget``.
+        max_age: seconds; what `get_asks`, `get_bids`, `get_book` and `is_depth_cache_synchronized` take for their own
+            `max_age` where a call has none. A call undoes it by ``math.inf``. None: the lease alone decides.
         timing: an `ldc.limits.Timing`: how long feeds wait for what. None: the defaults, which suit an exchange.
+        feed_spin: let each feed thread look at its sockets without ever sleeping. It saves the wake-up of a sleeping
+            thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
+        feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
 
     Use it as a context manager, or call `stop_manager`. Thread-safe.
@@ -82,10 +92,11 @@ class BinanceLocalDepthCacheManager:
     # Set by `_prepare`: the address may be unknown before.
     _urls: Sequence[str]
     _connect_budget: SharedConnectBudget
+    _downloads: SnapshotClient | None = None
 
+    _stopped: dict[str, str]  # symbol -> the market as the user spelt it
     _group_sizes: dict[FeedGroup, int]
     _ending_groups: list[FeedGroup]
-    _downloads: SnapshotClient | None = None
     _launched: Any = None
     _is_stopped = False
 
@@ -111,42 +122,42 @@ class BinanceLocalDepthCacheManager:
         proxy: str | None = None,
         share: str | Publisher | None = None,
         share_levels: int = 100,
+        weight_pool: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
+        max_age: float | None = None,
         timing: Timing | None = None,
+        feed_spin: bool = False,
+        feed_cpus: Iterable[int] | None = None,
         _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
         compat.check_parameters(compat_parameters)
-        self._venue = venue_named(exchange)
-        self._settings = Settings(
-            venue=self._venue,
-            refresh_interval_s=default_refresh_interval,
-            update_interval_ms=depth_cache_update_interval,
-            snapshot_limit=snapshot_limit,
-            weight_share=1.0 if high_performance else checked_weight_share(weight_share),
-            markets_per_connection=markets_per_connection,
-            redundancy=redundancy,
-            init_interval_s=init_interval,
-            init_time_window_s=init_time_window,
-            restful_base_uri=restful_base_uri,
-            websocket_base_uri=websocket_base_uri,
-        )
-        self._options = ConnectionOptions(
-            ping_interval_s=websocket_ping_interval,
-            ping_timeout_s=websocket_ping_timeout,
-            close_timeout_s=websocket_close_timeout,
-            messages_per_second=self._venue.messages_per_second,
-            user_agent=self.get_user_agent(),
-            proxies=ProxyRules(proxy),
-            spare_urls=self._venue.all_stream_urls if websocket_base_uri is None else (),
-            timing=DEFAULT_TIMING if timing is None else timing,
-        ).checked()
-        self._shared_folder, self._share = shared_folder(shared_budget), lifecycle.Share(share, share_levels)
+        with parameters.wrong_types_as_values():
+            self._venue = venue_named(parameters.text("exchange", exchange))
+            self._settings = Settings.checked(
+                self._venue,
+                default_refresh_interval=default_refresh_interval,
+                depth_cache_update_interval=depth_cache_update_interval,
+                snapshot_limit=snapshot_limit,
+                weight_share=weight_share,
+                high_performance=high_performance,
+                markets_per_connection=markets_per_connection,
+                redundancy=redundancy,
+                init_interval=init_interval,
+                init_time_window=init_time_window,
+                restful_base_uri=restful_base_uri,
+                websocket_base_uri=websocket_base_uri,
+                max_age=max_age,
+                weight_pool=weight_pool,
+            )
+            keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
+            self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
+            if on_restart is not None:
+                parameters.function("on_restart", on_restart)
+            self._shared_folder, self._share = shared_folder(shared_budget), lifecycle.Share(share, share_levels)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
-        self._caches = self._routes.caches
-        self._stopped: dict[str, str] = {}  # symbol -> the market as the user spelt it
-        self._group_sizes, self._ending_groups = {}, []
+        self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
         self._group_numbers, self._serials = count(1), count(1)
         lifecycle.end_in_forked_children(self)
 
@@ -182,6 +193,12 @@ class BinanceLocalDepthCacheManager:
         """The exchange string."""
         return self._venue.exchange
 
+    @property
+    def restful_base_uris(self) -> tuple[str, ...]:
+        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        given = self._settings.restful_base_uri
+        return self._venue.restful_base_uris if given is None else (given,)
+
     def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
 
@@ -192,27 +209,31 @@ class BinanceLocalDepthCacheManager:
             markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
             refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
         """
-        symbols = {self._symbol(market): market for market in _as_list(markets)}
+        symbols = {self._symbol(market): market for market in parameters.markets(markets)}
         if refresh_interval is not None:
-            checked_seconds("refresh_interval", refresh_interval)
+            refresh_interval = parameters.seconds("refresh_interval", refresh_interval)
         with self._lock:
             if self._is_stopped:
                 raise stopped_manager(Cause.STOPPED)
             self._prepare()
             for symbol, market in symbols.items():
-                if symbol not in self._caches:
+                cache = self._caches.get(symbol)
+                if cache is not None and cache.group.has_ended:  # by a failure from which it could not recover
+                    del self._caches[symbol]
+                    self._leave_group(cache.group)
+                    cache = None
+                if cache is None:
                     self._start(symbol, market, refresh_interval)
         return True
 
     def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
         """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for a market that never had one."""
-        markets = _as_list(markets)
+        markets = parameters.markets(markets)
         with self._lock:
             # Found under the lock, because another thread may stop and create the market again.
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
-                    cache.live.close()  # at once, even if the feed's thread stands still
                     self._share.withdraw(cache.live.symbol)
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
@@ -225,6 +246,7 @@ class BinanceLocalDepthCacheManager:
         completed after that call returns.
         """
         self._is_stopped = True
+        self._close_books()  # without the lock, which a signal handler may have interrupted
         if threading.current_thread() is not threading.main_thread():
             self._stop_all()
             return True
@@ -232,7 +254,7 @@ class BinanceLocalDepthCacheManager:
         stopper = threading.Thread(target=self._stop_all, name="ldc-stop", daemon=True)
         try:
             stopper.start()
-        except RuntimeError:  # the system has no more threads
+        except (RuntimeError, MemoryError):  # the system has no more threads
             self._stop_all()
         else:
             stopper.join(self._options.timing.stop_s_max)
@@ -245,8 +267,7 @@ class BinanceLocalDepthCacheManager:
             downloads, self._downloads, self._routes.downloads = self._downloads, None, None
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
-            for cache in self._caches.values():
-                cache.live.close()  # at once, even if a feed's thread stands still
+            self._close_books()  # again, because a call that starts something may have been under way
             self._share.close(self._caches)
             self._caches.clear()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
@@ -262,6 +283,11 @@ class BinanceLocalDepthCacheManager:
         logger.flush(max(0.0, give_up_at - time.monotonic()))
         if launched is not None:
             launched.stop()
+
+    def _close_books(self) -> None:
+        """Let no book be read any more, and end all waits, whatever the feeds' threads are doing."""
+        for cache in list(self._caches.values()):
+            cache.live.close()
 
     def _end_in_child(self) -> None:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
@@ -318,8 +344,8 @@ class BinanceLocalDepthCacheManager:
             limit_count: maximum levels; fewer if the known range ends before.
             threshold_volume: maximum sum of price x quantity, in the quote asset; the first level is always returned.
             max_age: seconds. Raise with the cause TOO_OLD if the last proof that the book is current is older. Proofs
-                are updates, probes, and pongs of its connections (as of the ping). None: read every book whose stream
-                is not known to be broken. Detection takes up to `websocket_ping_interval` + `websocket_ping_timeout`.
+                are updates, probes, and pongs of its connections (as of the ping). None: the `max_age` of the manager.
+                Without one the lease decides: `websocket_ping_interval` + `websocket_ping_timeout` + 1 s.
 
         Raises:
             DepthCacheOutOfSync: the copy cannot be proven right at this moment; `cause` says why.
@@ -327,8 +353,7 @@ class BinanceLocalDepthCacheManager:
         """
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
@@ -344,21 +369,25 @@ class BinanceLocalDepthCacheManager:
         """Return the bids, highest first; otherwise as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
         except DepthCacheError as error:
             raise cache.explain(error) from None
 
-    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView:
+    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView[float]:
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:
-            if max_age is not None:
-                cache.raise_if_older(max_age)
+            self._raise_if_older(cache, max_age)
             return cache.reader.view(limit_count)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+
+    def _raise_if_older(self, cache: DepthCache, max_age_s: float | None) -> None:
+        if max_age_s is None:
+            max_age_s = self._settings.max_age_s
+        if max_age_s is not None:
+            cache.raise_if_older(max_age_s)
 
     def get_depth_cache(self, market: str) -> DepthCache:
         """Return the `DepthCache`, whose `reader` reads without the manager."""
@@ -369,6 +398,7 @@ class BinanceLocalDepthCacheManager:
     def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
         """Return whether both sides can be read; `max_age` as for `get_asks`."""
         cache = self._found(market)
+        max_age = self._settings.max_age_s if max_age is None else parameters.age(max_age)
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
     def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
@@ -379,9 +409,9 @@ class BinanceLocalDepthCacheManager:
         """
         if markets is None and self.is_stop_request():  # no markets are left, and "all can be read" would mislead
             raise stopped_manager(Cause.STOPPED)
-        wanted = self.get_list_of_depth_caches() if markets is None else _as_list(markets)
+        wanted = self.get_list_of_depth_caches() if markets is None else parameters.markets(markets)
         caches = [self._found(market) for market in wanted]
-        timeout_s = clamp_timeout(timeout)
+        timeout_s = parameters.timeout(timeout)
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             for cache in caches:
@@ -415,6 +445,47 @@ class BinanceLocalDepthCacheManager:
         """
         return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
 
+    def wait_for_any(
+        self,
+        markets: str | Iterable[str] | None = None,
+        after_update_ids: Mapping[str, int] | None = None,
+        timeout: float | None = None,
+        *,
+        spin_us: float = 0,
+    ) -> dict[str, int]:
+        """Block until one of many books has moved; return {market: new id} of all that have, spelt as in `markets`.
+
+        Returns {} if `timeout` seconds are over first. So one thread follows many markets::
+
+            seen = {}
+            while True:
+                moved = manager.wait_for_any(markets, seen, timeout=1)
+                seen |= moved
+
+        Args:
+            markets: None: all.
+            after_update_ids: the ids that the caller has seen. A market without one has moved as soon as its book can
+                be read. None: the present ids, and for a book that cannot be read, none.
+            spin_us: as for `wait_for_update`.
+
+        Raises ``ValueError`` if there is no market to wait for. Otherwise it raises as `wait_for_update`, for the first
+        market that it has to be raised for: `DepthCacheOutOfSync`, if a book whose id is given cannot be read. The
+        error's `market` says which. Remove its id to wait for the others, and for its return.
+
+        Cost: O(markets). For hundreds of markets one thread for each part of them is cheaper than one for all.
+        """
+        wanted = self.get_list_of_depth_caches() if markets is None else parameters.markets(markets)
+        caches = {market: self._found(market) for market in wanted}
+        if not caches:
+            raise stopped_manager(Cause.STOPPED) if self.is_stop_request() else ValueError("no market to wait for")
+        after: dict[str, int | None]
+        if after_update_ids is None:
+            after = {market: cache.id_past(None) for market, cache in caches.items()}
+        else:
+            seen = {self._symbol(market): update_id for market, update_id in after_update_ids.items()}
+            after = {market: seen.get(cache.live.symbol) for market, cache in caches.items()}
+        return wait_for_any(caches, after, timeout, spin_us)
+
     def get_status(self, market: str) -> DepthCacheStatus:
         """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).
 
@@ -447,18 +518,18 @@ class BinanceLocalDepthCacheManager:
                 return False
             if symbol in self._stopped:
                 return True
-        raise DepthCacheNotFound(market)
+        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
 
     def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
         """Check the levels of these markets against a new snapshot and replace them. The books stay readable."""
-        for cache in [self._found(market) for market in _as_list(markets)]:
+        for cache in [self._found(market) for market in parameters.markets(markets)]:
             cache.group.refresh(cache.live)
         return True
 
     def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
-        cache.group.resync(cache.live, unsubscribe)
+        cache.group.resync(cache.live, parameters.flag("unsubscribe", unsubscribe))
         return True
 
     # ------------------------------------------------------------------------------------------ about
@@ -482,17 +553,51 @@ class BinanceLocalDepthCacheManager:
 
     # ------------------------------------------------------------------------------------------ inside
 
+    def _connection_options(
+        self,
+        ping_interval: float,
+        ping_timeout: float,
+        close_timeout: float,
+        proxy: str | None,
+        timing: Timing | None,
+        feed_spin: bool,
+        feed_cpus: Iterable[int] | None,
+    ) -> ConnectionOptions:
+        return ConnectionOptions(
+            ping_interval_s=parameters.seconds("websocket_ping_interval", ping_interval),
+            ping_timeout_s=parameters.seconds("websocket_ping_timeout", ping_timeout),
+            close_timeout_s=parameters.seconds("websocket_close_timeout", close_timeout),
+            messages_per_second=self._venue.messages_per_second,
+            user_agent=self.get_user_agent(),
+            proxies=ProxyRules(proxy),
+            spare_urls=self._venue.all_stream_urls if self._settings.websocket_base_uri is None else (),
+            timing=DEFAULT_TIMING if timing is None else timing,
+            spins=parameters.flag("feed_spin", feed_spin),
+            cpus=checked_cpus(feed_cpus),
+        ).checked()
+
     def _symbol(self, market: str) -> str:
         return self._venue.normalized_market(market)
 
     def _found(self, market: str) -> DepthCache:
         # No lock, because reads come through here: one dict lookup is atomic, with and without the GIL.
-        cache = self._caches.get(market) or self._caches.get(self._symbol(market))
+        try:
+            cache = self._caches.get(market)
+        except TypeError:  # what cannot be hashed is no text, which the next line says
+            cache = None
+        symbol = market if cache is not None else self._symbol(market)
+        cache = cache or self._caches.get(symbol)
         if cache is not None:
             return cache
-        if self._symbol(market) in self._stopped:
+        if symbol in self._stopped:
             raise refused(market, Cause.STOPPED)
-        raise DepthCacheNotFound(market)
+        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
+
+    def _not_found(self, market: str, symbol: str) -> str:
+        """Return the text about a market without a depth cache."""
+        hint = did_you_mean(symbol, tuple(self._caches))
+        what_next = f"did you mean {hint!r}? Otherwise create it" if hint else "create it"
+        return f"The depth cache of {market!r} does not exist; {what_next} with create_depth_cache() first."
 
     def _prepare(self) -> None:
         """Open what all depth caches share, before the first one starts. Call it under the lock."""
@@ -511,12 +616,13 @@ class BinanceLocalDepthCacheManager:
             init_interval_s=self._settings.init_interval_s,
             init_time_window_s=self._settings.init_time_window_s,
             user_agent=self.get_user_agent(),
+            weight_pool=self._settings.weight_pool,
             shared_folder=self._shared_folder,
         )
         self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
         proxy = self._options.proxies.for_url(self._urls[0])
         self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], address_key(proxy), self._shared_folder
+            self._venue, self._urls[0], address_key(proxy, self._settings.weight_pool), self._shared_folder
         )
 
     def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
@@ -536,6 +642,7 @@ class BinanceLocalDepthCacheManager:
             now=time.monotonic(),
             symbol=symbol,
             refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
+            buffers=lifecycle.process_buffers,
         )
         stream = venue.stream_name(symbol, settings.update_interval_ms)
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
@@ -558,7 +665,7 @@ class BinanceLocalDepthCacheManager:
 
     def _group_with_room(self) -> FeedGroup:
         for group, size in self._group_sizes.items():
-            if size < self._settings.markets_per_connection:
+            if size < self._settings.markets_per_connection and not group.has_ended:
                 return group
         group = FeedGroup(
             f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
@@ -574,16 +681,11 @@ class BinanceLocalDepthCacheManager:
         self._group_sizes[group] = 0
         try:
             group.start()
-        except RuntimeError:  # the system has no more threads, so the group would never do anything
+        except (RuntimeError, MemoryError):  # the system has no more threads, so the group would never do anything
             del self._group_sizes[group]
             group.discard()
             raise
         return group
-
-
-def _as_list(markets: str | Iterable[str]) -> list[str]:
-    """Return one market or many as a list."""
-    return [markets] if isinstance(markets, str) else list(markets)
 
 
 def _log_state(live: LiveMarket, change: StateChanged) -> None:

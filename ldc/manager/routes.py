@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from ldc.consume.callbacks import CallbackThread
 from ldc.feed.market import LiveMarket
+from ldc.feed.silence import ProbeAnswer
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.lifecycle import end_in_forked_children
 from ldc.snapshots.downloader import SnapshotBegins, SnapshotClient
 from ldc.snapshots.queue import SnapshotRequest, need_of
-from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, update_id_of
+from ldc.snapshots.reply import SnapshotBody, SnapshotFailure, loaded
 from ldc.sync.actions import Purpose, RequestSnapshot
 from ldc.types import Cause
 from ldc.venues import Venue
@@ -42,7 +43,7 @@ class Routes:
         self.downloads = None
         for live in lives:
             live.is_removed = True
-            live.book.suspend(Cause.STOPPED)
+            live.book.close_after_fork(Cause.STOPPED)  # first, because its thread may have held its lock
         for live in lives:  # last, because the fork may have interrupted its thread in the middle of a change
             live.synchronizer.stop(time.monotonic())
 
@@ -103,15 +104,27 @@ class Routes:
         live, group, epoch = cache.live, cache.group, request.epoch
         if request.purpose is None:
             if not isinstance(news, SnapshotBegins):
-                last_update_id = update_id_of(news, live.book.rule)
-                group.post(lambda now: group.probe_answered(live, last_update_id, now))
+                answer = _probe_answer(news, live, request.limit)
+                group.post(lambda now: group.probe_answered(live, answer, now))
             return
         match news:
             case SnapshotBegins():
                 group.post(lambda now: group.snapshot_begins(live, epoch, now))
             case SnapshotBody(body=body, received_time_ns=received_time_ns):
-                group.post(lambda now: group.snapshot_received(live, epoch, body, request.limit, received_time_ns, now))
+                # Read here, in the downloader's thread: the feed's thread only takes it over.
+                snapshot = live.synchronizer.read_snapshot(body, request.limit, received_time_ns)
+                group.post(
+                    lambda now: group.snapshot_received(live, epoch, snapshot, request.limit, received_time_ns, now)
+                )
             case SnapshotFailure():
                 group.post(
                     lambda now: group.snapshot_failed(live, epoch, news.permanent, news.retry_at, news.text, now)
                 )
+
+
+def _probe_answer(news: SnapshotBody | SnapshotFailure, live: LiveMarket, limit: int) -> ProbeAnswer:
+    """Return what a probe found. Parses the body, in the thread of the download."""
+    if isinstance(news, SnapshotFailure):
+        return ProbeAnswer(problem=news.text, is_refused=news.permanent is not None)
+    book = loaded(news, live.book.rule, limit)
+    return ProbeAnswer(book, None if book is not None else f"The probe of {live.market} brought no order book.")

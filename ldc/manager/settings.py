@@ -3,9 +3,11 @@
 Rule 1: the constructor reports every wrong parameter, by the name that the user wrote.
 """
 
-import math
 from dataclasses import dataclass, replace
+from typing import Any
 
+from ldc.limits import checked_weight_share
+from ldc.manager import parameters
 from ldc.venues import Venue
 
 REDUNDANCY_MAX = 4
@@ -26,8 +28,34 @@ class Settings:
     redundancy: int
     init_interval_s: float | None
     init_time_window_s: float | None
+    max_age_s: float | None
     restful_base_uri: str | None
     websocket_base_uri: str | None
+    weight_pool: str | None
+
+    @classmethod
+    def checked(cls, venue: Venue, *, high_performance: Any, **given: Any) -> "Settings":
+        """Return the settings for parameters of any type, by their names in the manager's constructor."""
+
+        def optional(check: Any, name: str) -> Any:
+            return None if given[name] is None else check(name, given[name])
+
+        share = checked_weight_share(parameters.number("weight_share", given["weight_share"]))
+        return cls(
+            venue=venue,
+            refresh_interval_s=optional(parameters.seconds, "default_refresh_interval"),
+            update_interval_ms=optional(parameters.integer, "depth_cache_update_interval"),
+            snapshot_limit=optional(parameters.integer, "snapshot_limit"),
+            weight_share=1.0 if parameters.flag("high_performance", high_performance) else share,
+            markets_per_connection=parameters.integer("markets_per_connection", given["markets_per_connection"]),
+            redundancy=parameters.integer("redundancy", given["redundancy"]),
+            init_interval_s=optional(parameters.seconds, "init_interval"),
+            init_time_window_s=optional(parameters.seconds, "init_time_window"),
+            max_age_s=optional(parameters.seconds, "max_age"),
+            restful_base_uri=optional(parameters.text, "restful_base_uri"),
+            websocket_base_uri=optional(parameters.text, "websocket_base_uri"),
+            weight_pool=optional(parameters.text, "weight_pool"),
+        )
 
     def __post_init__(self) -> None:
         self.venue.stream_name("BTCUSDT", self.update_interval_ms)
@@ -36,30 +64,17 @@ class Settings:
             self.venue.snapshot_url(self.restful_base_uri)
         if self.websocket_base_uri is not None:
             self.venue.stream_url(self.websocket_base_uri)
-        for name, seconds in (
-            ("default_refresh_interval", self.refresh_interval_s),
-            ("init_interval", self.init_interval_s),
-            ("init_time_window", self.init_time_window_s),
-        ):
-            if seconds is not None:
-                checked_seconds(name, seconds)
         most = self.venue.streams_per_connection
-        if type(self.markets_per_connection) is not int or not 1 <= self.markets_per_connection <= most:
+        if not 1 <= self.markets_per_connection <= most:
             raise ValueError(
                 f"markets_per_connection is an int from 1 to {most} at {self.venue.exchange}, "
                 f"not {self.markets_per_connection!r}"
             )
-
-        if type(self.redundancy) is not int or not 1 <= self.redundancy <= REDUNDANCY_MAX:
+        if self.weight_pool == "":
+            raise ValueError("weight_pool is a name, or None, not ''")
+        if not 1 <= self.redundancy <= REDUNDANCY_MAX:
             raise ValueError(f"redundancy is an int from 1 to {REDUNDANCY_MAX}, not {self.redundancy!r}")
 
     def at(self, restful_base_uri: str, websocket_base_uri: str) -> "Settings":
         """Return the same settings for an exchange at these addresses."""
         return replace(self, restful_base_uri=restful_base_uri, websocket_base_uri=websocket_base_uri)
-
-
-def checked_seconds(name: str, seconds: float) -> float:
-    """Return a positive, finite number of seconds; raise ``ValueError`` for anything else."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"{name} is a positive number of seconds, not {seconds!r}")
-    return seconds

@@ -111,8 +111,7 @@ def parse(url: str, source: str = "proxy") -> Proxy:
         raise ValueError(f"{source} is a URL of a proxy whose port is not 1 to 65535")
     if scheme != "http" and not all(importlib.util.find_spec(name) for name in _SOCKS_MODULES):
         raise ValueError(
-            f"{source} is a {scheme}:// URL, and SOCKS needs two more packages: "
-            "pip install 'binance-local-depth-cache[socks]'"
+            f"{source} is a {scheme}:// URL, and SOCKS needs two more packages: pip install PySocks python-socks"
         )
     user = unquote(found["user"]) if found["user"] else None
     password = unquote(found["password"]) if user is not None and found["password"] is not None else None
@@ -165,10 +164,13 @@ class ProxyRules:
         return self._found[key]
 
 
-def address_key(proxy: Proxy | None) -> str:
+def address_key(proxy: Proxy | None, weight_pool: str | None = None) -> str:
     """Return what names the IP address that an exchange sees, for the budgets that it keeps for each address.
 
     ``""`` is the address of this machine. A proxy is named by its host and port. So one proxy has one key, whatever its
-    URL and its user. Two proxies with the same address behind them are not recognized as one.
+    URL and its user. Two proxies with the same address behind them are not recognized as one, nor is one proxy whose
+    host is spelt in two ways. The caller's `weight_pool` names the address instead, whatever leads to it.
     """
+    if weight_pool is not None:
+        return f"weight_pool {weight_pool}"  # with a blank, so that it cannot be the place of a proxy
     return "" if proxy is None else proxy.place

@@ -11,7 +11,7 @@
 try:
     import aiohttp  # noqa: F401 - imported first, so that the error names the missing extra
 except ModuleNotFoundError as error:
-    raise ImportError("ldc.simulator needs aiohttp: pip install 'binance-local-depth-cache[simulator]'") from error
+    raise ImportError("ldc.simulator needs aiohttp: pip install aiohttp") from error
 
 from ldc.simulator.changelog import TrueBook
 from ldc.simulator.exchange import SimulatedExchange, launch

@@ -15,12 +15,12 @@ from typing import Any
 
 from aiohttp import WSMessage, WSMsgType, web
 
-from ldc.simulator.control import Subscriptions, answer
 from ldc.simulator.faults import Fault, PendingFaults, Place
 from ldc.simulator.limits import MESSAGES_PER_SECOND_MAX, RollingCount
 from ldc.simulator.script import Script
-from ldc.simulator.streams import BINARY, CLOSE, PING, PONG, TEXT, framed
-from ldc.simulator.wire import Family
+from ldc.wire.control import Subscriptions, answer
+from ldc.wire.families import Family
+from ldc.wire.streams import BINARY, CLOSE, PING, PONG, TEXT, framed
 
 UNSENT_BYTES_MAX = 32 << 20
 """Bytes; the connection of a client that reads too slowly ends when more wait for it."""

@@ -13,8 +13,8 @@ from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Rest
 from ldc.simulator.script import Script
 from ldc.simulator.server import Server
-from ldc.simulator.wire import family_of
 from ldc.venues import Venue, venue_named
+from ldc.wire.families import family_of
 
 UPDATES_PER_SECOND_MAX = 1000.0
 """Event times are whole milliseconds, and each window has one; a higher rate is a ``ValueError``."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ldc.simulator.listing import Listing
-from ldc.simulator.wire import Family, decimal_text
+from ldc.wire.families import Family
+from ldc.wire.texts import decimal_text
 
 _ORDER_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET"]
 

@@ -13,8 +13,9 @@ from ldc.simulator.connection import Connection
 from ldc.simulator.faults import PendingFaults, Place
 from ldc.simulator.listing import DEFAULT_MARKETS, Listing, listing_of
 from ldc.simulator.market import Market
-from ldc.simulator.streams import Message, Stream, StreamName
-from ldc.simulator.wire import Family
+from ldc.simulator.streams import Message, Stream
+from ldc.wire.families import Family
+from ldc.wire.streams import StreamName
 
 MARKETS_MAX = 2000
 """Running markets; one more is an invalid symbol for clients."""

@@ -15,15 +15,15 @@ from ldc.simulator.faults import Fault, Place
 from ldc.simulator.limits import Admission, RequestWeight
 from ldc.simulator.listing import Listing
 from ldc.simulator.markets import Markets, RunningMarket
-from ldc.simulator.wire import Family, snapshot_text
+from ldc.simulator.messages import snapshot_of
 from ldc.venues import Venue
+from ldc.wire.families import Family
+from ldc.wire.requests import Refused, depth_request
 
 STALE_UPDATES = 20
 """Changes of levels that a stale snapshot lacks, about."""
 
 _HTML = b"<html><head><title>exchange</title></head><body><h1>We will be back soon.</h1></body></html>"
-_SYMBOL = re.compile(r"[\w.\-]{1,50}")
-_DEFAULT_LIMITS = {"spot": 100, "usd_m": 500, "coin_m": 500, "options": 100}
 
 
 @dataclass
@@ -40,13 +40,6 @@ class Reply:
     """A false Content-Length."""
     hold: Callable[[], Awaitable[None]] | None = None
     """Awaited between the head and the body."""
-
-
-class _Refused(Exception):
-    """The error with which a request is answered."""
-
-    def __init__(self, code: int, message: str, status: int = 400) -> None:
-        self.reply = Reply(status, json.dumps({"code": code, "msg": message}, separators=(",", ":")).encode())
 
 
 class Rest:
@@ -89,8 +82,8 @@ class Rest:
     def _answered(found: Callable[[Mapping[str, str]], Reply], query: Mapping[str, str]) -> Reply:
         try:
             return found(query)
-        except _Refused as refusal:
-            return refusal.reply
+        except Refused as refusal:
+            return Reply(refusal.status, refusal.body)
 
     def _refusal(self, admission: Admission) -> Reply:
         if admission.status == 418:
@@ -107,7 +100,7 @@ class Rest:
     def _weight(self, path: str, query: Mapping[str, str]) -> int:
         if path == self._family.depth_path:
             try:
-                limit = int(query.get("limit", _DEFAULT_LIMITS[self._family.name]))
+                limit = int(query.get("limit", self._family.default_limit))
             except ValueError:
                 return 1
             return self._venue.snapshot_weight(min(max(limit, 1), self._venue.snapshot_limit_max))
@@ -129,44 +122,26 @@ class Rest:
     def _listing(self, symbol: str) -> Listing:
         listing = self._markets.listing(symbol)
         if listing is None:
-            raise _Refused(-1121, "Invalid symbol.")
+            raise Refused(-1121, "Invalid symbol.")
         return listing
 
     def _depth(self, query: Mapping[str, str]) -> Reply:
-        symbol = query.get("symbol", "")
-        if not symbol:
-            raise _Refused(-1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
-        if _SYMBOL.fullmatch(symbol) is None or any("a" <= letter <= "z" for letter in symbol):
-            raise _Refused(
-                -1100, r"Illegal characters found in parameter 'symbol'; legal range is '^[\w\-._&&[^a-z]]{1,50}$'."
-            )
-        limit = self._limit(query)
+        symbol, limit = depth_request(self._family, self._venue, query)
         self._listing(symbol)
         with self._markets.lock:
             running = self._markets.run(symbol)
             if running is None:
-                raise _Refused(-1121, "Invalid symbol.")
+                raise Refused(-1121, "Invalid symbol.")
             self._check_status(query, running)
             fault = self._markets.faults.take(Place.SNAPSHOT, symbol)
             if fault is None and symbol not in self._lagging:
                 return Reply(body=self._snapshot(running, limit))
             return self._faulty(fault, running, limit)
 
-    def _limit(self, query: Mapping[str, str]) -> int:
-        text = query.get("limit", str(_DEFAULT_LIMITS[self._family.name]))
-        if re.fullmatch(r"-?[0-9]{1,20}", text) is None:
-            raise _Refused(-1100, "Illegal characters found in parameter 'limit'; legal range is '^[0-9]{1,20}$'.")
-        limit, served = int(text), self._venue.snapshot_limits
-        if served is not None and limit not in served:
-            raise _Refused(-4021, f"{limit} is not valid depth limit.")
-        if limit < 1:
-            raise _Refused(-1130, "Data sent for parameter 'limit' is not valid.")
-        return min(limit, self._venue.snapshot_limit_max)
-
     def _check_status(self, query: Mapping[str, str], running: RunningMarket) -> None:
         wanted = query.get("symbolStatus")
         if self._family.name == "spot" and wanted not in (None, running.status(time.monotonic())):
-            raise _Refused(-1220, "The symbol does not match the status.")
+            raise Refused(-1220, "The symbol does not match the status.")
 
     def _snapshot(self, running: RunningMarket, limit: int, update_id: int | None = None) -> bytes:
         """Return a snapshot as of now, or as of an earlier update id."""
@@ -174,7 +149,7 @@ class Rest:
         bids, asks = market.bids.top(limit), market.asks.top(limit)
         if update_id is not None:
             bids, asks = (side[:limit] for side in market.sides_at(update_id))
-        return snapshot_text(
+        return snapshot_of(
             self._family, market.listing, update_id or market.last_update_id, market.event_time_ms, bids, asks
         ).encode()
 

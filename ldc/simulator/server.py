@@ -13,21 +13,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from ldc.simulator.connection import MESSAGE_BYTES_MAX, Connection, ConnectionTiming
-from ldc.simulator.control import Subscriptions
 from ldc.simulator.faults import Fault, PendingFaults, Place, kind_of
 from ldc.simulator.limits import RollingCount
 from ldc.simulator.markets import Markets, RunningMarket
 from ldc.simulator.rest import Reply, Rest
 from ldc.simulator.script import Script
-from ldc.simulator.streams import StreamName, parse_stream
-from ldc.simulator.wire import Family
 from ldc.venues import Venue
+from ldc.wire.control import Subscriptions
+from ldc.wire.families import Family
+from ldc.wire.streams import StreamName, parse_stream, requested_streams
 
 Result = TypeVar("Result")
 
@@ -268,7 +268,7 @@ class Server:
         return response
 
     async def _handle_websocket(self, request: web.Request, path: str) -> web.StreamResponse:
-        names, is_combined = self._requested_streams(path, request.query)
+        names, is_combined = requested_streams(self._family, path, request.query)
         if names is None:
             return web.Response(status=404)
         loop = asyncio.get_running_loop()
@@ -319,17 +319,6 @@ class Server:
             for name in self._connections.pop(connection).values():
                 self._markets.remove_listener(name, connection)
         return websocket
-
-    def _requested_streams(self, path: str, query: Any) -> tuple[list[str] | None, bool]:
-        """Return the streams that a URL requests, and whether they are combined; None: no such endpoint."""
-        for prefix in self._family.stream_prefixes:
-            if path in (f"{prefix}/ws", f"{prefix}/ws/"):
-                return [], False
-            if path.startswith(f"{prefix}/ws/"):
-                return [name for name in path[len(prefix) + 4 :].split("/") if name], False
-            if path == f"{prefix}/stream":
-                return [name for name in query.get("streams", "").split("/") if name], True
-        return None, False
 
     def _subscriptions_changed(self, connection: Connection) -> None:
         """Add and remove the connection's listeners, so that they match its subscriptions."""

@@ -1,4 +1,4 @@
-"""Streams: the meaning of their names, and the messages of each at the end of a window.
+"""Streams: the messages of each at the end of a window.
 
 Rule 1: a message is encoded once for all connections with the same form.
 Rule 2: no socket. The caller sends the messages.
@@ -6,65 +6,13 @@ Rule 2: no socket. The caller sends the messages.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 from ldc.simulator.faults import Fault, PendingFaults, Place
 from ldc.simulator.market import Market, Update
-from ldc.simulator.wire import Family, diff_text, partial_text, ticker_text, wrapped
-from ldc.venues import Venue
-
-_PARTIAL_DEPTHS = (5, 10, 20)
-
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def framed(payload: bytes, opcode: int = TEXT) -> bytes:
-    """Return a websocket frame as a server sends it."""
-    size = len(payload)
-    first = bytes((0x80 | opcode,))
-    if size < 126:
-        return first + bytes((size,)) + payload
-    if size < 65_536:
-        return first + b"\x7e" + size.to_bytes(2, "big") + payload
-    return first + b"\x7f" + size.to_bytes(8, "big") + payload
-
-
-class StreamName(NamedTuple):
-    """The name of a stream that exists."""
-
-    name: str
-    symbol: str
-    kind: str
-    """ "diff", "partial" or "ticker"."""
-    interval_ms: int
-    depth: int
-    """Levels of a partial depth."""
-
-
-def parse_stream(family: Family, venue: Venue, name: str) -> StreamName | None:
-    """Return the meaning of a name, or None: this exchange has no such stream, and it stays silent."""
-    lower, separator, suffix = name.partition("@")
-    symbol = lower.upper()
-    # In stream names, the ASCII letters of symbols are lower case.
-    if not separator or any("A" <= letter <= "Z" for letter in lower):
-        return None
-    if suffix == "bookTicker":
-        return StreamName(name, symbol, "ticker", 0, 0)
-    for speed in venue.update_speeds:
-        if f"@{suffix}" == speed.suffix:
-            return StreamName(name, symbol, "diff", speed.interval_ms, 0)
-    for depth in _PARTIAL_DEPTHS:
-        for ending, interval_ms in family.partial_intervals.items():
-            if suffix == f"depth{depth}{ending}":
-                return StreamName(name, symbol, "partial", interval_ms, depth)
-    return None
-
-
-class Form(NamedTuple):
-    """The form of a connection's messages."""
-
-    combined: bool
-    microseconds: bool
+from ldc.simulator.messages import diff_of, partial_of, ticker_of
+from ldc.wire.families import Family
+from ldc.wire.streams import Form, StreamName, framed
+from ldc.wire.texts import wrapped
 
 
 class Message:
@@ -146,7 +94,7 @@ class Stream:
         if fault is not None and fault.name == "overlap" and previous is not None:
             due = _merged(previous, due)
         message = Message(
-            self.name.name, lambda time: diff_text(self._family, market.listing, due, time), due.event_time_ms
+            self.name.name, lambda time: diff_of(self._family, market.listing, due, time), due.event_time_ms
         )
         if fault is not None:
             message.fault, message.place_bits = fault, self._faults.bits(32)
@@ -162,7 +110,7 @@ class Stream:
         if due is None:
             return []
         market, depth = self._market, self.name.depth
-        bids, asks, text = market.bids.top(depth), market.asks.top(depth), partial_text
+        bids, asks, text = market.bids.top(depth), market.asks.top(depth), partial_of
         return [
             Message(
                 self.name.name,
@@ -180,7 +128,7 @@ class Stream:
         return [
             Message(
                 self.name.name,
-                lambda time: ticker_text(self._family, market.listing, update_id, time, tops),
+                lambda time: ticker_of(self._family, market.listing, update_id, time, tops),
                 market.event_time_ms,
             )
         ]

@@ -65,8 +65,6 @@ CLOSE_S_MAX = 0.5
 _SHARED_FAULT = "The shared budget in %s failed in an unforeseen way."
 
 _WATCHDOG = "ldc-snapshot-watchdog"
-_THREAD_NAMES = (_WATCHDOG, *(f"ldc-snapshot-{number}" for number in range(WORKERS)))
-"""In the order of their start: no download begins that nobody ends at its deadline."""
 
 
 class SnapshotBegins(NamedTuple):
@@ -85,7 +83,7 @@ class _WorkerPool:
     """Worker and watchdog threads; started by the first request, stopped when the last client closes."""
 
     threads: dict[str, threading.Thread] = field(default_factory=dict)
-    """By name: `_THREAD_NAMES`."""
+    """By name."""
     kept: KeptConnections = field(default_factory=KeptConnections)
     is_stopping: bool = False
     has_logged: bool = False
@@ -202,6 +200,7 @@ class SnapshotDownloader:
         init_interval_s: float | None = None,
         init_time_window_s: float | None = None,
         user_agent: str = "binance-local-depth-cache",
+        weight_pool: str | None = None,
         shared_folder: Path | None = None,
     ) -> SnapshotClient:
         """Return a new client. No network I/O.
@@ -217,10 +216,11 @@ class SnapshotDownloader:
             init_interval_s: minimum seconds between two downloads of this client, probes included.
             init_time_window_s: seconds in which a market gets at most one download, probes included.
             user_agent: the User-Agent of the requests.
+            weight_pool: names the IP address that the exchange sees; None: the proxy does, or this machine.
             shared_folder: where other processes share the budget (`ldc.snapshots.shared_budget`); None: not shared.
         """
         proxies = proxies or ProxyRules()
-        address = address_key(proxies.for_url(venue.snapshot_url(restful_base_uri)))
+        address = address_key(proxies.for_url(venue.snapshot_url(restful_base_uri)), weight_pool)
         with self._lock:
             queue_client = self._queue.join(
                 venue,
@@ -293,7 +293,8 @@ class SnapshotDownloader:
         if self._workers is None:
             self._workers = _WorkerPool()
         pool = self._workers
-        for name in _THREAD_NAMES:
+        # The watchdog first: no download begins that nobody ends at its deadline.
+        for name in (_WATCHDOG, *(f"ldc-snapshot-{number}" for number in range(WORKERS))):
             thread = pool.threads.get(name)
             if thread is not None and thread.is_alive():
                 continue
@@ -314,43 +315,27 @@ class SnapshotDownloader:
     def _run_worker(self, workers: _WorkerPool, worker: Worker) -> None:
         while True:
             try:
-                download = self._next_download(workers, worker)
-                if download is None:
+                ticket = self._next_ticket(workers)
+                if ticket is None:
                     break
-                self._run_download(worker, download)
+                self._serve(worker, ticket)
             except BaseException:  # a thread's top
                 logger.exception("A snapshot worker failed in an unforeseen way; it continues.")
                 with self._lock:
                     self._work.wait(RETRY_S)  # a fault that lasts must not use up the processor
         worker.close()
 
-    def _run_download(self, worker: Worker, download: Download) -> None:
-        """Download, settle the ticket, and report: whatever is raised in between."""
-        market = download.ticket.request.market
-        self._report(download, SnapshotBegins(download.ticket.began))
-        try:
-            result = worker.fetch(download)
-        except BaseException as error:  # a thread's top
-            logger.exception("The download of the snapshot of %s failed in an unforeseen way.", market)
-            result = failure(market, FailureKind.UNREACHABLE, f"unforeseen {type(error).__name__}")
-        with self._lock:
-            self._downloads.pop(download.ticket, None)
-            news = self._queue.settle(download.ticket, result, download.headers, self._clock())
-        if news is not None:
-            self._report(download, news)
-        self._settle_shared(download.ticket)  # last, because no answer waits for a file
-
-    def _next_download(self, workers: _WorkerPool, worker: Worker) -> Download | None:
-        """Wait for a download and begin it; None: the pool is stopping. The shared budget is a file: taken unlocked."""
+    def _next_ticket(self, workers: _WorkerPool) -> Ticket | None:
+        """Wait for a download that may begin; None: the pool is stopping. No lock is held while a file is touched."""
         while True:
             with self._lock:
                 ticket = self._wait_for_ticket(workers)
-                if ticket is None or ticket.shared_budget is None:
-                    return None if ticket is None else self._begin(ticket, worker)
+            if ticket is None or ticket.shared_budget is None:
+                return ticket
             not_before, key = _take_shared(ticket, self._clock())
             with self._lock:
                 if self._queue.confirm(ticket, not_before, key, self._clock()):
-                    return self._begin(ticket, worker)
+                    return ticket
                 self._work.notify()  # another worker may continue, even one of the next pool while this one stops
             if key:
                 ticket.shared_budget.give_back(key, self._clock())
@@ -364,16 +349,32 @@ class SnapshotDownloader:
             self._work.wait(min(self._queue.next_time(now) - now, threading.TIMEOUT_MAX))
         return None
 
-    def _begin(self, ticket: Ticket, worker: Worker) -> Download:
+    def _serve(self, worker: Worker, ticket: Ticket) -> None:
+        """Download, settle the ticket, and report: whatever is raised in between."""
+        market = ticket.request.market
+        download: Download | None = None
+        result: SnapshotBody | SnapshotFailure
         try:
-            return self._begun(ticket, worker)
-        except BaseException:  # no ticket stays in flight: its weight would count, and its answer be awaited, for ever
+            with self._lock:
+                if ticket.is_settled:  # its client has closed
+                    return
+                download = self._begin(ticket, worker)
+            self._report(ticket, download.report, SnapshotBegins(ticket.began))
+            result = worker.fetch(download)
+        except BaseException as error:  # a thread's top: every request has an answer
+            logger.exception("The download of the snapshot of %s failed in an unforeseen way.", market)
+            result = failure(market, FailureKind.UNREACHABLE, f"unforeseen {type(error).__name__}")
+        with self._lock:
             self._downloads.pop(ticket, None)
-            result = failure(ticket.request.market, FailureKind.UNREACHABLE, "the download could not begin")
-            self._queue.settle(ticket, result, NO_HEADERS, self._clock())
-            raise
+            client = self._clients.get(ticket.client)
+            headers = NO_HEADERS if download is None else download.headers
+            news = self._queue.settle(ticket, result, headers, self._clock())
+        if news is not None and client is not None:
+            self._report(ticket, client.report, news)
+        self._settle_shared(ticket)  # last, because no answer waits for a file
 
-    def _begun(self, ticket: Ticket, worker: Worker) -> Download:
+    def _begin(self, ticket: Ticket, worker: Worker) -> Download:
+        """Note a download in flight. Under the lock."""
         worker.sockets.begin_download()
         client, deadline = self._clients[ticket.client], ticket.began + self._download_s_max
         may_repeat = functools.partial(self._may_repeat, ticket)
@@ -414,10 +415,11 @@ class SnapshotDownloader:
             if download is None or download.deadline > now:
                 self._watch.wait(None if download is None else download.deadline - now)
                 return
+            download.deadline = now + RETRY_S  # should the rest fail, the others that are late come first
             news = self._time_out(download, now)
             del self._downloads[download.ticket]
-        if news is not None:
-            self._report(download, news)  # its worker settles it in the shared budget: here a file would delay others
+        if news is not None:  # its worker settles it in the shared budget: here a file would delay others
+            self._report(download.ticket, download.report, news)
 
     def _time_out(self, download: Download, now: float) -> SnapshotBody | SnapshotFailure | None:
         try:
@@ -443,11 +445,13 @@ class SnapshotDownloader:
                 except BaseException:  # a thread's top: the entry expires by itself
                     logger.exception(_SHARED_FAULT, ticket.shared_budget.folder)
 
-    def _report(self, download: Download, news: SnapshotBegins | SnapshotBody | SnapshotFailure) -> None:
+    def _report(
+        self, ticket: Ticket, report: SnapshotReport, news: SnapshotBegins | SnapshotBody | SnapshotFailure
+    ) -> None:
         try:
-            download.report(download.ticket.request, news)
+            report(ticket.request, news)
         except BaseException:  # a thread's top: whatever a report does, the other requests continue
-            logger.exception("The report about the snapshot of %s raised.", download.ticket.request.market)
+            logger.exception("The report about the snapshot of %s raised.", ticket.request.market)
 
 
 def _take_shared(ticket: Ticket, now: float) -> tuple[float, str]:

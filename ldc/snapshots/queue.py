@@ -567,6 +567,8 @@ def _learn(
     kind = None if isinstance(result, SnapshotBody) else result.kind
     if kind is None or kind in _CONCERNS_ONE_REQUEST:
         pool.count_answer()
+        if kind is FailureKind.UNKNOWN_MARKET:  # another host is to confirm it
+            ticket.client.url_failed(ticket.url)
     elif kind is FailureKind.RATE_LIMITED:
         pool.budget.limit_exceeded(headers.retry_after_s, now)
     elif kind is FailureKind.BANNED:

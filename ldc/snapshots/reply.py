@@ -286,16 +286,14 @@ def judge_reply(
     return failure(market, kind, f"HTTP {status} with {said}", status=status, code=code), headers
 
 
-def update_id_of(result: SnapshotBody | SnapshotFailure, rule: SequenceRule) -> int | None:
-    """Return the update id that a probe found, or None if it found none. Parses the body: O(levels)."""
-    if isinstance(result, SnapshotFailure):
-        return None
+def loaded(result: SnapshotBody, rule: SequenceRule, limit: int) -> OrderBook | None:
+    """Return the book that a body of so many levels holds, or None if it holds none. O(levels)."""
     book = OrderBook(rule)
     try:
-        book.load_snapshot(result.body)
+        book.load_snapshot(result.body, limit)
     except MalformedMessage:
         return None
-    return book.last_update_id
+    return book
 
 
 def _looks_like_snapshot(body: bytes) -> bool:

@@ -56,9 +56,7 @@ def shared_folder(shared_budget: bool | str | os.PathLike[str]) -> Path | None:
         import filelock  # noqa: F401
         import platformdirs
     except ImportError as error:
-        raise ValueError(
-            f"shared_budget needs {error.name}: pip install 'binance-local-depth-cache[shared-budget]'"
-        ) from None
+        raise ValueError(f"shared_budget needs {error.name}: pip install filelock platformdirs") from None
     if shared_budget is True:
         return Path(platformdirs.user_cache_dir("binance-local-depth-cache", appauthor=False))
     return Path(shared_budget)

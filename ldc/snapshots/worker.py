@@ -103,16 +103,22 @@ class Worker:
         self.sockets.close()
 
     def _get_or_repeat(self, download: Download) -> SnapshotBody | SnapshotFailure:
-        """Get a snapshot; if a kept connection turns out to be dead, repeat the request at once on a new one."""
+        """Get a snapshot; if a kept connection turns out to be dead, repeat the request at once on a new one.
+
+        After a permanent refusal no connection is kept: a new one, so perhaps another server, is to confirm it.
+        """
         try:
-            return self._get(download)
+            result = self._get(download)
         except (requests.ConnectionError, requests.Timeout):
             if not self.sockets.is_reused or download.status is not None:
                 raise
             self._kept.distrust(time.monotonic())
             if not download.may_repeat():
                 raise
-        return self._get(download)
+            result = self._get(download)
+        if isinstance(result, SnapshotFailure) and result.permanent is not None:
+            self._kept.distrust(time.monotonic())
+        return result
 
     def _adapter(self, url: str) -> EndableAdapter:
         is_tls = url.startswith("https:")

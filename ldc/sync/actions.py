@@ -5,12 +5,43 @@ Rule 2: every discarded update and snapshot is counted under exactly one cause.
 """
 
 import enum
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
+from ldc.errors import MalformedMessage
 from ldc.types import Cause, Comparison, Header, Message, SyncState
+
+if TYPE_CHECKING:
+    from ldc.book import OrderBook
 
 Payload = Message
 """A depth update or a snapshot, as it was received. What must be kept is copied, so the caller may reuse its memory."""
+
+
+class ReadSnapshot(NamedTuple):
+    """A snapshot that another thread has read already."""
+
+    book: "OrderBook | None"
+    """A book that has loaded it; None: it cannot be read."""
+
+    @classmethod
+    def of(
+        cls,
+        make_book: "Callable[[], OrderBook]",
+        body: "Payload | ReadSnapshot",
+        limit: int | None,
+        received_time_ns: int | None = None,
+    ) -> "ReadSnapshot":
+        """Return a snapshot as a book, unless it is one already. From any thread."""
+        if isinstance(body, ReadSnapshot):
+            return body
+        book = make_book()
+        try:
+            book.load_snapshot(body, limit, received_time_ns=received_time_ns)
+        except MalformedMessage:
+            return cls(None)
+        return cls(book)
+
 
 ACTIONS_MAX = 1_000
 """Actions that wait to be drained. At the limit every input but `stop` raises ``RuntimeError``: a caller that does not

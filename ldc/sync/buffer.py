@@ -2,10 +2,13 @@
 
 Rule 1: a buffer decides nothing. `ldc.sync.machine` and `ldc.sync.refresh` decide what is added and what is discarded.
 Rule 2: a buffer is bounded. At the limit it discards its oldest updates and returns how many; the owner counts them.
+Rule 3: all buffers of a process are bounded together. During a ban of minutes a thousand markets buffer at once.
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -20,6 +23,10 @@ snapshot is as new as its download, so the updates that it needs are the newest 
 BUFFER_BYTES_MAX = 4 * 1024 * 1024
 """Bytes of payload in a buffer (recorded updates have 1.6 kB on average, 35 kB at most). At the limit the oldest update
 is discarded. The newest is kept whatever its size, so a buffer holds at most this plus one message."""
+
+ALL_BUFFERS_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes of payload in all buffers of a process. Past the limit each buffer that grows discards its oldest updates, down
+to its even part. So the total stays about this, and a snapshot still finds the newest updates of every market."""
 
 PREVIOUS_NUMBERING_MS = 1_000
 """An update is of the previous numbering if one with a lower id was sent so much later. The exchange's nodes are less
@@ -58,6 +65,45 @@ class Update(NamedTuple):
         )
 
 
+class BufferBudget:
+    """The payload that several buffers hold together. Each call is O(1).
+
+    Thread-safety: that of `lock`, which is held for a few additions. Without one, one thread calls it.
+    """
+
+    def __init__(
+        self, bytes_max: int = ALL_BUFFERS_BYTES_MAX, lock: AbstractContextManager[object] | None = None
+    ) -> None:
+        self.bytes_max = bytes_max
+        self.lock = lock or nullcontext()
+        self.held = 0
+        """Bytes."""
+        self.buffers = 0
+        """Buffers that hold something."""
+        self.discarded = 0
+        """Updates that were discarded because of this limit. Their markets count them too."""
+        self._forgotten: deque[int] = deque()  # the bytes of buffers that the garbage collector took
+
+    def change(self, bytes_more: int, buffers_more: int = 0) -> int | None:
+        """Count a change; return the bytes that a buffer may hold, or None: as many as its own limit allows."""
+        with self.lock:
+            while self._forgotten:
+                self.held -= self._forgotten.popleft()
+                self.buffers -= 1
+            self.held += bytes_more
+            self.buffers += buffers_more
+            return None if self.held <= self.bytes_max else self.bytes_max // max(1, self.buffers)
+
+    def note_discarded(self, count: int) -> None:
+        """Count updates that were discarded because of this limit."""
+        with self.lock:
+            self.discarded += count
+
+    def forget(self, held: int) -> None:
+        """A buffer is gone that held so many bytes. Takes no lock, because the garbage collector may call it."""
+        self._forgotten.append(held)
+
+
 class UpdateBuffer:
     """Updates sorted by their starts, bounded; at the limit the oldest is discarded.
 
@@ -65,15 +111,25 @@ class UpdateBuffer:
     Thread-safety: none; one thread calls it.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_updates", "_updates_max", "newest")
+    __slots__ = ("_budget", "_bytes", "_bytes_max", "_updates", "_updates_max", "newest")
 
-    def __init__(self, updates_max: int = BUFFER_UPDATES_MAX, bytes_max: int = BUFFER_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        updates_max: int = BUFFER_UPDATES_MAX,
+        bytes_max: int = BUFFER_BYTES_MAX,
+        budget: BufferBudget | None = None,
+    ) -> None:
+        self._budget = budget or BufferBudget()
         self._updates: list[Update] = []
         self._bytes = 0
         self._updates_max = updates_max
         self._bytes_max = bytes_max
         self.newest: Update | None = None
         """The update with the highest last id; of several the one that was added last."""
+
+    def __del__(self) -> None:
+        if self._updates:
+            self._budget.forget(self._bytes)
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -92,23 +148,40 @@ class UpdateBuffer:
             self._updates.append(update)
         else:
             self._updates.insert(bisect_right(self._updates, update.start, key=attrgetter("start")), update)
-        self._bytes += len(update.payload)
+        size = len(update.payload)
+        self._bytes += size
+        part = self._budget.change(size, len(self._updates) == 1)
         if self.newest is None or update.last_update_id >= self.newest.last_update_id:
             self.newest = update
-        surplus = 0
-        while len(self._updates) - surplus > 1 and (
-            len(self._updates) - surplus > self._updates_max or self._bytes > self._bytes_max
-        ):
-            self._bytes -= len(self._updates[surplus].payload)
-            surplus += 1
-        self._remove_first(surplus)
-        return surplus
+        surplus = self._surplus(self._bytes_max)
+        if part is not None and self._bytes > part:
+            more = max(surplus, self._surplus(part))
+            self._budget.note_discarded(more - surplus)
+            surplus = more
+        return self.discard_first(surplus)
+
+    def _surplus(self, bytes_max: int) -> int:
+        """Return how many of the oldest updates are too many. The newest one may stay, whatever its size."""
+        left, left_bytes = len(self._updates), self._bytes
+        for update in self._updates:
+            if left <= 1 or (left <= self._updates_max and left_bytes <= bytes_max):
+                break
+            left -= 1
+            left_bytes -= len(update.payload)
+        return len(self._updates) - left
 
     def discard_first(self, count: int) -> int:
         """Discard the first `count` updates; return `count`."""
-        self._bytes -= sum(len(update.payload) for update in self._updates[:count])
-        self._remove_first(count)
+        if count:
+            self._release(self._updates[:count])
+            self._remove_first(count)
         return count
+
+    def _release(self, updates: list[Update]) -> None:
+        """Count updates that are about to be removed."""
+        held = sum(len(update.payload) for update in updates)
+        self._bytes -= held
+        self._budget.change(-held, -(len(updates) == len(self._updates)))
 
     def discard_before_last_hole(self) -> int:
         """Discard what lies before the last hole, so that the rest is one chain; return how many those were. O(n)."""
@@ -129,8 +202,8 @@ class UpdateBuffer:
         if self.newest is None or not _is_of_previous_numbering(self.newest, update):
             return []
         previous = [other for other in self._updates if _is_of_previous_numbering(other, update)]
+        self._release(previous)
         self._updates = [other for other in self._updates if not _is_of_previous_numbering(other, update)]
-        self._bytes -= sum(len(other.payload) for other in previous)
         self.newest = max(self._updates, key=attrgetter("last_update_id"), default=None)
         return previous
 

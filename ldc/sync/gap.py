@@ -4,7 +4,7 @@ Rule 1: a stream keeps the order. One that has skipped the missing updates does 
 Rule 2: this is bookkeeping. `ldc.sync.machine` applies the updates that waited, or ends the wait at its deadline.
 """
 
-from ldc.sync.buffer import UpdateBuffer
+from ldc.sync.buffer import BufferBudget, UpdateBuffer
 from ldc.sync.streams import Streams
 from ldc.types import Header
 
@@ -19,15 +19,16 @@ class GapWait:
     Thread-safety: one thread calls it. Other threads may read its attributes.
     """
 
-    def __init__(self, streams: Streams, wait_s: float) -> None:
+    def __init__(self, streams: Streams, wait_s: float, buffers: BufferBudget) -> None:
         self._streams = streams
+        self._buffers = buffers
         self.wait_s = wait_s
         """From the update that showed the gap until the deadline."""
         self.waits = 0
         """Gaps that waited for another live stream."""
         self.filled = 0
         """Those of them that were filled."""
-        self.waiting = UpdateBuffer()
+        self.waiting = UpdateBuffer(budget=buffers)
         """The updates past the gap. Empty while no gap waits."""
         self.deadline: float | None = None
         """When the wait ends; None while no gap waits."""
@@ -77,7 +78,7 @@ class GapWait:
 
     def end(self) -> UpdateBuffer:
         """End the wait, if there is one; return the updates that waited."""
-        waiting, self.waiting = self.waiting, UpdateBuffer()
+        waiting, self.waiting = self.waiting, UpdateBuffer(budget=self._buffers)
         self._streams.forget_skips()
         self._forget()
         return waiting

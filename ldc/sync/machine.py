@@ -68,12 +68,13 @@ from ldc.sync.actions import (
     Action,
     Payload,
     Purpose,
+    ReadSnapshot,
     SnapshotDrop,
     SnapshotRequests,
     StateChanged,
     UpdateDrop,
 )
-from ldc.sync.buffer import Update, UpdateBuffer, is_later
+from ldc.sync.buffer import BufferBudget, Update, UpdateBuffer, is_later
 from ldc.sync.gap import GAP_WAIT_MS, GapWait
 from ldc.sync.numbering import Numbering
 from ldc.sync.plausibility import middle_price
@@ -126,6 +127,7 @@ class Synchronizer:
             book does with one that is applied.
         refresh_interval_s: how often a synchronized market is refreshed without need; None: never.
         gap_wait_ms: how long a gap waits for another live stream.
+        buffers: what the buffers of several markets may hold together; None: this market has a budget of its own.
 
     Raises:
         ValueError: the limits do not ascend from at least 1, or the interval is not positive.
@@ -168,7 +170,9 @@ class Synchronizer:
         symbol: str | None = None,
         refresh_interval_s: float | None = None,
         gap_wait_ms: float = GAP_WAIT_MS,
+        buffers: BufferBudget | None = None,
     ) -> None:
+        buffers = buffers or BufferBudget()
         if not limits or list(limits) != sorted(set(limits)) or limits[0] < 1:
             raise ValueError(f"the snapshot limits of {book.market!r} must ascend from at least 1, not {limits!r}")
         if refresh_interval_s is not None and not refresh_interval_s > 0:
@@ -199,8 +203,8 @@ class Synchronizer:
         self._streams = Streams(book.market)
         self._numbering = Numbering(book, self._streams, make_book, now)
         self._retry = RetryPolicy(random, now)
-        self.gap = GapWait(self._streams, gap_wait_ms / 1000)
-        self._buffer = UpdateBuffer()  # what waits for a snapshot; empty while SYNCHRONIZED
+        self.gap = GapWait(self._streams, gap_wait_ms / 1000, buffers)
+        self._buffer = UpdateBuffer(budget=buffers)  # what waits for a snapshot; empty while SYNCHRONIZED
         self._request_due: float | None = None  # until when the first update is awaited
         self._has_retained_levels = False  # the book is right as of its id, and the next stream may continue it
 
@@ -238,10 +242,23 @@ class Synchronizer:
         """The download for this request is about to begin: what comes from now on is kept for it."""
         self._take(Input.SNAPSHOT_BEGINS, now, epoch)
 
+    def read_snapshot(self, body: Payload, limit: int | None, received_time_ns: int | None) -> ReadSnapshot:
+        """Read a snapshot for `snapshot_received`. Nothing changes here, so any thread may do that."""
+        return ReadSnapshot.of(self._make_book, body, limit, received_time_ns)
+
     def snapshot_received(
-        self, epoch: int, body: Payload, limit: int | None, now: float, *, received_time_ns: int | None = None
+        self,
+        epoch: int,
+        body: Payload | ReadSnapshot,
+        limit: int | None,
+        now: float,
+        *,
+        received_time_ns: int | None = None,
     ) -> None:
-        """The snapshot is here; `limit` is the one that the exchange honoured."""
+        """The snapshot is here; `limit` is the one that the exchange honoured.
+
+        `body`: as it was received, or what `read_snapshot` made of it in another thread.
+        """
         self._take(Input.SNAPSHOT_RECEIVED, now, epoch, body, limit, received_time_ns)
 
     def snapshot_failed(
@@ -339,10 +356,7 @@ class Synchronizer:
             assert self.state in cell.next_states, f"{event} led by {cell.name} to {self.state}"
         finally:
             self.wants_every_update = (
-                self.state is not SyncState.SYNCHRONIZED
-                or self.gap.is_waiting
-                or self.refresher.wants_every_update
-                or not self._streams.have_all_spoken
+                self.state is not SyncState.SYNCHRONIZED or self.gap.is_waiting or not self._streams.have_all_spoken
             )
 
     # -- handlers: streams
@@ -514,12 +528,12 @@ class Synchronizer:
             self.refresher.begin()
 
     def _synchronize(
-        self, now: float, epoch: int, body: Payload, limit: int | None, received_time_ns: int | None
+        self, now: float, epoch: int, body: Payload | ReadSnapshot, limit: int | None, received_time_ns: int | None
     ) -> None:
         request = self.requests.take(epoch)
         if request is None:
             return
-        why_useless = self._load(now, body, limit, received_time_ns)
+        why_useless = self._load(now, ReadSnapshot.of(self._make_book, body, limit, received_time_ns).book)
         if why_useless is not None:
             self.requests.dropped[why_useless] += 1
             self._retry.note_useless(now)
@@ -529,12 +543,9 @@ class Synchronizer:
         self._publish(now)
         self.refresher.start(now, request.limit)
 
-    def _load(self, now: float, body: Payload, limit: int | None, received_time_ns: int | None) -> SnapshotDrop | None:
-        """Load a snapshot and apply the buffered updates; or return why the snapshot is useless."""
-        candidate = self._make_book()
-        try:
-            candidate.load_snapshot(body, limit)
-        except MalformedMessage:
+    def _load(self, now: float, candidate: "OrderBook | None") -> SnapshotDrop | None:
+        """Take over a snapshot and apply the buffered updates; or return why the snapshot is useless."""
+        if candidate is None:
             return SnapshotDrop.MALFORMED
         assert candidate.last_update_id is not None
         self._drop(UpdateDrop.HOLE, self._buffer.discard_before_last_hole())
@@ -543,7 +554,7 @@ class Synchronizer:
         why_refused = self._numbering.judge_snapshot(candidate, self._buffer)
         if why_refused is not None:
             return why_refused
-        self.book.load_snapshot(body, limit, received_time_ns=received_time_ns)
+        self.book.load_from(candidate)
         self._has_retained_levels = False  # the book has others now, and they may yet prove useless
         self._numbering.note_snapshot(now, self._buffer.newest)
         return self._catch_up()
@@ -571,11 +582,12 @@ class Synchronizer:
         if self.requests.take(epoch) is None:
             return
         self.requests.failed += 1
-        if permanent is not None:
-            self._end(now, SyncState.FAILED, permanent)
-        else:
+        if permanent is None:
             self._retry.note_failed(now, retry_at)
-            self._request(now)
+        elif self._retry.note_refused(now, self.judged_at):
+            self._end(now, SyncState.FAILED, permanent)
+            return
+        self._request(now)
 
     # -- handlers: updates while SYNCHRONIZED
 
@@ -605,7 +617,7 @@ class Synchronizer:
         if is_open:
             self._streams.note_update(connection_id, header)
         if verdict == Verdict.APPLIED:
-            self.refresher.note_applied(now, payload, received_time_ns)
+            self.refresher.note_applied(now, payload)
             self._fill_gap(now, connection_id)
             self._check_book(now, header, payload)
             self._end_contradiction(now)
@@ -663,7 +675,7 @@ class Synchronizer:
                 if verdict == Verdict.STALE:
                     self._drop(UpdateDrop.STALE)
                 else:
-                    self.refresher.note_applied(now, update.payload, update.received_time_ns)
+                    self.refresher.note_applied(now, update.payload)
             done += 1
         if done > 0:
             self.gap.note_filled(now, connection_id, done, self.book.last_header)
@@ -689,7 +701,9 @@ class Synchronizer:
     def _start_refresh(self, now: float) -> None:
         self.refresher.want(Purpose.REQUESTED, now)
 
-    def _refresh(self, now: float, epoch: int, body: Payload, limit: int | None, _received_time_ns: int | None) -> None:
+    def _refresh(
+        self, now: float, epoch: int, body: Payload | ReadSnapshot, limit: int | None, _received_time_ns: int | None
+    ) -> None:
         request = self.requests.take(epoch)
         if request is not None:
             self.refresher.snapshot_received(now, request, body, limit)

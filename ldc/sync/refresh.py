@@ -6,11 +6,11 @@ Rule 2: the stream is believed before a snapshot. Two snapshots must show a diff
 Rule 3: no clock, socket, thread, log or random source: `now` and `random` are arguments.
 
 Theory of operation. A refresh requests a snapshot. From the beginning of its download, every update that the live book
-applies is also *retained*. The snapshot is loaded into a second book, the *candidate*, and the retained updates are
-applied to it. Then
+applies is also *retained*, by the book itself. The snapshot is loaded into a second book, the *candidate*, and the
+retained updates are applied to it. Then
 
     candidate behind the live book   an update between the two is missing: the snapshot is too old; refetch
-    candidate ahead of it            the candidate waits; every further update goes to both books
+    candidate ahead of it            the candidate waits until the live book has reached it (`attend_at`)
     both at one id                   the audit: compare them inside both horizons
 
 An equal candidate is adopted: its levels and its horizon, which is what a refresh is for. A different one is not, and a
@@ -42,16 +42,16 @@ from ldc.sync.actions import (
     Action,
     Payload,
     Purpose,
+    ReadSnapshot,
     Refreshed,
     RefreshResult,
     RequestSnapshot,
     SnapshotDrop,
     SnapshotRequests,
 )
-from ldc.sync.buffer import Update, UpdateBuffer
 from ldc.sync.plausibility import are_sides_far_apart
-from ldc.sync.retry import RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
-from ldc.types import Comparison, Verdict
+from ldc.sync.retry import REFUSALS_MAX, RETRY_S_FIRST, RETRY_S_MAX, USELESS_S_MAX
+from ldc.types import Comparison
 
 if TYPE_CHECKING:
     from ldc.book import OrderBook
@@ -83,9 +83,6 @@ CONFIRMS_MAX = 2
 AUDIT_CONFIRM_S = 30.0
 """From a difference to the next request, while the live book is readable. An incoherent snapshot was seen to stay
 incoherent for more than 20 s."""
-
-REFUSALS_MAX = 2
-"""Permanent refusals in a row that fail the market. The first one is contradicted by the live stream."""
 
 INCOHERENT_SHARE_MAX = 0.1
 """From a snapshot that differs at more than this share of the comparable levels nothing is taken."""
@@ -137,12 +134,10 @@ class Refresher:
 
         self._purpose: Purpose | None = None  # of the refresh under way
         self._wanted_limit = 0
-        self._retained = UpdateBuffer()
-        self._is_retaining = False
         self._candidate: OrderBook | None = None
         self._candidate_limit = 0
         self._candidate_expires_at = 0.0
-        self._updates_while_ahead = 0
+        self._applied_before = 0  # of the live book's updates, when the candidate began to wait
         self._difference: frozenset[Difference] | None = None  # of the last snapshot, to be confirmed
         self._confirms = 0
         self._is_contradicted = False
@@ -159,9 +154,9 @@ class Refresher:
         return self._purpose is not None
 
     @property
-    def wants_every_update(self) -> bool:
-        """Whether `note_applied` must see every update that the live book applies."""
-        return self._is_retaining or self._candidate is not None
+    def has_candidate(self) -> bool:
+        """Whether a snapshot is loaded that is ahead of the live book."""
+        return self._candidate is not None
 
     @property
     def next_due(self) -> float | None:
@@ -220,34 +215,28 @@ class Refresher:
 
     def begin(self) -> None:
         """The download of the awaited snapshot begins: retain what the live book applies from now on."""
-        self._is_retaining = True
+        self._book.retain_updates()
 
-    def note_applied(self, now: float, payload: Payload, received_time_ns: int | None) -> None:
-        """The live book has applied this update."""
+    def note_applied(self, now: float, payload: Payload) -> None:
+        """The live book has applied this update, and needs attention or may do so."""
         if self._candidate is not None:
             self._bring_up_to_date(now, payload)
-        elif self._is_retaining:
-            header = self._book.last_header
-            assert header is not None
-            # A full buffer discards its oldest. The live book has applied those, so only this snapshot is lost.
-            self._retained.add(Update.of(self._book.rule, header, payload, received_time_ns))
+            self._attend()
 
-    def snapshot_received(self, now: float, request: RequestSnapshot, body: Payload, limit: int | None) -> None:
+    def snapshot_received(
+        self, now: float, request: RequestSnapshot, body: Payload | ReadSnapshot, limit: int | None
+    ) -> None:
         """The awaited snapshot is here."""
         self._refusals = 0
-        candidate = self._make_book()
-        try:
-            candidate.load_snapshot(body, limit)
-        except MalformedMessage:
+        candidate = ReadSnapshot.of(self._make_book, body, limit).book
+        if candidate is None:
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
         if are_sides_far_apart(candidate, self._book):
             self._drop_and_retry(SnapshotDrop.WRONG_PRICES, now)
             return
         try:
-            for update in self._retained:
-                if candidate.apply(update.payload, update.received_time_ns) is Verdict.GAP:
-                    break
+            candidate.apply_retained(self._book)
         except MalformedMessage:  # too many decimals beside the snapshot's; the live book could apply it
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
@@ -257,12 +246,13 @@ class Refresher:
             # The retaining goes on: if REST lags behind the stream, the next snapshot finds what it needs.
             self._drop_and_retry(SnapshotDrop.TOO_OLD, now, keep_retaining=True)
             return
-        self._stop_retaining()
+        self._book.forget_retained()
         self._candidate = candidate
         self._candidate_limit = request.limit
         self._candidate_expires_at = now + AHEAD_S_MAX
-        self._updates_while_ahead = 0
+        self._applied_before = self._book.counters.updates_applied
         self._compare_if_equal_ids(now)
+        self._attend()
 
     def snapshot_failed(self, now: float, retry_at: float | None, *, is_permanent: bool) -> bool:
         """The download has failed. Return True if the exchange has refused the market for good."""
@@ -300,18 +290,29 @@ class Refresher:
     def _set_interval(self, now: float) -> None:
         self._interval_due = None if self._interval_s is None else now + self._interval_s
 
+    def _attend(self) -> None:
+        """Let the live book draw attention when it has reached the candidate, or has had time enough for that."""
+        if self._candidate is None:
+            self._book.attend_at(None)
+        else:
+            self._book.attend_at(self._candidate.last_update_id, max(1, self._updates_left))
+
+    @property
+    def _updates_left(self) -> int:
+        """How many updates the live book may apply before the candidate is discarded."""
+        updates_max = AHEAD_UPDATES_MAX if self._book.is_readable else AHEAD_UPDATES_MAX_UNREADABLE
+        return updates_max - (self._book.counters.updates_applied - self._applied_before)
+
     def _bring_up_to_date(self, now: float, payload: Payload) -> None:
-        """Apply to the candidate what the live book has just applied."""
+        """Apply to the candidate what the live book has just applied. What came before was in the candidate already."""
         assert self._candidate is not None
         try:
             self._candidate.apply(payload)
         except MalformedMessage:
             self._drop_and_retry(SnapshotDrop.MALFORMED, now)
             return
-        self._updates_while_ahead += 1
         self._compare_if_equal_ids(now)
-        updates_max = AHEAD_UPDATES_MAX if self._book.is_readable else AHEAD_UPDATES_MAX_UNREADABLE
-        if self._candidate is not None and self._updates_while_ahead >= updates_max:
+        if self._candidate is not None and self._updates_left <= 0:
             self._drop_and_retry(SnapshotDrop.EXPIRED, now)
 
     def _compare_if_equal_ids(self, now: float) -> None:
@@ -385,15 +386,13 @@ class Refresher:
         self._difference = None
         self._confirms = 0
         self._refusals = 0
-        self._stop_retaining()
-
-    def _stop_retaining(self) -> None:
-        self._is_retaining = False
-        self._retained.clear()
+        self._book.forget_retained()
+        self._attend()
 
     def _drop_and_retry(self, why: SnapshotDrop, now: float, *, keep_retaining: bool = False) -> None:
         self._requests.dropped[why] += 1
         self._candidate = None
+        self._attend()
         self._retry(now, None, keep_retaining=keep_retaining)
 
     def _retry(self, now: float, retry_at: float | None, *, keep_retaining: bool = False) -> None:
@@ -404,7 +403,7 @@ class Refresher:
         """
         assert self._purpose is not None
         if not keep_retaining:
-            self._stop_retaining()
+            self._book.forget_retained()
         if retry_at is not None:
             self._not_before = max(now, retry_at)
         else:

@@ -95,6 +95,21 @@ def test_an_update_gives_up_the_far_end_where_it_finds_no_block(limit: Callable[
     assert book.compare(whole).is_equal
 
 
+def test_an_update_that_cannot_be_kept_is_applied_and_what_was_kept_is_forgotten(limit: Callable[[int], None]) -> None:
+    book, other = loaded(), loaded()
+    book.retain_updates()
+    book.apply(update(range(3999, 3997, -2), range(4003, 4005, 2), "2"))
+    assert book.retained_count == 1
+    limit(1)
+    book.apply(update(range(4000, 3998, -2), range(4002, 4004, 2), "3").replace('"U":2,"u":2', '"U":3,"u":3'))
+    limit(-1)
+    assert book.last_update_id == 3
+    assert book.retained_count == 0
+    other.apply_retained(book)
+    assert other.last_update_id == 1
+    book.check()
+
+
 @pytest.mark.parametrize("left", ALLOCATIONS)
 def test_adopting_and_comparing_without_memory_change_nothing(limit: Callable[[int], None], left: int) -> None:
     book, other = loaded(), loaded()

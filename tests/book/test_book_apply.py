@@ -22,7 +22,7 @@ from messages import (
     outcome,
 )
 
-from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage
+from ldc.errors import BookNotLoaded, DepthCacheOutOfSync, MalformedMessage, refused
 from ldc.sequence import FUTURES, SequenceRule
 from ldc.types import Cause, Header, Verdict
 
@@ -421,9 +421,48 @@ def test_a_suspended_book_goes_on_applying(books: ModuleType) -> None:
 def test_a_suspension_needs_a_cause(books: ModuleType, cause: Any, error: type[Exception]) -> None:
     book = loaded_book(books)
     before = everything(book)
-    with pytest.raises(error):
-        book.suspend(cause)
-    assert everything(book) == before
+    for suspend in (book.suspend, book.close, book.close_after_fork):
+        with pytest.raises(error):
+            suspend(cause)
+        assert everything(book) == before
+
+
+@pytest.mark.parametrize("cause", ["STOPPED", "GAP"])
+@pytest.mark.parametrize("close", ["close", "close_after_fork"])
+def test_a_closed_book_is_never_read_again(books: ModuleType, cause: str, close: str) -> None:
+    book = loaded_book(books, market="BTCUSDT")
+    reader = book.reader
+    book.suspend("STREAM_CLOSED")
+    getattr(book, close)(cause)
+    for change in (
+        lambda: book.resume(),
+        lambda: book.suspend("STREAM_CLOSED"),
+        lambda: book.close("REQUESTED"),
+        lambda: book.load_snapshot(make_snapshot(BIDS, ASKS)),
+        lambda: book.apply(make_update(101, bids=[("100.10", "0")])),
+        lambda: book.clear(),
+        lambda: book.resume(),
+    ):
+        change()
+        assert (reader.is_readable, reader.unreadable_cause, reader.suspended_by) == (False, cause, cause)
+        kind = type(refused("BTCUSDT", cause))
+        for read in (reader.view, lambda: reader.best_bid, lambda: reader.bids(1)):
+            with pytest.raises(kind) as raised:
+                read()
+            assert (type(raised.value), raised.value.cause) == (kind, cause)
+
+
+def test_a_book_that_is_closed_after_a_fork_holds_nothing_of_what_may_be_half_written(books: ModuleType) -> None:
+    book = loaded_book(books)
+    book.apply(make_update(101, bids=[("100.10", "0")]))
+    book.retain_updates()
+    book.close_after_fork("STOPPED")
+    assert book.retained_count == 0
+    assert (book.is_loaded, book.last_update_id, book.bid_count, book.ask_count, book.last_header) == (
+        False, None, 0, 0, None,
+    )  # fmt: skip
+    with pytest.raises(BookNotLoaded):
+        book.held_levels()
 
 
 def test_a_side_that_grows_too_long_is_cut(books: ModuleType) -> None:

@@ -163,6 +163,11 @@ class BothBooks(RuleBasedStateMachine):
     def resume(self) -> None:
         self.both(lambda book: book.resume())
 
+    @rule(cause=st.sampled_from(["STOPPED", "", None]), really=RARELY)
+    def close(self, cause: Any, really: bool) -> None:
+        if really:
+            self.both(lambda book: book.close(cause))
+
     @rule(kind=st.sampled_from([None, None, "proven", "expired", "never proven"]))
     def lease(self, kind: str | None) -> None:
         for module, book in zip(self.modules, self.books, strict=True):

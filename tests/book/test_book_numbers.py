@@ -11,8 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from messages import BIDS, dumps, everything_but_counters, exact_bids, loaded_book, make_snapshot, make_update
 
+from ldc.analytics.view import BookView
 from ldc.errors import MalformedMessage
-from ldc.types import BookView, Verdict
+from ldc.types import Verdict
 
 INT64_MAX = 2**63 - 1
 

@@ -173,7 +173,7 @@ def test_other_keys_of_a_snapshot_are_skipped_also_twice(books: ModuleType) -> N
 def test_the_order_of_the_keys_of_a_snapshot_does_not_matter(books: ModuleType) -> None:
     book = books.OrderBook("futures")
     book.load_snapshot(b'{"bids":[["1","2"]],"asks":[["3","4"]],"T":5,"E":6,"lastUpdateId":7}')
-    assert book.view() == (((1.0, 2.0),), ((3.0, 4.0),), 7, 6, 5, None, 1.0, 3.0)
+    assert book.view()[:8] == (((1.0, 2.0),), ((3.0, 4.0),), 7, 6, 5, None, 1.0, 3.0)
 
 
 @pytest.mark.parametrize("time", ['"5"', "5.0", "5e0", "null", "true", "9223372036854775808", "-9223372036854775809"])
@@ -199,7 +199,7 @@ def test_a_snapshot_replaces_everything_but_counters_suspension_and_last_header(
     assert book.suspended_by == "GAP"
     assert book.last_header == header
     book.resume()
-    assert book.view(number=str) == ((("50.0", "1"),), (("60.5", "2"),), 42, None, None, None, "50.0", "60.5")
+    assert book.view(number=str)[:8] == ((("50.0", "1"),), (("60.5", "2"),), 42, None, None, None, "50.0", "60.5")
     assert (book.price_decimals, book.quantity_decimals) == (1, 0)
     assert book.counters.snapshots_loaded == 2
     assert book.counters.updates_applied == 1

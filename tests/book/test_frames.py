@@ -1,5 +1,6 @@
 """The frame reader: what RFC 6455 allows comes out whole, what it forbids is refused, and nothing grows without end."""
 
+import gc
 import itertools
 import threading
 import tracemalloc
@@ -383,6 +384,118 @@ def test_a_wait_for_a_change_ends_by_a_wake_or_the_time(readers):
     binding.wake()
     assert woken.wait(20.0)
     thread.join()
+
+
+def two_bound(readers):
+    """Return a reader with two books in it, at 100, and their bindings."""
+    reader = readers.FrameReader()
+    bindings = [readers.StreamBinding(loaded_book(books_of(readers)), name) for name in ("one", "two")]
+    for binding in bindings:
+        binding.is_direct = True
+        reader.bind(binding.owner, binding)
+    return reader, bindings
+
+
+def test_one_waiter_is_woken_by_each_of_its_books_and_learns_which_have_moved(readers):
+    reader, bindings = two_bound(readers)
+    found = []
+
+    def follow():
+        seen = [100, 100]
+        with readers.UpdateWaiter(bindings) as waiter:
+            while min(seen) < 102:
+                moved = waiter.wait_past(seen, 20.0)
+                assert moved, "the time is over"
+                found.append(moved)
+                for place, reached in moved.items():
+                    seen[place] = reached
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    while not all(binding.waiting for binding in bindings):
+        pass
+    for name, last, expected in (("two", 101, {1: 101}), ("one", 101, {0: 101}), ("two", 102, {1: 102})):
+        count = len(found)
+        assert events(reader, frame(update(last, stream=name))) == []
+        while len(found) == count and thread.is_alive():
+            pass
+        assert found[-1] == expected
+    assert events(reader, frame(update(102, stream="one"))) == []
+    thread.join(20.0)
+    assert [binding.waiting for binding in bindings] == [0, 0]
+
+
+def test_a_wait_for_many_returns_at_once_what_has_moved_and_nothing_where_it_cannot_help(readers):
+    reader, bindings = two_bound(readers)
+    with readers.UpdateWaiter(bindings) as waiter:
+        assert waiter.wait_past([99, 98]) == {0: 100, 1: 100}
+        assert waiter.wait_past([100, 98]) == {1: 100}
+        assert waiter.wait_past([100, 100], 0.0) == {}
+        assert waiter.wait_past([99, 101]) == {}  # an id of the future: the caller decides
+        bindings[1].book.suspend("GAP")
+        assert waiter.wait_past([99, 100]) == {}  # the loss comes before the news
+        with pytest.raises(ValueError, match="1 ids for 2 books"):
+            waiter.wait_past([100])
+    assert [binding.waiting for binding in bindings] == [0, 0]
+    waiter.close()  # once more means nothing
+    assert [binding.waiting for binding in bindings] == [0, 0]
+
+
+def test_a_waiter_for_many_is_woken_by_hand_and_one_that_is_gone_is_not_touched(readers):
+    _, bindings = two_bound(readers)
+    waiters = [readers.UpdateWaiter(bindings) for _ in range(3)]
+    changes = [0, 0, 0]
+    open_ones = {0, 1, 2}
+    for gone in (1, 0, 2):  # out of the middle, from the end, the last one
+        for binding in bindings:
+            binding.wake()
+        changes = [count + 2 * (place in open_ones) for place, count in enumerate(changes)]
+        assert [waiter.change for waiter in waiters] == changes
+        waiters[gone].close()
+        open_ones.remove(gone)
+        assert [binding.waiting for binding in bindings] == [len(open_ones)] * 2
+    waiters.clear()
+    if readers is not pure_frames:  # whose bindings keep it alive
+        waiter = readers.UpdateWaiter(bindings)
+        del waiter  # without a close
+        gc.collect()
+    assert [binding.waiting for binding in bindings] == [0, 0]
+    bindings[0].wake()
+
+
+def test_a_wait_for_a_change_of_many_ends_by_a_wake_or_the_time(readers):
+    _, bindings = two_bound(readers)
+    with readers.UpdateWaiter(bindings) as waiter:
+        seen = waiter.change
+        waiter.wait(seen, 0.001)
+        waiter.wait(seen, 0.001, 0.0005)
+        thread = threading.Timer(0.0, bindings[1].wake)
+        thread.start()
+        while waiter.change == seen:
+            waiter.wait(seen)
+        thread.join()
+
+
+def test_waiters_for_many_come_and_go_while_their_books_change(readers):
+    reader, bindings = two_bound(readers)
+    stopping = threading.Event()
+
+    def come_and_go():
+        while not stopping.is_set():
+            with readers.UpdateWaiter(bindings) as waiter:
+                waiter.wait_past([binding.book.last_update_id for binding in bindings], 0.001)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for last in range(101, 601):
+        for name in ("one", "two"):
+            assert events(reader, frame(update(last, stream=name))) == []
+    stopping.set()
+    for thread in threads:
+        thread.join(20.0)
+    assert [binding.book.last_update_id for binding in bindings] == [600, 600]
+    assert [binding.waiting for binding in bindings] == [0, 0]
 
 
 def test_an_event_carries_the_time_of_its_last_receive(readers):

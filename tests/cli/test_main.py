@@ -179,21 +179,21 @@ def test_a_simulated_exchange_can_be_watched_from_another_process() -> None:
 
 
 @on_terminals
-def test_a_view_without_rich_is_status_3_and_names_the_extra() -> None:
-    with Program("demo", terminal=(80, 24), code=WITHOUT_RICH + cli_kit.RUN) as program:
-        assert program.end() == ExitStatus.UNAVAILABLE
+def test_a_view_without_rich_is_plain_lines_and_says_what_to_install() -> None:
+    with Program("demo", "--seconds", "3", terminal=(80, 24), code=WITHOUT_RICH + cli_kit.RUN) as program:
+        assert program.end() == ExitStatus.SYNCHRONIZED
+        assert b"market=BTCUSDT" in program.written
         said = program.errors()
-        assert "binance-local-depth-cache[cli]" in said
-        assert "--plain" in said
+        assert "pip install rich" in said
         assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [("demo",), ("simulate",)])
-def test_an_embedded_exchange_without_aiohttp_is_status_3_and_names_the_extra(arguments: tuple[str, ...]) -> None:
+def test_an_embedded_exchange_without_aiohttp_is_status_3_and_names_the_package(arguments: tuple[str, ...]) -> None:
     with Program(*arguments, code=WITHOUT_AIOHTTP + cli_kit.RUN) as program:
         assert program.end() == ExitStatus.UNAVAILABLE
         said = program.errors()
-        assert "binance-local-depth-cache[simulator]" in said
+        assert "pip install aiohttp" in said
         assert said.count("\n") == 1
 
 

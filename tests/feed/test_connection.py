@@ -4,9 +4,12 @@ import json
 import queue
 import select
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from live_kit import eventually
 from loopback_exchange import PATIENCE_S, Connection, LoopbackExchange
 from wire_frames import CLOSE, PING, PONG, TEXT, frame
 
@@ -15,6 +18,7 @@ from ldc.feed.connection import (
     RECEIVES_PER_TURN_MAX,
     ConnectionLost,
     ConnectionOptions,
+    ConnectionPutOff,
     ConnectionState,
     FeedConnection,
 )
@@ -100,6 +104,35 @@ def driver() -> Iterator[Driver]:
         driver = Driver(exchange)
         yield driver
         driver.connection.close()
+
+
+def test_a_connection_that_the_shared_budget_puts_off_opens_nothing_and_is_no_failure(driver):
+    until = time.monotonic() + 60.0
+    driver.connection._take_shared = lambda now: until
+    driver.connection.connect()
+    driver.wait_connector()
+    assert driver.connection.next_due(driver.now) == driver.now
+    with pytest.raises(ConnectionPutOff) as put_off:
+        driver.connection.tick(driver.now)
+    assert put_off.value.until == until
+    assert not driver.exchange.connections
+
+
+def test_a_shared_budget_that_stalls_is_named_at_the_deadline(driver):
+    go_on = threading.Event()
+
+    def stall(now: float) -> float:
+        assert go_on.wait(PATIENCE_S)
+        return now
+
+    driver.connection._take_shared = stall
+    driver.connection.connect()
+    with pytest.raises(ConnectionLost, match="the file of the shared budget stalls"):
+        driver.connection.tick(driver.now + OPTIONS.connect_timeout_s)
+    driver.connection.close()
+    go_on.set()
+    eventually(lambda: not any(each.name == "ldc-connect-1" for each in threading.enumerate()), "the connector's end")
+    assert not driver.exchange.connections  # what was given up meanwhile does not connect
 
 
 def test_streams_subscribed_one_by_one_go_out_in_requests_of_at_most_100(driver):

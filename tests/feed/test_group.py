@@ -196,6 +196,85 @@ def test_a_market_that_ends_cancels_all_its_requests(bench):
     eventually(lambda: None in bench.cancelled, "the cancellation")
 
 
+class Clock:
+    """The module `time`, with another wall clock."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+
+    def time_ns(self) -> int:
+        return self._now_ns
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_the_receive_time_of_an_update_is_that_of_its_receive_on_every_path(monkeypatch, native):
+    """A regression: on the slow path it was the time of processing, which a busy interpreter delays."""
+    monkeypatch.setenv("LDC_NATIVE_LOOP", native)
+    monkeypatch.setattr("ldc.feed.connection.time", Clock(12345))
+    monkeypatch.setattr("ldc.feed.group.time", Clock(54321))
+    began_ns = time.time_ns()
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange)
+        try:
+            market = bench.market()
+            exchange.subscribed("BTCUSDT")
+            exchange.update("BTCUSDT")
+            eventually(lambda: len(bench.requests) == 1, "the request of a snapshot")
+            seen = []
+
+            def synchronize(body: bytes, count: int) -> None:
+                eventually(lambda: market.synchronizer.buffered_count == count, "the buffered updates")
+                epoch = bench.requests[-1][1].epoch
+                bench.group.post(lambda now: bench.group.snapshot_received(market, epoch, body, 100, 1, now))
+                eventually(lambda: market.book.is_readable, "the book")
+                seen.append(market.book.received_time_ns)
+
+            body = exchange.snapshot("BTCUSDT", 100)
+            exchange.update("BTCUSDT")  # buffered, and applied after the snapshot
+            synchronize(body, 2)
+            update_id = exchange.update("BTCUSDT")  # on the fast path
+            eventually(lambda: market.book.last_update_id == update_id, "the update")
+            seen.append(market.book.received_time_ns)
+            exchange.update("BTCUSDT", is_sent=False)
+            body = exchange.snapshot("BTCUSDT", 100)
+            exchange.update("BTCUSDT")  # judged by the book, and kept for the snapshot
+            synchronize(body, 1)
+            is_native = native == "1" and next(iter(bench.group._connections)).reading == "native"
+        finally:
+            bench.group.stop()
+            assert bench.group.join(PATIENCE_S)
+    if is_native:
+        assert all(began_ns <= each <= time.time_ns() for each in seen), seen
+    else:
+        assert seen == [12345] * 3
+
+
+def test_what_a_caller_requests_in_a_loop_waits_once(bench):
+    """A regression: a loop of refresh requests filled the memory while the feed's thread was busy."""
+    market = bench.synchronized()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def stand_still(_now: float) -> None:
+        entered.set()
+        assert go_on.wait(PATIENCE_S)
+
+    bench.group.post(stand_still)
+    assert entered.wait(PATIENCE_S)
+    posted = bench.group._loop._mailbox._posted
+    for _ in range(1000):
+        bench.group.refresh(market)
+        bench.group.resync(market, unsubscribe=False)
+        bench.group.resync(market, unsubscribe=True)
+    assert len(posted) == 3
+    go_on.set()
+    eventually(lambda: market.synchronizer.resyncs[Cause.REQUESTED] == 1, "the resync")
+    eventually(lambda: not market.requested, "the other requests")  # what has begun does not keep the next one out
+
+
 def test_a_request_that_is_cancelled_at_once_is_never_made(bench):
     market = bench.synchronized()
     bench.group.resync(market, unsubscribe=True)

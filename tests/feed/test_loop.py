@@ -213,3 +213,14 @@ def test_posted_work_is_run_or_refused_also_while_the_mailbox_closes():
         for poster in posters:
             poster.join()
         assert len(done) == accepted.count(True)
+
+
+def test_a_mailbox_that_nobody_empties_refuses_what_is_too_much_and_counts_it():
+    """A regression: it was the only queue without a limit."""
+    mailbox, done = Mailbox(work_max=3), []
+    assert [mailbox.post(done.append) for _ in range(5)] == [True, True, True, False, False]
+    assert mailbox.refused == 2
+    mailbox.run_posted(1.0)
+    assert done == [1.0] * 3
+    assert mailbox.post(done.append)
+    mailbox.close()

@@ -22,7 +22,7 @@ from ldc.frames import RECEIVE_BYTES, Opcode
 if IS_PURE:
     pytest.skip("this is a build in plain Python: it has no loop", allow_module_level=True)
 
-from ldc._book import FrameReader, KeepAlive, NativeLoop, OrderBook, StreamBinding
+from ldc._book import FrameReader, KeepAlive, NativeLoop, OrderBook, StreamBinding, UpdateWaiter
 from ldc.types import Verdict
 
 STREAM = "btcusdt@depth@100ms"
@@ -294,6 +294,50 @@ def test_a_waiting_thread_is_woken_without_python() -> None:
         thread.join(DEADLINE_S)
         assert reached == [101]
         assert one.binding.waiting == 0
+
+
+def test_updates_are_retained_without_a_return_and_the_id_that_is_waited_for_makes_one() -> None:
+    with link() as one:
+        one.book.retain_updates()
+        one.book.attend_at(150)
+        for last in range(101, 150):
+            one.server.sendall(frame(update(last, last, quantity=f"{last}.5")))
+        assert one.serve() == []
+        assert one.reader.updates_in_loop == one.book.retained_count == 49
+        one.server.sendall(frame(update(150, 155)))
+        assert one.serve() == [(one, selectors.EVENT_READ)]
+        assert [(event.payload, event.verdict) for event in one.events()] == [(update(150, 155), Verdict.APPLIED)]
+        other = OrderBook("spot")
+        other.load_snapshot(messages.make_snapshot([("100.00", "1")], [("101.00", "1")]), limit=1000)
+        other.apply_retained(one.book)
+        assert other.last_update_id == 155
+        assert other.compare(one.book).is_equal
+
+
+def test_a_loop_that_spins_never_sleeps_and_keeps_its_deadline() -> None:
+    with link() as one:
+        assert one.serve(0.05) == []
+        assert one.loop.turns <= 3  # a signal may have ended a sleep
+        one.loop.spins = True
+        before, began = one.loop.turns, time.monotonic()
+        assert one.serve(0.05) == []
+        assert time.monotonic() - began >= 0.05
+        assert one.loop.turns - before > 10
+        one.server.sendall(frame(update(101, 101)))
+        assert one.serve() == []
+        assert one.book.last_update_id == 101
+
+
+def test_a_waiter_for_many_is_woken_by_the_loop() -> None:
+    with link() as one, UpdateWaiter([one.binding]) as waiter:
+        reached = []
+        thread = threading.Thread(target=lambda: reached.append(waiter.wait_past([100], DEADLINE_S)))
+        thread.start()
+        one.server.sendall(frame(update(101, 101)))
+        assert one.serve() == []
+        thread.join(DEADLINE_S)
+        assert reached == [{0: 101}]
+        assert waiter.change == 1
 
 
 def test_the_book_is_fresh_while_another_thread_holds_the_gil() -> None:

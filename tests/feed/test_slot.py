@@ -224,3 +224,21 @@ def test_a_successor_that_fails_waits_like_a_refusal_for_its_predecessor_serves(
         slot.tick(due)
         assert len(list(slot)) == 1  # `renew` was requested; the next tick opens it
     assert waits == [0.5 * RECONNECT_S_FIRST * 2**n for n in range(3)]
+
+
+@pytest.mark.parametrize("has_older", [False, True])
+def test_a_connect_that_is_put_off_comes_at_that_time_without_a_backoff(has_older: bool):
+    slot, made = made_slot(PromptConnection, 0.999)
+    slot.tick(0.0)
+    if has_older:
+        slot.renew(10.0)
+        slot.tick(10.0)
+    begun = len(made)
+    slot.put_off(made[-1], 100.0, 10.0)
+    assert slot.connects == begun - 1
+    slot.tick(99.9)
+    assert len(made) == begun
+    assert slot.next_due(99.9) == 100.0
+    slot.tick(100.0)
+    slot.tick(100.0)  # a renewal is planned in the first one
+    assert len(made) == begun + 1

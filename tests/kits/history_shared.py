@@ -11,8 +11,8 @@ from history import History
 from history_market import SimulatedMarket
 from shared_kit import Share, shared_of
 
+from ldc.analytics.view import BookView
 from ldc.errors import DepthCacheError
-from ldc.types import BookView
 
 
 class SharedHistory(History):
@@ -36,7 +36,7 @@ class SharedHistory(History):
 
         market.check_readable = check_readable  # type: ignore[method-assign]
 
-    def read(self, share: Share) -> tuple[BookView | None, str | None]:
+    def read(self, share: Share) -> tuple[BookView[float] | None, str | None]:
         """Return what the reader returns, or the cause for which it refuses."""
         try:
             return share.reader.view(), None
@@ -68,7 +68,7 @@ class SharedHistory(History):
             self.judge_truth(market, view)
         self.seen[market.engine.symbol] = seen
 
-    def judge_truth(self, market: SimulatedMarket, view: BookView) -> None:
+    def judge_truth(self, market: SimulatedMarket, view: BookView[float]) -> None:
         """Compare a view with the engine's book, at the moment at which the engine still has it."""
         truth = market.engine.truth(view.last_update_id)
         assert truth is not None, f"the exchange never had the id {view.last_update_id}"

@@ -241,7 +241,7 @@ def check(synchronizer: Synchronizer, request: RequestSnapshot | None) -> None:
     # A request ends once: its snapshot was used or dropped, it failed, or it was cancelled.
     late = requests.dropped["LATE"]  # type: ignore[index]
     ends = requests.used + sum(requests.dropped.values()) - late + requests.failed + requests.cancelled
-    held = int(synchronizer.refresher.wants_every_update and requests.awaited is None)
+    held = int(synchronizer.refresher.has_candidate and requests.awaited is None)
     assert sum(requests.issued.values()) == ends + held + (requests.awaited is not None)
     if state is SyncState.BUFFERING and synchronizer._streams.is_any_live:
         assert request is not None or synchronizer.next_due() is not None, "the market waits for nothing"
@@ -266,5 +266,6 @@ def market_in(state: SyncState, rule: str = "spot", **options: object) -> Market
         market.stop()
     elif state is SyncState.FAILED:
         market.update(90, 100).fail(permanent=Cause.UNKNOWN_MARKET)
+        market.wait(10.0).fail(permanent=Cause.UNKNOWN_MARKET)  # the stream is silent since
     assert market.state is state
     return market

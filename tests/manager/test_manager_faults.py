@@ -36,6 +36,7 @@ from wire_frames import BINARY, CLOSE, PING, PONG, frame
 from ldc.errors import DepthCacheOutOfSync, UnknownMarket
 from ldc.feed.group import FeedGroup
 from ldc.limits import Timing
+from ldc.manager import lifecycle
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.queue import SnapshotQueue
 from ldc.types import SyncState
@@ -719,6 +720,71 @@ def test_a_market_that_is_silent_because_nothing_happens_is_left_alone():
         assert len(times) < 8  # the wait doubles
 
 
+def with_another_quantity(exchange: LoopbackExchange, symbol: str) -> RestReply:
+    body = json.loads(exchange.snapshot(symbol, 5))
+    body["bids"][0][1] = "77"
+    return RestReply(200, json.dumps(body).encode())
+
+
+DELISTED = {
+    "unknown": (lambda exchange, symbol: error_reply(400, -1121, "Invalid symbol."), "SILENT"),
+    "empty": (
+        lambda exchange, symbol: RestReply(
+            200, b'{"lastUpdateId":%d,"bids":[],"asks":[]}' % exchange.markets[symbol].book.last_update_id
+        ),
+        "DIFFERENT",
+    ),
+    "other levels": (with_another_quantity, "DIFFERENT"),
+    "a lower id": (lambda exchange, symbol: RestReply(200, FAR_AWAY % 7), "IDS_WENT_BACK"),
+}
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+@pytest.mark.parametrize("answer", DELISTED)
+def test_what_a_probe_says_against_a_silent_book_is_confirmed_and_believed(monkeypatch, answer, kind):
+    """A regression: a delisted market was read for ever, because a probe only asked whether the id was higher."""
+    monkeypatch.setattr("ldc.sync.retry.SPEAKS_S", 0.1)  # the silence is as short
+    brisk = Timing(silence_check_s=0.05, quiet_s_first=0.2, quiet_s_max=0.2)
+    reply, cause = DELISTED[answer]
+    with live(kind, timing=brisk, websocket_ping_interval=0.1) as (exchange, manager):
+        synchronize(exchange, manager)
+        exchange.on_rest = lambda request: reply(exchange, request.symbol) if request.limit == 5 else None
+        eventually(lambda: manager.get_status("BTCUSDT").resyncs.get(cause), "the resync")
+        exchange.on_rest = None if answer != "unknown" else lambda request: reply(exchange, request.symbol)
+        if answer == "unknown":
+            with pytest.raises(UnknownMarket, match="-1121"):
+                manager.wait_until_synchronized(timeout=PATIENCE_S)
+            with pytest.raises(UnknownMarket):
+                manager.get_book("BTCUSDT")
+        else:
+            assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+            reach(exchange, manager)
+            assert_exact(exchange, manager)
+
+
+@pytest.mark.parametrize("answer", [*DELISTED, "404"])
+def test_one_answer_against_a_silent_book_is_not_believed(answer):
+    """One host may be wrong; and a failure that says nothing about the market is evidence of nothing."""
+    brisk = Timing(silence_check_s=0.05, quiet_s_first=0.2, quiet_s_max=0.2)
+    reply = DELISTED[answer][0] if answer in DELISTED else lambda exchange, symbol: RestReply(404, b"nothing here")
+    with live(timing=brisk, websocket_ping_interval=0.1) as (exchange, manager):
+        synchronize(exchange, manager)
+        probes = []
+
+        def every_other_one(request) -> RestReply | None:
+            if request.limit == 5:
+                probes.append(request)
+                return reply(exchange, request.symbol) if len(probes) % 2 or answer == "404" else None
+            return None
+
+        exchange.on_rest = every_other_one
+        eventually(lambda: len(probes) >= 6, "some probes")
+        assert_exact(exchange, manager)
+        status = manager.get_status("BTCUSDT")
+        assert status.resyncs == {}
+        assert (answer in ("unknown", "404")) == (status.last_error is not None)
+
+
 # ------------------------------------------------------------------------------------------------ snapshots
 
 CROSSED = b'{"lastUpdateId":5000,"bids":[["101","1"]],"asks":[["100","1"]]}'
@@ -843,7 +909,7 @@ def test_an_unknown_market_fails_permanently_and_disturbs_no_other(code, text):
         assert_all_well(exchange, manager)
         assert_undisturbed(manager)
         assert_undisturbed(manager, "BTCUSDT")
-        assert len(exchange.requests_of("BTCUSTD")) == 1
+        assert len(exchange.requests_of("BTCUSTD")) == 2  # the second one confirms the first
 
 
 def test_a_snapshot_that_never_comes_delays_no_other_market():
@@ -907,6 +973,33 @@ def test_after_a_standstill_of_ours_a_pong_that_waited_is_a_pong_in_time():
         assert_all_well(exchange, manager)
         assert len(exchange.connections) == CONNECTIONS
         assert_undisturbed(manager)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+def test_markets_that_wait_for_a_snapshot_share_the_memory_for_their_updates(monkeypatch, kind):
+    """A regression: through a ban of two minutes a thousand markets held 1.3 GB."""
+    monkeypatch.setattr(lifecycle.process_buffers, "bytes_max", 6000)
+    with live(kind, markets=BOTH) as (exchange, manager):
+        exchange.on_rest = lambda _request: error_reply(418, -1003, "banned", {"Retry-After": "2"})
+        manager.create_depth_cache(BOTH)
+        for market in BOTH:
+            exchange.connection_of(market)
+        lives = [manager.get_depth_cache(market).live for market in BOTH]
+        for _ in range(60):
+            for market in BOTH:
+                exchange.update(market)
+        eventually(lambda: all(live.synchronizer.updates_dropped["BUFFER_FULL"] for live in lives), "full buffers")
+        assert lifecycle.process_buffers.held <= 7000
+        assert lifecycle.process_buffers.discarded > 0
+        exchange.on_rest = None
+        assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+        for market in BOTH:
+            reach(exchange, manager, market)
+            assert_exact(exchange, manager, market)
+        eventually(lambda: lifecycle.process_buffers.change(0) is None, "the release")
 
 
 # ------------------------------------------------------------------------------------------------ requests

@@ -160,5 +160,5 @@ def test_a_proxy_that_stalls_is_noticed_in_time(scheme, monkeypatch):
 
 def test_a_socks_proxy_without_its_packages_is_refused_with_their_names(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"\[socks\]"):
+    with pytest.raises(ValueError, match=r"pip install PySocks python-socks"):
         BinanceLocalDepthCacheManager(proxy="socks5://127.0.0.1:1080")

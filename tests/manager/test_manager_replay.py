@@ -19,9 +19,9 @@ import pytest
 from live_kit import eventually, live, no_jitter, no_thread_is_left, wait_for_id  # noqa: F401
 from loopback_exchange import PATIENCE_S, LoopbackExchange, Recording
 
+from ldc.analytics.view import BookView
 from ldc.errors import DepthCacheOutOfSync
 from ldc.manager.manager import BinanceLocalDepthCacheManager
-from ldc.types import BookView
 
 RECORDINGS = {
     "spot": ["spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"],

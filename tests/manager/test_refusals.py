@@ -97,6 +97,12 @@ FACES: dict[str, Callable[[BinanceLocalDepthCacheManager, Any], object]] = {
     "reader.bids": lambda manager, cache: cache.reader.bids(),
     "reader.asks": lambda manager, cache: cache.reader.asks(1, threshold_volume=1),
     "reader.view": lambda manager, cache: cache.reader.view(),
+    "cache.best_bid": lambda manager, cache: cache.best_bid,
+    "cache.mid": lambda manager, cache: cache.mid,
+    "cache.view": lambda manager, cache: cache.view(20),
+    "cache.fill": lambda manager, cache: cache.fill("asks", quantity=1),
+    "cache.depth": lambda manager, cache: cache.depth("bids", bps=10),
+    "cache.arrays": lambda manager, cache: cache.arrays(5),
 }
 ENDED_FACES = {
     "manager.wait_until_synchronized": lambda manager, cache: manager.wait_until_synchronized(MARKET),
@@ -135,6 +141,21 @@ def test_every_face_raises_the_same_for_one_state(parts: Any, state: str) -> Non
         assert f"(cause: {cause}): " in str(error), name
         assert str(error).endswith(f"; {advice}."), name
         assert str(pickle.loads(pickle.dumps(error))) == str(error), name
+
+
+def test_a_depth_cache_is_a_reader_of_its_book(parts: Any) -> None:
+    manager, cache = parts
+    load(cache)
+    names = {name for name in dir(cache.reader) if not name.startswith("_")}
+    assert {"best_bid", "view", "fill", "counters", "is_readable"} <= names <= set(dir(cache))
+    for name in names:
+        ours, theirs = getattr(cache, name), getattr(cache.reader, name)
+        assert ours == theirs, name
+        assert not callable(ours) or ours.__self__ is cache.reader
+    assert cache.fill("asks", quantity=0.5).worst_price == cache.best_ask[0] == 101.0
+    assert cache.view(1).bids == ((100.0, 1.0),)
+    with pytest.raises(AttributeError):
+        cache.apply  # noqa: B018
 
 
 @pytest.mark.parametrize("state", STATES)

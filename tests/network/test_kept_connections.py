@@ -14,7 +14,7 @@ from snapshot_kit import LONG_S, SPOT, Kit, made_kit
 from ldc.network.proxy import ProxyRules
 from ldc.snapshots import sockets
 from ldc.snapshots.queue import SnapshotQueue, SnapshotRequest
-from ldc.snapshots.reply import NO_HEADERS, SnapshotBody
+from ldc.snapshots.reply import NO_HEADERS, SnapshotBody, SnapshotFailure
 from ldc.snapshots.shared_budget import SharedBudget
 from ldc.snapshots.sockets import IDLE_S_MAX, KeptConnections
 from ldc.sync.actions import Purpose
@@ -102,6 +102,15 @@ def test_a_body_may_take_its_time_on_a_kept_connection(kit):
     for _ in range(2):
         assert isinstance(client.get(), SnapshotBody)
     assert (server.connections, len(server.heads)) == (1, 2)
+
+
+def test_a_refusal_for_good_is_confirmed_by_another_connection(kit):
+    """One server behind the address may be wrong, and a kept connection leads to the same one again."""
+    server = kit.serve(always(reply(b'{"code":-1121,"msg":"Invalid symbol."}', "400 Bad Request")))
+    client = kit.client_of(server.base_uri)
+    for number in range(1, 4):
+        assert isinstance(client.get(), SnapshotFailure)
+        assert server.connections == number
 
 
 def test_a_connection_that_was_idle_for_too_long_is_not_used(kit, monkeypatch):

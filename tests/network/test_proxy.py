@@ -87,7 +87,7 @@ def test_no_text_of_a_proxy_shows_user_or_password():
 def test_socks_without_its_packages_is_refused_with_their_names(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     parse("http://proxy")
-    with pytest.raises(ValueError, match=r"\[socks\]"):
+    with pytest.raises(ValueError, match=r"pip install PySocks python-socks"):
         parse("socks5://proxy")
 
 

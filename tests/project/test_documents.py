@@ -17,6 +17,7 @@ import pytest
 import simulate
 
 import ldc
+import ldc.analytics.view
 import ldc.types
 from ldc.cli.main import make_parser
 from ldc.venues import VENUES
@@ -158,7 +159,13 @@ STUB = ast.parse((PROJECT / "ldc" / "_book.pyi").read_text(encoding="utf-8"))
 COMPILED_ONLY = {"LoopKey", "NativeLoop", "TlsContext", "TlsSocket"}
 """What needs no GIL, and so has no twin in plain Python."""
 
-STUB_CLASSES = [node for node in STUB.body if isinstance(node, ast.ClassDef) and node.name not in COMPILED_ONLY]
+STUB_BASES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef) and node.name.startswith("_")}
+"""What exists for type checkers only."""
+STUB_CLASSES = [
+    node
+    for node in STUB.body
+    if isinstance(node, ast.ClassDef) and node.name not in COMPILED_ONLY and node.name not in STUB_BASES
+]
 
 
 def twin(name: str) -> Any:
@@ -189,7 +196,9 @@ def parameters_of(function: Any) -> list[str]:
 
 
 def functions_of(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
-    return (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name != "__reduce__")
+    bases = [STUB_BASES[base.id] for base in node.bases if isinstance(base, ast.Name)]
+    body = chain(node.body, *(base.body for base in bases))
+    return (each for each in body if isinstance(each, ast.FunctionDef) and each.name != "__reduce__")
 
 
 @pytest.mark.parametrize("in_stub", STUB_CLASSES, ids=lambda node: node.name)
@@ -204,11 +213,12 @@ def test_the_stub_and_the_book_in_plain_python_have_the_same_names(in_stub: ast.
     more = {name for name in dir(python) if not name.startswith("_")} - public
     assert public <= set(dir(python))
     assert not more or in_stub.name not in ldc.__all__
-    for each in functions:
-        if is_property(each):
-            continue
-        name = "__init__" if each.name == "__new__" else each.name
-        assert parameters_of(getattr(python, name)) == parameters_in_the_stub(each), each.name
+    for name in {each.name for each in functions if not is_property(each)}:
+        in_python = parameters_of(getattr(python, "__init__" if name == "__new__" else name))
+        overloads = [parameters_in_the_stub(each) for each in functions if each.name == name]
+        # Each overload has some of the parameters, in their order; together they have all.
+        assert set().union(*overloads) == set(in_python), name
+        assert all([each for each in in_python if each in overload] == overload for overload in overloads), name
 
 
 def test_the_reference_of_the_order_book_has_all_its_names():
@@ -266,9 +276,10 @@ def test_help_of_the_package_begins_with_what_it_is_for():
 
 
 def test_every_field_of_a_record_is_described():
-    tree = ast.parse(Path(ldc.types.__file__).read_text(encoding="utf-8"))
-    records = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in ldc.__all__]
-    assert len(records) == 10
+    trees = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (ldc.types, ldc.analytics.view)]
+    nodes = [node for tree in trees for node in tree.body]
+    records = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name in ldc.__all__]
+    assert len(records) == 16
     for record in records:
         members = [node for node in record.body if isinstance(node, ast.AnnAssign | ast.Assign)]
         for member in members:

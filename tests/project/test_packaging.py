@@ -94,7 +94,8 @@ def test_the_sdist_carries_the_sources_and_nothing_that_a_build_made(sdist: Path
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile", ".ci/run"} - carried == set()
     assert {"binance_local_depth_cache.py", "tests/project/test_packaging.py", "docs/order-book.md"} - carried == set()
     assert {"mkdocs.yml", "docs/reference/manager.md", "examples/top_of_book.py"} - carried == set()
-    assert [name for name in carried if name.endswith((".c", ".so", ".pyd", ".html", ".pyc"))] == []
+    made = (".c", ".so", ".pyd", ".html", ".pyc")
+    assert [name for name in carried if name.endswith(made) and "/static/" not in name] == []
 
 
 def test_the_installed_package_carries_types_and_no_sources_of_the_extension() -> None:
@@ -140,7 +141,8 @@ def test_wheels_without_the_gil_are_tested_with_all_that_can_be_had_there() -> N
     extras = settings["project"]["optional-dependencies"]["test"]
     [ours] = [each for each in extras if each.startswith("binance-local-depth-cache")]
     [override] = settings["tool"]["cibuildwheel"]["overrides"]
-    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == ours
+    had = ours.replace("cluster,", "")  # Zenoh has no wheel for Python without the GIL
+    assert f"binance-local-depth-cache[{','.join(override['test-extras'])}]" == had
     assert [each for each in extras if each != ours and not each.startswith("orjson")] == override["test-requires"]
 
 
@@ -171,11 +173,68 @@ def test_a_build_that_is_asked_for_python_carries_no_extension_and_says_so(pure_
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     installed = unpack_wheel(pure_wheel, tmp_path)
     files = [path for path in (installed / "ldc").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".py", ".pyi", ".typed"}
+    page = {path for path in files if path.parent == installed / "ldc" / "gateway" / "static"}
+    assert {path.suffix for path in set(files) - page} == {".py", ".pyi", ".typed"}
+    assert {path.suffix for path in page} == {".css", ".html", ".js", ".svg", ".txt"}
     ours = {path.relative_to(PROJECT / "ldc").as_posix() for path in (PROJECT / "ldc").rglob("*.py")}
     assert {path.relative_to(installed / "ldc").as_posix() for path in files if path.suffix == ".py"} == ours
     asked = run(tmp_path, "-c", "import ldc, ldc._build; print(ldc.IMPLEMENTATION, ldc._build.BUILD)", PYTHONPATH="")
     assert asked.stdout.split() == ["python", "pure-python"], asked.stderr
+
+
+def metadata_of(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return archive.read(name).decode()
+
+
+def test_a_published_build_links_to_its_repository_and_so_does_its_readme(unpacked: Path, tmp_path: Path) -> None:
+    home = "https://example.org/somebody/ldc"
+    project = shutil.copytree(unpacked, tmp_path / "project")
+    metadata = metadata_of(build(project, "wheel", LDC_PURE_PYTHON="1", LDC_REPOSITORY=home + "/"))
+    links = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", metadata, re.MULTILINE))
+    assert links["Source"] == home
+    assert set(links) == {"Source", "Documentation", "Issues", "Changelog"}
+    targets = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert len(targets) > 10
+    assert [each for each in targets if not each.startswith("https://")] == []
+    assert f"{home}/raw/main/docs/images/watch-one-market.png" in targets
+
+
+def test_a_build_that_knows_no_repository_links_nowhere(pure_wheel: Path) -> None:
+    assert "Project-URL" not in metadata_of(pure_wheel)
+    assert "](docs/tutorial.md)" in metadata_of(pure_wheel)
+
+
+def test_two_builds_are_the_same_to_the_byte(unpacked: Path, tmp_path: Path) -> None:
+    environment = {"LDC_PURE_PYTHON": "1", "SOURCE_DATE_EPOCH": "1700000000"}
+    one, other = (shutil.copytree(unpacked, tmp_path / name) for name in ("one", "other"))
+    assert build(one, "wheel", **environment).read_bytes() == build(other, "wheel", **environment).read_bytes()
+
+
+def test_every_action_of_the_workflows_is_pinned_by_its_digest() -> None:
+    used = [
+        line.strip().removeprefix("- ")
+        for path in sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().removeprefix("- ").startswith("uses: ")
+    ]
+    assert len(used) > 10
+    pinned = re.compile(r"uses: (\./\.github/workflows/\w+\.yml|[\w./-]+@[0-9a-f]{40}  # v[\d.]+)")
+    assert [line for line in used if not pinned.fullmatch(line)] == []
+
+
+def test_a_release_waits_for_the_tests_and_is_in_the_changelog() -> None:
+    text = (PROJECT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    assert "needs: [version, test, wheels, sbom]" in text
+    assert "CHANGELOG.md" in text
+
+
+def test_the_extra_all_has_every_extra_that_users_need() -> None:
+    extras = settings_of_project()["project"]["optional-dependencies"]
+    [everything] = extras["all"]
+    named = set(re.search(r"\[(.+)\]", everything)[1].split(","))
+    assert named == set(extras) - {"all", "dev", "docs", "test"}
 
 
 def test_the_sources_say_that_they_are_not_built() -> None:

@@ -131,7 +131,7 @@ def test_parameters_that_cannot_be_are_refused_by_the_constructor(exchange: Simu
     for wrong in ({"share": "a/b"}, {"share": "desk", "share_levels": 0}):
         with pytest.raises(ValueError, match=r"share|levels"):
             manager_of(exchange, **wrong)
-    with pytest.raises(TypeError, match="share is a name"):
+    with pytest.raises(ValueError, match="share is a name"):
         manager_of(exchange, share=7)
 
 

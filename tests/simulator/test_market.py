@@ -12,7 +12,8 @@ pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
 from ldc.simulator.changelog import CHANGES_MAX
 from ldc.simulator.listing import DEFAULT_MARKETS, listing_of
 from ldc.simulator.market import LEVELS_MAX, LEVELS_MIN, Market
-from ldc.simulator.wire import FAMILIES, Family, diff_text, snapshot_text
+from ldc.simulator.messages import diff_of, snapshot_of
+from ldc.wire.families import FAMILIES, Family
 
 FAMILY = {family.name: family for family in FAMILIES.values()}
 
@@ -43,11 +44,11 @@ def traffic(family: Family, market: Market, updates: int):
         update = market.end_window()
         if update is not None:
             updates -= 1
-            yield diff_text(family, market.listing, update, update.event_time_ms).encode()
+            yield diff_of(family, market.listing, update, update.event_time_ms).encode()
         market.begin_window()
         if update is not None and updates % 500 == 0:
             sides = market.bids.top(1000), market.asks.top(1000)
-            yield snapshot_text(family, market.listing, market.last_update_id, market.event_time_ms, *sides).encode()
+            yield snapshot_of(family, market.listing, market.last_update_id, market.event_time_ms, *sides).encode()
 
 
 # Computed once, on CPython 3.11; compared on every Python of the tests. A change of the market's random numbers changes

@@ -11,7 +11,7 @@ from simulator_kit import Client, get, simulated, stream_path
 
 from ldc.simulator import Script, SimulatedExchange
 from ldc.simulator.rest import Reply
-from ldc.simulator.streams import CLOSE, PING, TEXT
+from ldc.wire.streams import CLOSE, PING, TEXT
 
 STREAM = stream_path("binance.com") + "?streams=btcusdt@depth@100ms"
 

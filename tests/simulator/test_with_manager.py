@@ -208,7 +208,7 @@ def test_without_aiohttp_the_error_names_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("ldc.simulator")
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    names_it = pytest.raises(DepthCacheError, match=r"pip install 'binance-local-depth-cache\[simulator\]'")
+    names_it = pytest.raises(DepthCacheError, match=r"pip install aiohttp")
     with BinanceLocalDepthCacheManager("simulator") as manager, names_it:
         manager.create_depth_cache("BTCUSDT")
 

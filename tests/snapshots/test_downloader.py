@@ -37,7 +37,7 @@ from ldc.snapshots.downloader import (
     SnapshotRequest,
     shared_downloader,
 )
-from ldc.snapshots.reply import FailureKind
+from ldc.snapshots.reply import FailureKind, SnapshotFailure
 from ldc.snapshots.shared_budget import SharedBudget
 from ldc.sync.actions import Purpose
 
@@ -420,6 +420,22 @@ def test_a_shared_budget_that_raises_ends_no_worker(kit, monkeypatch, tmp_path, 
     assert isinstance(client.get("LAST"), SnapshotBody)
 
 
+def test_a_shared_budget_that_raises_while_a_client_closes_leaves_no_thread_behind(kit, monkeypatch, tmp_path):
+    pytest.importorskip("filelock", reason="the extra shared-budget is not installed")
+    server = kit.serve(STALLS["in the body"])
+    client = kit.client_of(server.base_uri, shared_folder=tmp_path)
+    client.ask()
+    assert isinstance(client.hear()[1], SnapshotBegins)
+    threads = downloader_threads()
+
+    def raising(*_arguments: object) -> None:
+        raise Fault
+
+    monkeypatch.setattr(SharedBudget, "settle", raising)
+    client.client.close()
+    wait_for_the_end_of(threads)
+
+
 @pytest.mark.parametrize("fault", [Fault, SystemExit, MemoryError])
 def test_a_report_that_raises_anything_ends_no_thread(kit, fault):
     """Whatever is raised: the answer is reported, and settled, by a worker or the watchdog that goes on."""
@@ -435,44 +451,47 @@ def test_a_report_that_raises_anything_ends_no_thread(kit, fault):
     for number in range(2 * WORKERS):
         client.ask(f"M{number}")
     eventually(lambda: len(heard) == 4 * WORKERS, "all reports")
+    failures = [news.kind for news in heard if isinstance(news, SnapshotFailure)]
+    assert failures == [FailureKind.TIMED_OUT] * 2 * WORKERS
     threads = downloader_threads()
     assert len(threads) == WORKERS + 1
     assert all(thread.is_alive() for thread in threads)
     assert not any(client.client.holds(f"M{number}", 1) for number in range(2 * WORKERS))
 
 
-def test_a_watchdog_that_fails_continues(kit, monkeypatch):
+def test_a_watchdog_that_fails_at_one_download_continues_with_the_others(kit, monkeypatch):
+    """A regression: it tried the first one again and again, so the others were never ended."""
     client = kit.client_of(kit.serve(STALLS["in the body"]).base_uri, download_s_max=0.05)
     time_out, failures = SnapshotDownloader._time_out, []
 
-    def failing_once(downloader: SnapshotDownloader, *arguments: Any) -> Any:
-        if not failures:
-            failures.append(arguments)
+    def failing_at_first(downloader: SnapshotDownloader, download: Any, now: float) -> Any:
+        if download.ticket.request.market == "FIRST" and len(failures) < 3:
+            failures.append(now)
             raise Fault
-        return time_out(downloader, *arguments)
+        return time_out(downloader, download, now)
 
-    monkeypatch.setattr(SnapshotDownloader, "_time_out", failing_once)
-    monkeypatch.setattr("ldc.snapshots.downloader.RETRY_S", 0.01)
-    client.ask("FIRST")
-    eventually(lambda: bool(failures), "the failure")
-    failed = client.failure()
-    assert failed.kind is FailureKind.TIMED_OUT
+    monkeypatch.setattr(SnapshotDownloader, "_time_out", failing_at_first)
+    monkeypatch.setattr("ldc.snapshots.downloader.RETRY_S", 0.2)
+    for market in ("FIRST", "SECOND", "THIRD"):
+        client.ask(market)
+    failed = [client.result() for _ in range(3)]
+    assert all(isinstance(each, SnapshotFailure) and each.kind is FailureKind.TIMED_OUT for each in failed)
+    assert "FIRST" in failed[-1].text
+    assert len(failures) == 3
 
 
-def test_a_download_that_cannot_begin_leaves_no_ticket_in_flight(kit, monkeypatch):
+def test_a_download_that_cannot_begin_is_reported_and_leaves_no_ticket_in_flight(kit, monkeypatch):
+    """A regression: its market waited for the answer until a check found the request lost."""
     client = kit.client_of(kit.serve(always(reply())).base_uri)
-    monkeypatch.setattr("ldc.snapshots.downloader.RETRY_S", 0.01)
-    failures = []
 
     def failing(*_arguments: Any) -> None:
-        failures.append(1)
         raise Fault
 
     with monkeypatch.context() as faulty:
         faulty.setattr("ldc.snapshots.downloader.Download", failing)
-        client.ask()
-        eventually(lambda: bool(failures), "the failure")
-        eventually(lambda: not client.client.holds("BTCUSDT", 1), "the end of the ticket")
+        failed = client.failure()
+    assert "unforeseen Fault" in failed.text
+    assert not client.client.holds("BTCUSDT", 1)
     assert isinstance(client.get("ETHUSDT"), SnapshotBody)
 
 

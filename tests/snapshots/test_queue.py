@@ -353,7 +353,7 @@ def test_the_work_of_cancelling_each_of_many_grows_as_their_number_does(monkeypa
         queue.put(client, wanted(f"M{number}", Purpose.DEEPEN, due=-math.inf if is_due else NOW + number))
     queue.next_time(NOW)  # what is due is in the other heap
     monkeypatch.setattr(QueueClient, "_is_dead", counting)
-    for number in range(count):
+    for number in reversed(range(count)):  # the last ones first: what is dead lies behind what is alive
         if way == "cancelled":
             queue.cancel(client, f"M{number}", 1)
         else:
@@ -561,6 +561,16 @@ def test_a_failure_of_one_market_pauses_nothing_and_shows_that_the_host_works(ki
         settle_next(queue, client, kind, NOW + 2 * number + 1)
     queue.put(client, wanted("NEXT"))
     assert queue.take(NOW + 20) is not None
+
+
+def test_a_refusal_for_good_is_confirmed_by_another_host():
+    queue = queue_of()
+    client = client_of(queue)
+    first = client.url
+    settle_next(queue, client, FailureKind.REFUSED, NOW)
+    assert client.url == first
+    settle_next(queue, client, FailureKind.UNKNOWN_MARKET, NOW)
+    assert client.url != first
 
 
 def test_downloads_that_were_aborted_on_purpose_do_not_count_as_failures_of_the_host():

@@ -7,11 +7,21 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from live_kit import eventually, live, no_thread_is_left, synchronize  # noqa: F401 - used by their names
+from live_kit import (
+    assert_exact,
+    eventually,
+    live,
+    no_thread_is_left,  # noqa: F401 - used by its name
+    reach,
+    synchronize,
+)
 from log_kit import logged
+from loopback_exchange import PATIENCE_S
 
+from ldc.feed.pool import FILE_FAULT_S, SharedConnectBudget
 from ldc.limits import CONNECT_WINDOW_S, WEIGHT_WINDOW_S
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.snapshots.downloader import shared_downloader
@@ -246,6 +256,8 @@ budget = connect_budget(venue_named("binance.com"), "wss://stream.example.com", 
 taken = 0
 while taken < int(sys.argv[2]):
     allowed_at = budget.take(now := time.monotonic())
+    if allowed_at <= now:
+        allowed_at = budget.take_shared(now)
     if allowed_at > now + 2:  # less: the other process held the file too long
         break
     taken += allowed_at <= now
@@ -285,6 +297,46 @@ def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
         synchronize(exchange, manager)
         assert time.monotonic() >= long_ago + CONNECT_WINDOW_S > began
         assert foreign.used(time.monotonic()) == 1
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+def test_a_file_that_stalls_stops_no_feed(tmp_path, monkeypatch, kind):
+    """A regression: a slow home directory stopped the reading of live connections, of all groups of the process."""
+    with live(kind, shared_budget=tmp_path) as (exchange, manager):
+        synchronize(exchange, manager)
+        asked, go_on = threading.Event(), threading.Event()
+        take = SharedBudget.take
+
+        def stalled(*arguments: Any) -> tuple[float, str]:
+            asked.set()
+            assert go_on.wait(PATIENCE_S)
+            return take(*arguments)
+
+        monkeypatch.setattr(SharedBudget, "take", stalled)
+        group = manager.get_depth_cache("BTCUSDT").group
+        group.renew()
+        assert asked.wait(PATIENCE_S)
+        for _ in range(3):
+            reach(exchange, manager)
+        assert_exact(exchange, manager)
+        assert group._connections._slots[0].connects == 2
+        go_on.set()
+        exchange.wait_for(lambda: len(exchange.connections) == 2, "the successor")
+
+
+def test_a_file_that_fails_in_an_unforeseen_way_opens_nothing_and_is_tried_again(tmp_path):
+    budget = SharedConnectBudget(300)
+    budget.shared = shared_connects(tmp_path, ("", "wss://stream.example.com"), 300, CONNECT_WINDOW_S)
+
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    budget.shared.take = fail
+    assert budget.take(1000.0) == 1000.0
+    assert budget.take_shared(1000.0) == 1000.0 + FILE_FAULT_S
+    assert budget.take(1000.0) == 1000.0 + FILE_FAULT_S  # nor does another slot touch it before
+    del budget.shared.take
+    assert budget.take(1000.0 + FILE_FAULT_S) == budget.take_shared(1000.0 + FILE_FAULT_S) == 1000.0 + FILE_FAULT_S
 
 
 def test_the_file_is_read_without_the_lock_of_the_downloader(tmp_path):

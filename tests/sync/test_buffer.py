@@ -1,11 +1,18 @@
 """Updates that wait: one of them, and a buffer of them, without a market."""
 
+import gc
 import random
 
 import pytest
 
 from ldc.sequence import FUTURES, SPOT, SequenceRule
-from ldc.sync.buffer import BUFFER_BYTES_MAX, PREVIOUS_NUMBERING_MS, Update, UpdateBuffer
+from ldc.sync.buffer import (
+    BUFFER_BYTES_MAX,
+    PREVIOUS_NUMBERING_MS,
+    BufferBudget,
+    Update,
+    UpdateBuffer,
+)
 from ldc.types import Header
 
 
@@ -208,3 +215,65 @@ def test_an_update_without_a_time_is_of_no_previous_numbering() -> None:
     buffer = buffer_of((98, 99), (99, 100))
     assert buffer.discard_previous_numbering(update(19, 20, time_ms=100_000)) == []
     assert len(buffer) == 2
+
+
+# -------------------------------------------------------------------------------------------- all buffers of a process
+
+
+def test_a_thousand_markets_that_buffer_through_a_ban_hold_no_more_than_the_limit_together() -> None:
+    """A regression: each had a limit of its own, 4 MiB, and all of them together had none."""
+    budget = BufferBudget(bytes_max=100_000)
+    buffers = [UpdateBuffer(budget=budget) for _ in range(1000)]
+    discarded = 0
+    for start in range(50):
+        for buffer in buffers:
+            discarded += buffer.add(update(start, start + 1, payload=b"x" * 10))
+            assert budget.held <= 100_000 + 10
+    assert budget.held == sum(len(held.payload) for buffer in buffers for held in buffer)
+    assert discarded == budget.discarded == 50_000 - sum(map(len, buffers))
+    for buffer in buffers:
+        assert [held.start for held in buffer] == list(range(50 - len(buffer), 50))  # the newest, and of each alike
+        assert 9 <= len(buffer) <= 11
+
+
+def test_a_buffer_that_holds_more_than_its_part_gives_way_to_the_others() -> None:
+    budget = BufferBudget(bytes_max=100)
+    large, small = UpdateBuffer(budget=budget), UpdateBuffer(budget=budget)
+    for start in range(10):
+        large.add(update(start, start + 1, payload=b"x" * 10))
+    for start in range(5):
+        assert small.add(update(start, start + 1, payload=b"x" * 10)) == 0
+    assert large.add(update(10, 11, payload=b"x" * 10)) == 6
+    assert (len(large), len(small), budget.held) == (5, 5, 100)
+
+
+def test_what_a_buffer_no_longer_holds_counts_no_longer() -> None:
+    budget = BufferBudget(bytes_max=100)
+
+    def filled() -> UpdateBuffer:
+        buffer = UpdateBuffer(budget=budget)
+        for start in range(3):
+            buffer.add(update(start, start + 1, payload=b"x" * 10))
+        return buffer
+
+    one, other, third = filled(), filled(), filled()
+    assert (budget.held, budget.buffers) == (90, 3)
+    one.discard_first(1)
+    assert (budget.held, budget.buffers) == (80, 3)
+    one.clear()
+    other.discard_first(3)
+    assert (budget.held, budget.buffers) == (30, 1)
+    assert one.clear() == other.discard_first(0) == 0
+    assert (budget.held, budget.buffers) == (30, 1)
+    del third  # with the market that it was of
+    gc.collect()
+    budget.change(0)
+    assert (budget.held, budget.buffers) == (0, 0)
+
+
+def test_updates_of_a_previous_numbering_count_no_longer() -> None:
+    budget = BufferBudget()
+    buffer = UpdateBuffer(budget=budget)
+    buffer.add(update(100, 101, time_ms=1_000, payload=b"x" * 10))
+    assert len(buffer.discard_previous_numbering(update(1, 2, time_ms=9_000))) == 1
+    assert (budget.held, budget.buffers) == (0, 0)

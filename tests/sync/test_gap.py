@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldc.sync.buffer import Update
+from ldc.sync.buffer import BufferBudget, Update
 from ldc.sync.gap import GapWait
 from ldc.sync.streams import Streams
 from ldc.types import Header
@@ -29,7 +29,7 @@ def streams() -> Streams:
 @pytest.fixture
 def gap(streams: Streams) -> GapWait:
     """A gap before the updates 120 and 140, behind which there is another gap. It waits since 5.0, for 0.5 s."""
-    gap = GapWait(streams, 0.5)
+    gap = GapWait(streams, 0.5, BufferBudget())
     for last in (120, 140):
         gap.waiting.add(update(last))
         gap.note_skip(0, header(last))

@@ -300,8 +300,8 @@ def the_first_update_of_the_next_stream_continues_the_book() -> Market:
 
 @case(Input.RECEIVE_UPDATE, SYNCHRONIZED, SYNCHRONIZED)
 def an_update_comes_while_every_one_is_wanted() -> Market:
-    market = market_in(SYNCHRONIZED).refresh().begin()
-    assert market.synchronizer.wants_every_update
+    market = market_in(SYNCHRONIZED).open(1)
+    assert market.synchronizer.wants_every_update  # until the new stream has spoken
     market.update(100, 110, bids={"99.00": "9"})
     assert market.bids()[99.0] == 9.0
     return market
@@ -309,7 +309,7 @@ def an_update_comes_while_every_one_is_wanted() -> Market:
 
 @case(Input.RECEIVE_UPDATE, SYNCHRONIZED, BUFFERING)
 def an_update_past_a_gap_comes_while_every_one_is_wanted() -> Market:
-    market = market_in(SYNCHRONIZED).refresh().begin().update(105, 110)
+    market = market_in(SYNCHRONIZED).open(1).update(105, 110)
     assert market.changes[-1] == (BUFFERING, Cause.GAP)
     return market
 
@@ -381,9 +381,10 @@ def the_download_of_a_first_snapshot_begins_and_nothing_changes() -> Market:
 @case(Input.SNAPSHOT_BEGINS, SYNCHRONIZED, SYNCHRONIZED)
 def the_download_for_a_refresh_begins_and_updates_are_retained() -> Market:
     market = market_in(SYNCHRONIZED).refresh()
-    assert not market.synchronizer.wants_every_update  # it may wait for weight for minutes
-    market.begin()
-    assert market.synchronizer.wants_every_update
+    assert market.update(100, 110).book.retained_count == 0  # it may wait for weight for minutes
+    market.begin().update(110, 120)
+    assert market.book.retained_count == 1
+    assert not market.synchronizer.wants_every_update  # the book retains by itself
     return market
 
 
@@ -434,6 +435,8 @@ def a_failed_snapshot_is_tried_again() -> Market:
 @case(Input.SNAPSHOT_FAILED, BUFFERING, FAILED)
 def a_market_that_the_exchange_does_not_know_fails() -> Market:
     market = market_in(BUFFERING).update(90, 100).fail(permanent=Cause.UNKNOWN_MARKET)
+    assert market.state is BUFFERING
+    market.wait(10.0).fail(permanent=Cause.UNKNOWN_MARKET)
     assert market.changes[-1] == (FAILED, Cause.UNKNOWN_MARKET)
     assert market.book.suspended_by == "UNKNOWN_MARKET"
     assert market.request is None

@@ -932,6 +932,53 @@ def test_a_snapshot_from_before_the_oldest_that_is_left_is_too_old(market_at: Ma
     assert market.state is SYNCHRONIZED
 
 
+# ------------------------------------------------------------------------------- the exchange does not know the market
+
+
+def refused(market: Market) -> Market:
+    return market.fail(permanent=Cause.UNKNOWN_MARKET)
+
+
+def test_a_market_that_is_refused_once_is_requested_again_at_once(market_at: MarketIn) -> None:
+    """A regression: one wrong answer of one gateway, while the market waited for its snapshot, failed it for good."""
+    market = refused(market_at(BUFFERING).update(90, 100))
+    assert market.request is not None
+    assert market.request.due == market.now
+    assert market.snapshot(95).state is SYNCHRONIZED
+
+
+def test_a_market_that_never_speaks_and_is_refused_twice_fails_at_once(market_at: MarketIn) -> None:
+    market = refused(market_at(BUFFERING).wait(0.5))
+    assert market.state is BUFFERING
+    assert refused(market).state is FAILED
+
+
+def test_a_market_whose_stream_speaks_does_not_fail_however_often_it_is_refused(market_at: MarketIn) -> None:
+    market = market_at(BUFFERING).update(90, 100)
+    waits = []
+    for number in range(20):
+        waits.append(refused(market).request.due - market.now)
+        market.wait(9.9).update(100 + 10 * number, 110 + 10 * number)
+        assert market.state is BUFFERING
+    assert waits[0] == 0.0
+    assert max(waits) > 2.0  # with the backoff of a download that fails
+    assert refused(market.wait(9.9)).state is BUFFERING
+    assert refused(market.wait(0.2)).state is FAILED
+
+
+@pytest.mark.parametrize("what", ["a useless snapshot", "a book"])
+def test_a_snapshot_between_two_refusals_shows_that_the_market_exists(market_at: MarketIn, what: str) -> None:
+    market = refused(market_at(BUFFERING).wait(0.5))
+    if what == "a book":
+        market.snapshot(95)
+        market.synchronizer.request_resync(market.now)
+        market._drain()
+    else:
+        market.answer(b"<html>")
+    assert refused(market).state is BUFFERING
+    assert refused(market).state is FAILED
+
+
 # --------------------------------------------------------------------------------------------------------- late answers
 
 

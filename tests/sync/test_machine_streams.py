@@ -401,7 +401,7 @@ def test_a_market_that_never_lasts_requests_at_once_each_time(market_at: MarketI
 
 def test_a_book_that_lost_its_memory_is_resynchronized(market_at: MarketIn) -> None:
     """When memory runs out in the middle of an update, a book empties itself rather than hold half of it."""
-    market = market_at(SYNCHRONIZED).refresh().begin()
+    market = market_at(SYNCHRONIZED).open(1)
     market.book.clear()
     market.update(100, 110)
     assert market.changes[-1] == (BUFFERING, Cause.NOT_LOADED)

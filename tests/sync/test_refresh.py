@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 from sync_kit import ASKS, BIDS, BOOKS, Market, market_in, snapshot
 
-from ldc.sync.actions import Purpose, RefreshResult
-from ldc.sync.buffer import BUFFER_UPDATES_MAX
+from ldc.limits import RETAINED_UPDATES_MAX
+from ldc.sync.actions import Purpose, ReadSnapshot, RefreshResult
 from ldc.sync.refresh import (
     AHEAD_S_MAX,
     AHEAD_UPDATES_MAX,
@@ -98,7 +98,7 @@ def test_a_snapshot_older_than_what_was_retained_is_refetched_and_the_retaining_
     assert market.snapshots_dropped() == {"TOO_OLD": 1}
     assert market.request is not None
     assert market.request.due == market.now + 0.5
-    assert market.synchronizer.wants_every_update
+    assert market.book.retained_count == 1
     # A node that lags by one update is not refetched for ever.
     market.update(120, 130).begin().update(130, 140).snapshot(110)
     assert market.refreshes[-1].result is RefreshResult.EQUAL
@@ -126,7 +126,7 @@ def test_updates_that_waited_behind_a_gap_are_retained_or_reach_the_candidate(
 def test_a_snapshot_newer_than_the_book_waits_for_it(market_at: MarketIn) -> None:
     market = market_at(limits=(4, 6)).begin().update(100, 110).snapshot(125, bids=DEEP_BIDS, asks=DEEP_ASKS)
     assert market.refreshes == []
-    assert market.synchronizer.wants_every_update
+    assert market.synchronizer.refresher.has_candidate
     market.update(110, 120).update(120, 130, bids={"96.00": "9"})
     assert market.refreshes[-1].last_update_id == 130
     assert market.bids()[96.0] == 9.0
@@ -189,9 +189,38 @@ def test_a_market_without_a_refresh_has_none_to_abort(market_at: MarketIn) -> No
     assert market_at().close().synchronizer.refresher.aborted == 0
 
 
+def test_a_snapshot_that_another_thread_has_read_is_as_good_as_its_body(market_at: MarketIn) -> None:
+    """Nothing is parsed a second time: the market's own book takes it over."""
+    for body, used in ((snapshot(95), 1), (b"<html>", 0)):
+        market = market_at(BUFFERING).update(90, 100)
+        read = market.synchronizer.read_snapshot(body, 100, 7)
+        assert isinstance(read, ReadSnapshot)
+        market.answer(read)
+        assert market.synchronizer.requests.used == used
+        assert market.book.is_readable == bool(used)
+        if used:
+            assert (market.book.last_update_id, market.book.counters.snapshots_loaded) == (100, 1)
+            assert not read.book.is_loaded  # its levels have moved
+    market = market_at().refresh().begin().update(100, 110, bids={"99.00": "9"})
+    market.answer(market.synchronizer.read_snapshot(snapshot(105), 100, 7))
+    assert [(done.result, done.last_update_id) for done in market.refreshes] == [(RefreshResult.EQUAL, 110)]
+
+
+def test_an_update_under_way_to_the_candidate_needs_no_synchronizer(market_at: MarketIn) -> None:
+    """While a refresh is under way only the update that reaches the snapshot is seen by the synchronizer."""
+    market = market_at().refresh().begin().snapshot(150)
+    seen = []
+    whole = market.synchronizer.after_apply
+    market.synchronizer.after_apply = lambda *arguments: (seen.append(market.book.last_update_id), whole(*arguments))
+    for last in range(110, 190, 10):
+        market.update(last - 10, last)
+    assert seen == [150]
+    assert market.refreshes[-1].last_update_id == 150
+
+
 def test_what_is_retained_is_bounded(market_at: MarketIn) -> None:
     market = market_at().refresh().begin()
-    for last in range(101, 101 + BUFFER_UPDATES_MAX + 10):
+    for last in range(101, 101 + RETAINED_UPDATES_MAX + 10):
         market.update(last - 1, last)
     assert market.dropped() == {}  # they were applied: nothing is lost but an old snapshot
     market.snapshot(105)

@@ -88,7 +88,7 @@ def forked(work: Callable[[], None]) -> int:
         try:
             work()
             status = 0
-        except BaseException as error:
+        except BaseException as error:  # the top of a process is a thread's top
             sys.stderr.write(f"{error!r}\n")
         finally:
             os._exit(status)

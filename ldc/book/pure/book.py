@@ -10,12 +10,17 @@ Rule 5: a book is whole or it is none. Nothing in a commit can fail, except by C
 `ldc.book.pure.json` reads the bytes of a message. `ldc.book.pure.side` has levels, scales and horizons.
 """
 
+import math
+import operator
 import sys
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
-from ldc.book.pure.arguments import check_number, checked_threshold, wanted_levels
+from ldc.analytics import exact
+from ldc.analytics.exact import KnownBook, KnownSide, PastHorizon
+from ldc.analytics.view import BookView
+from ldc.book.pure.arrays import check_out, fill_arrays, new_arrays
 from ldc.book.pure.json import (
     DECIMALS_MAX,
     INT64_MAX,
@@ -31,6 +36,7 @@ from ldc.book.pure.json import (
     read_update,
 )
 from ldc.book.pure.lease import Lease
+from ldc.book.pure.retain import RetainedUpdates
 from ldc.book.pure.shared import RegionWriter
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
@@ -38,6 +44,7 @@ from ldc.book.pure.side import (
     LoadedSides,
     OffScale,
     Sides,
+    checked_threshold,
     compare_sides,
     converter,
     count_saturated,
@@ -52,11 +59,28 @@ from ldc.errors import (
     MalformedMessage,
     refused,
     refused_as_stalled,
+    refused_for_more,
     refused_past_horizon,
     refused_unloaded,
 )
 from ldc.sequence import SequenceRule, check_ids, judge, resolve_rule, start_id
-from ldc.types import BookCounters, BookView, Cause, Comparison, Header, Message, NumberType, Verdict
+from ldc.types import (
+    Amount,
+    ArrayCounts,
+    BookArrays,
+    BookCounters,
+    BookTexts,
+    Cause,
+    Comparison,
+    Depth,
+    Fill,
+    Header,
+    Message,
+    NumberType,
+    Prices,
+    Side,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -74,6 +98,9 @@ __all__ = [
     "read_header",
 ]
 
+_MOVED = (
+    "sides", "last_update_id", "event_time_ms", "transaction_time_ms", "received_time_ns", "is_first_after_snapshot",
+)  # fmt: skip
 _VERDICT_COUNTERS = ("updates_applied", "updates_stale", "updates_gap")  # indexed by Verdict
 
 
@@ -93,6 +120,9 @@ class _State:
     """The fields of a book, shared by the `OrderBook` and its `BookReader`."""
 
     __slots__ = (
+        "attend_at_count",
+        "attend_at_id",
+        "closed_by",
         "counts",
         "event_time_ms",
         "is_first_after_snapshot",
@@ -103,6 +133,7 @@ class _State:
         "market",
         "received_time_ns",
         "region",
+        "retained",
         "rule",
         "sides",
         "suspended_by",
@@ -117,8 +148,11 @@ class _State:
         self.symbol = None if symbol is None else _lower(symbol)
         self.counts = dict.fromkeys(BookCounters._fields, 0)
         self.suspended_by: str | None = None
+        self.closed_by: str | None = None
         self.lease: Lease | None = None
         self.region: RegionWriter | None = None
+        self.retained: RetainedUpdates | None = None
+        """Updates that are kept for a snapshot; None: they are not wanted."""
         self.forget()
 
     def forget(self) -> None:
@@ -131,6 +165,27 @@ class _State:
         self.received_time_ns: int | None = None
         self.last_header: Header | None = None
         self.is_first_after_snapshot = False
+        self.attend_nowhere()
+
+    def attend_nowhere(self) -> None:
+        """Draw no attention at an update id. Under the lock."""
+        self.attend_at_id: float = math.inf
+        self.attend_at_count: float = math.inf
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the owner has to see the book. Under the lock."""
+        sides = self.sides
+        if sides is None:
+            return False
+        assert self.last_update_id is not None
+        return (
+            sides.is_crossed
+            or sides.bids.is_short
+            or sides.asks.is_short
+            or self.last_update_id >= self.attend_at_id
+            or self.counts["updates_applied"] >= self.attend_at_count
+        )
 
     def publish(self) -> None:
         """Let other processes see a change. Under the lock."""
@@ -148,6 +203,8 @@ class _State:
     def readable(self) -> Sides:
         """Return the levels, unless the whole book cannot be read. Under the lock. docs/order-book.md has the order."""
         sides, lease = self.sides, self.lease
+        if self.closed_by is not None:
+            raise refused(self.market, self.closed_by, self.last_update_id)
         if sides is None:
             raise refused_unloaded(self.market, Cause.NOT_LOADED, self.suspended_by)
         assert self.last_update_id is not None
@@ -192,6 +249,7 @@ class _State:
             self.transaction_time_ms = snapshot.transaction_time_ms
             self.received_time_ns = received_time_ns
             self.is_first_after_snapshot = True
+            self.attend_nowhere()
         except BaseException:
             self.forget()
             raise
@@ -320,15 +378,15 @@ class _Reads:
 
     def view(
         self, limit: SupportsIndex | None = None, *, number: NumberType = float, beyond_horizon: bool = False
-    ) -> BookView:
+    ) -> BookView[Any]:
         """Return both sides, ids, times and horizons, all of the same update id."""
         return self._view(limit, number, beyond_horizon, False)
 
     def _view(
         self, limit: SupportsIndex | None, number: NumberType, beyond_horizon: bool, whatever_state: bool
-    ) -> BookView:
-        wanted = wanted_levels(limit)
-        check_number(number)
+    ) -> BookView[Any]:
+        wanted = exact.count_of(limit, "limit", 0)
+        exact.check_number(number)
         state = self._state
         with state.lock:
             if whatever_state:
@@ -338,21 +396,39 @@ class _Reads:
             bids = sides.bids.top(wanted, beyond_horizon)
             asks = sides.asks.top(wanted, beyond_horizon)
             horizons = sides.bids.horizon_price, sides.asks.horizon_price
+            truncated = [
+                len(levels) < (len(side.keys) if beyond_horizon else side.inside_count)
+                for side, levels in ((sides.bids, bids), (sides.asks, asks))
+            ]
             price_decimals, quantity_decimals = sides.price_decimals, sides.quantity_decimals
             assert state.last_update_id is not None
-            ids_and_times = (
-                state.last_update_id,
-                state.event_time_ms,
-                state.transaction_time_ms,
-                state.received_time_ns,
-            )
+            last_update_id = state.last_update_id
+            times = state.event_time_ms, state.transaction_time_ms, state.received_time_ns
         price_of, quantity_of = converter(number, price_decimals), converter(number, quantity_decimals)
         return BookView(
             tuple((price_of(price), quantity_of(quantity)) for price, quantity in bids),
             tuple((price_of(price), quantity_of(quantity)) for price, quantity in asks),
-            *ids_and_times,
-            *(None if horizon is None else price_of(horizon) for horizon in horizons),
+            last_update_id,
+            *times,
+            None if horizons[0] is None else price_of(horizons[0]),
+            None if horizons[1] is None else price_of(horizons[1]),
+            bids_truncated=truncated[0],
+            asks_truncated=truncated[1],
+            number=number,
         )
+
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts:
+        """Return both sides as JSON text, with the ids, times and horizons of the same update id."""
+        view = self._view(limit, str, False, False)
+        bids, asks = (
+            "[" + ",".join(f'["{price}","{quantity}"]' for price, quantity in side) + "]"
+            for side in (view.bids, view.asks)
+        )
+        return BookTexts(bids, asks, len(view.bids), len(view.asks), *view[2:8])
+
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes:
+        """Return both sides as the body of a REST snapshot, with the horizons of sides that end there."""
+        return self.texts(limit).to_json(None if limit is None else operator.index(limit))
 
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
         """Return ``"bids"`` or ``"asks"`` as an array of shape (n, 2): prices and quantities, best first."""
@@ -362,6 +438,125 @@ class _Reads:
         import numpy  # an optional extra: only who asks for an array needs it
 
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
+
+    # analytics: exact, inside the horizon; `ldc.analytics.exact` computes them
+
+    @property
+    def mid(self) -> float | None:
+        """(best bid + best ask) / 2, or None while a complete side is empty."""
+        found = self.prices()
+        return None if found is None else found.mid
+
+    @property
+    def spread(self) -> float | None:
+        """Best ask - best bid, or None while a complete side is empty."""
+        found = self.prices()
+        return None if found is None else found.spread
+
+    @property
+    def micro_price(self) -> float | None:
+        """The mean of both best prices, each weighed by the quantity at the other; None as `mid`."""
+        found = self.prices()
+        return None if found is None else found.micro_price
+
+    def prices(self, *, number: NumberType = float) -> Prices[Any] | None:
+        """Return mid, spread and micro-price, or None while a complete side is empty."""
+        exact.check_number(number)
+        return exact.prices(self._known("bids", "asks", limit=1), number)
+
+    def imbalance(
+        self, *, levels: SupportsIndex | None = None, bps: Amount | None = None, number: NumberType = float
+    ) -> Any:
+        """Return (bids - asks) / (bids + asks) of quantities: of the best levels, or of a range around mid."""
+        exact.one_of("imbalance", levels=levels, bps=bps)
+        count = exact.count_of(levels, "levels", 1)
+        distance = exact.positive(bps, "bps") if bps is not None else None
+        exact.check_number(number)
+        book = self._known("bids", "asks")
+        try:
+            return exact.imbalance(book, count, distance, number)
+        except PastHorizon as past:
+            needed = past.side
+        raise self._needs_more(book, needed)
+
+    def fill(
+        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
+    ) -> Fill[Any]:
+        """Return what an order gets that takes a quantity, or the worth of a notional, from a side."""
+        exact.one_of("fill", quantity=quantity, notional=notional)
+        exact.check_side(side)
+        amount = exact.order_of(quantity, notional)
+        exact.check_number(number)
+        return exact.fill(self._known(side), side, amount, by_notional=quantity is None, number=number)
+
+    def price_at(
+        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
+    ) -> Any:
+        """Return the worst price that a `fill` needs, or None: the side is complete and has not enough."""
+        exact.one_of("price_at", quantity=quantity, notional=notional)
+        exact.check_side(side)
+        amount = exact.order_of(quantity, notional)
+        exact.check_number(number)
+        book = self._known(side)
+        try:
+            return exact.price_at(book, side, amount, by_notional=quantity is None, number=number)
+        except PastHorizon:
+            pass
+        raise self._needs_more(book, side)
+
+    def depth(
+        self, side: Side, *, to_price: Amount | None = None, bps: Amount | None = None, number: NumberType = float
+    ) -> Depth[Any] | None:
+        """Return what rests on a side up to a price, or up to so many basis points from mid."""
+        exact.one_of("depth", to_price=to_price, bps=bps)
+        exact.check_side(side)
+        bound = exact.price_bound(to_price) if to_price is not None else None
+        distance = exact.positive(bps, "bps") if bps is not None else None
+        exact.check_number(number)
+        book = self._known(side) if bps is None else self._known("bids", "asks")
+        return exact.depth(book, side, bound, distance, number)
+
+    def grouped(
+        self, side: Side, step: Amount, limit: SupportsIndex | None = None, *, number: NumberType = float
+    ) -> tuple[tuple[Any, Any], ...]:
+        """Return (price, quantity) of groups at multiples of a step, best first: bids round down, asks up."""
+        exact.check_side(side)
+        width = exact.positive(step, "step")
+        count = exact.count_of(limit, "limit", 0)
+        exact.check_number(number)
+        return exact.grouped(self._known(side), side, width, count, number)
+
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[float] | type[int] | None = None, out: Any = None
+    ) -> BookArrays[Any] | ArrayCounts:
+        """Return both sides of one update id as arrays of numpy, or write them into the arrays `out`."""
+        wanted = exact.count_of(limit, "limit", 0)
+        if number is not None and number is not float and number is not int:
+            raise ValueError(f"number must be float or int, not {number!r}")
+        views = None if out is None else check_out(out, number)
+        state = self._state
+        with state.lock:
+            sides = state.readable_inside("bids", "asks")
+            levels = sides.bids.top(wanted, False), sides.asks.top(wanted, False)
+            place = state.last_update_id, sides.price_decimals, sides.quantity_decimals
+        return new_arrays(levels, place, number) if views is None else fill_arrays(levels, place, views)
+
+    def _known(self, *names: str, limit: int | None = None) -> KnownBook:
+        """Return the levels of these sides inside their horizons, of one update id."""
+        state = self._state
+        with state.lock:
+            sides = state.readable_inside(*names)
+            bids, asks = (
+                KnownSide(name, side.top(limit, False) if name in names else [], side.horizon_price)
+                for name, side in (("bids", sides.bids), ("asks", sides.asks))
+            )
+            return KnownBook(bids, asks, sides.price_decimals, sides.quantity_decimals)
+
+    def _needs_more(self, book: KnownBook, name: str) -> DepthCacheError:
+        horizon = book.side(name).horizon
+        assert horizon is not None
+        at = exact.sum_as(horizon, book.price_decimals, float)
+        return refused_for_more(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, at)
 
     # looking at: never raises
 
@@ -394,8 +589,8 @@ class _Reads:
 
     @property
     def suspended_by(self) -> str | None:
-        """The cause given to `suspend`."""
-        return self._state.suspended_by
+        """The cause given to `suspend` or `close`."""
+        return self._state.closed_by or self._state.suspended_by
 
     @property
     def last_update_id(self) -> int | None:
@@ -442,10 +637,9 @@ class _Reads:
 
     @property
     def needs_attention(self) -> bool:
-        """Crossed, or fewer than half of the loaded levels are left inside a horizon."""
+        """Crossed, or fewer than half of the loaded levels are left inside a horizon, or at `attend_at`."""
         with self._state.lock:
-            sides = self._state.sides
-            return sides is not None and (sides.is_crossed or sides.bids.is_short or sides.asks.is_short)
+            return self._state.needs_attention
 
     @property
     def last_header(self) -> Header | None:
@@ -503,9 +697,9 @@ class _Reads:
         number: NumberType = float,
         beyond_horizon: bool = False,
     ) -> list[list[Any]]:
-        wanted = wanted_levels(limit)
+        wanted = exact.count_of(limit, "limit", 0)
         threshold = checked_threshold(threshold_volume)
-        check_number(number)
+        exact.check_number(number)
         with self._state.lock:
             sides = self._state.readable() if beyond_horizon else self._state.readable_inside(name)
             levels = getattr(sides, name).top(wanted, beyond_horizon)
@@ -573,18 +767,20 @@ class OrderBook(_Reads):
         """A read-only face of this book, for other threads and callers."""
         return BookReader(self)
 
-    def load_snapshot(self, body: Message, limit: int | None = None, *, received_time_ns: int | None = None) -> None:
+    def load_snapshot(
+        self, body: Message, limit: SupportsIndex | None = None, *, received_time_ns: SupportsIndex | None = None
+    ) -> None:
         """Replace everything by a REST snapshot, or raise ``MalformedMessage`` and change nothing. O(levels).
 
         `limit` is the number of levels a side that the venue honoured: a side with fewer is complete. Without it, every
         side that has levels may have more.
         """
-        _check_honoured(limit)
-        _check_received_time(received_time_ns)
+        honoured = exact.count_of(limit, "limit", 1)
+        received_time_ns = _check_received_time(received_time_ns)
         state = self._state
         try:
             snapshot = read_snapshot(message_text(body))
-            sides = load_sides(snapshot, limit)
+            sides = load_sides(snapshot, honoured)
             with state.lock:
                 state.load(snapshot, sides, received_time_ns)
         except Unreadable as why:
@@ -592,7 +788,7 @@ class OrderBook(_Reads):
                 state.counts["snapshots_refused"] += 1
                 raise state.malformed("snapshot", why) from None
 
-    def apply(self, payload: Message, received_time_ns: int | None = None) -> Verdict:
+    def apply(self, payload: Message, received_time_ns: SupportsIndex | None = None) -> Verdict:
         """Judge a depth update and, if it continues the book, apply it; return what became of it.
 
         Raises ``BookNotLoaded`` before the first snapshot, ``MalformedMessage`` for what is no depth update; the book
@@ -600,12 +796,14 @@ class OrderBook(_Reads):
         """
         state = self._state
         state.loaded()
-        if received_time_ns is not None:
-            _check_received_time(received_time_ns)
+        received_time_ns = _check_received_time(received_time_ns)
         try:
             update = read_update(message_text(payload))
             with state.lock:
-                return state.apply(update, received_time_ns)
+                verdict = state.apply(update, received_time_ns)
+                if verdict is Verdict.APPLIED and state.retained is not None:
+                    state.retained.add(payload, received_time_ns)
+                return verdict
         except Unreadable as why:
             with state.lock:
                 state.counts["updates_malformed"] += 1
@@ -623,6 +821,60 @@ class OrderBook(_Reads):
             state.counts["books_adopted"] += 1
             state.publish()
 
+    def load_from(self, other: "OrderBook") -> None:
+        """Become what another book is that has loaded a snapshot, and clear that one."""
+        if not isinstance(other, OrderBook):
+            raise TypeError(f"another OrderBook is needed, not a {type(other).__qualname__}")
+        if other is self:
+            raise RuntimeError("a book cannot load from itself")
+        state, theirs = self._state, other._state
+        if state.rule != theirs.rule:
+            raise ValueError(f"the books follow different rules: {state.rule.name!r} and {theirs.rule.name!r}")
+        with theirs.lock:
+            theirs.loaded()
+            moved = {name: getattr(theirs, name) for name in _MOVED}
+            counts = {name: theirs.counts[name] for name in ("quantities_saturated", "levels_dropped")}
+            theirs.forget()
+            theirs.publish()
+        with state.lock:
+            for name, value in moved.items():
+                setattr(state, name, value)
+            state.attend_nowhere()
+            state.counts["snapshots_loaded"] += 1
+            for name, count in counts.items():
+                state.counts[name] += count
+            state.publish()
+
+    def retain_updates(self) -> None:
+        """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent."""
+        if self._state.retained is None:
+            self._state.retained = RetainedUpdates()
+
+    def forget_retained(self) -> None:
+        """Forget the updates that were kept, and keep no more."""
+        retained, self._state.retained = self._state.retained, None
+        if retained is not None:
+            retained.clear()
+
+    @property
+    def retained_count(self) -> int:
+        """How many updates are kept."""
+        return len(self._state.retained or ())
+
+    def apply_retained(self, other: "OrderBook") -> None:
+        """Apply the updates that another book has kept, oldest first, until one does not continue this book."""
+        self._state.loaded()
+        for payload, received_time_ns in other._state.retained or ():
+            if self.apply(payload, received_time_ns) is Verdict.GAP:
+                break
+
+    def attend_at(self, update_id: int | None, updates: int | None = None) -> None:
+        """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer."""
+        state = self._state
+        with state.lock:
+            state.attend_at_id = math.inf if update_id is None else update_id
+            state.attend_at_count = math.inf if updates is None else state.counts["updates_applied"] + updates
+
     def clear(self) -> None:
         """Forget levels, ids, times, horizons and scales; the counters and the suspension stay."""
         with self._state.lock:
@@ -631,19 +883,38 @@ class OrderBook(_Reads):
 
     def suspend(self, cause: str) -> None:
         """Refuse to be read, with this cause, until `resume`."""
-        if not isinstance(cause, str):
-            raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
-        if not cause:
-            raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
+        _check_cause(cause)
         with self._state.lock:
             self._state.suspended_by = cause
             self._state.publish()
 
     def resume(self) -> None:
-        """Undo `suspend`."""
+        """Undo `suspend`, but not `close`."""
         with self._state.lock:
             self._state.suspended_by = None
             self._state.publish()
+
+    def close(self, cause: str) -> None:
+        """Refuse to be read, with this cause, for good: nothing undoes it, and the first cause stays. From any thread.
+
+        It takes no lock, because a signal handler may have interrupted a read of its own thread.
+        """
+        _check_cause(cause)
+        if self._state.closed_by is None:
+            self._state.closed_by = cause
+            if self._state.lock.acquire(blocking=False):  # otherwise who holds it publishes with its next change
+                try:
+                    self._state.publish()
+                finally:
+                    self._state.lock.release()
+
+    def close_after_fork(self, cause: str) -> None:
+        """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
+        self._state.lock = threading.Lock()
+        self.forget_region()
+        self.close(cause)
+        self._state.forget()
+        self.forget_retained()
 
     @property
     def lease(self) -> Lease | None:
@@ -678,7 +949,7 @@ class OrderBook(_Reads):
         """Share the book no more, in a forked child: no thread is left there that would free the book's lock."""
         self._state.region = None
 
-    def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView:
+    def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView[Any]:
         """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
 
         It is a `view` with `beyond_horizon=True` that is not refused to a book that is suspended, stalled or crossed.
@@ -704,22 +975,18 @@ class OrderBook(_Reads):
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
-def _check_honoured(limit: int | None) -> None:
-    if limit is None:
-        return
-    if not isinstance(limit, int):
-        raise TypeError(f"limit must be an int or None, not {type(limit).__qualname__}")
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
+def _check_cause(cause: object) -> None:
+    if not isinstance(cause, str):
+        raise TypeError(f"a cause must be a str, not {type(cause).__qualname__}")
+    if not cause:
+        raise ValueError("a cause must not be empty; see ldc.Cause for the usual ones")
 
 
-def _check_received_time(time_ns: int | None) -> None:
-    if time_ns is None:
-        return
-    if not isinstance(time_ns, int):
-        raise TypeError(f"received_time_ns must be an int or None, not {type(time_ns).__qualname__}")
-    if abs(time_ns) > INT64_MAX:
+def _check_received_time(time_ns: SupportsIndex | None) -> int | None:
+    time_ns = exact.whole(time_ns, "received_time_ns")
+    if time_ns is not None and abs(time_ns) > INT64_MAX:
         raise OverflowError("received_time_ns must fit int64")
+    return time_ns
 
 
 def _check_ids_equal(our_id: int, their_id: int) -> None:

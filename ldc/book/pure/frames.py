@@ -18,7 +18,8 @@ with `next_event()` until it returns None. An event owns its bytes, so it may be
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from ldc.errors import MalformedMessage
 from ldc.frames import (
@@ -57,6 +58,7 @@ class StreamBinding:
 
     __slots__ = (
         "_changed",
+        "_listeners",
         "book",
         "change",
         "duplicates",
@@ -83,6 +85,7 @@ class StreamBinding:
         self.change = 0
         """A number that is another one after each `wake`: read it before you look at what you wait for."""
         self._changed = threading.Condition()
+        self._listeners: list[UpdateWaiter] = []
 
     def count_waiter(self, step: int) -> None:
         """Count a waiting thread in (1) or out (-1)."""
@@ -90,19 +93,29 @@ class StreamBinding:
             self.waiting += step
 
     def wake(self) -> None:
-        """Wake all threads in `wait` and `wait_past`. From any thread."""
+        """Wake all threads in `wait` and `wait_past`, here and of an `UpdateWaiter`. From any thread."""
         with self._changed:
             self.change += 1
             self._changed.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.wake()
+
+    def enlist(self, waiter: "UpdateWaiter") -> None:
+        """Let a waiter be woken with this binding."""
+        with self._changed:
+            self.waiting += 1
+            self._listeners.append(waiter)
+
+    def delist(self, waiter: "UpdateWaiter") -> None:
+        """Let a waiter be woken no more."""
+        with self._changed:
+            self.waiting -= 1
+            self._listeners.remove(waiter)
 
     def wait(self, seen: int, timeout_s: float | None = None, spin_s: float = 0.0) -> None:
         """Block while `change` is `seen`, at most so long; spin first. May return early: look again."""
-        spin_end = time.monotonic() + spin_s
-        while self.change == seen and time.monotonic() < spin_end:
-            pass
-        with self._changed:
-            if self.change == seen:
-                self._changed.wait(LOOK_AGAIN_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_AGAIN_S))
+        _wait_on(self, self._changed, seen, timeout_s, spin_s)
 
     def wait_past(self, after: int, timeout_s: float | None = None, spin_s: float = 0.0) -> int | None:
         """Block until the book can be read and is past an id; return its id, or None: look why.
@@ -125,6 +138,86 @@ class StreamBinding:
                 self.wait(seen, left_s, spin_s)
         finally:
             self.count_waiter(-1)
+
+
+class UpdateWaiter:
+    """Waits for the first of many books that changes. Make it, wait, and `close` it: in a with block.
+
+    Args:
+        bindings: of the books, `StreamBinding`s.
+
+    Thread-safety: one thread waits.
+    """
+
+    __slots__ = ("_bindings", "_changed", "_enlisted", "change")
+
+    def __init__(self, bindings: Iterable[StreamBinding]) -> None:
+        self._bindings = tuple(bindings)
+        self._changed = threading.Condition()
+        self._enlisted: list[StreamBinding] = []
+        self.change = 0
+        """A number that is another one after each wake-up: read it before you look at what you wait for."""
+        for binding in self._bindings:
+            binding.enlist(self)
+            self._enlisted.append(binding)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: object, error: object, traceback: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for nothing any more. Idempotent."""
+        while self._enlisted:
+            self._enlisted.pop().delist(self)
+
+    def wake(self) -> None:
+        """Wake the thread that waits. From any thread."""
+        with self._changed:
+            self.change += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, timeout_s: float | None = None, spin_s: float = 0.0) -> None:
+        """Block while `change` is `seen`, at most so long; spin first. May return early: look again."""
+        _wait_on(self, self._changed, seen, timeout_s, spin_s)
+
+    def wait_past(self, after: Sequence[int], timeout_s: float | None = None, spin_s: float = 0.0) -> dict[int, int]:
+        """Block until a book is past its id; return the ids that were reached: {place: id}.
+
+        {}: the time is over, or a book cannot be read, or its id is lower than that: look why.
+        """
+        if len(after) != len(self._enlisted):
+            raise ValueError(f"{len(after)} ids for {len(self._enlisted)} books")
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            seen = self.change
+            moved = {}
+            for place, (binding, wanted) in enumerate(zip(self._bindings, after, strict=True)):
+                reached = binding.book.last_update_id if binding.book.is_readable else None
+                if reached is None or reached < wanted:
+                    return {}
+                if reached > wanted:
+                    moved[place] = reached
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if moved or (left_s is not None and left_s <= 0):
+                return moved
+            self.wait(seen, left_s, spin_s)
+
+
+def _wait_on(
+    owner: StreamBinding | UpdateWaiter,
+    changed: threading.Condition,
+    seen: int,
+    timeout_s: float | None,
+    spin_s: float,
+) -> None:
+    spin_end = time.monotonic() + spin_s
+    while owner.change == seen and time.monotonic() < spin_end:
+        pass
+    with changed:
+        if owner.change == seen:
+            changed.wait(LOOK_AGAIN_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_AGAIN_S))
 
 
 class StreamTally:
@@ -195,6 +288,11 @@ class FrameReader:
 
     @property
     def failure(self) -> int | None:
+        """None: no loop receives into this reader."""
+        return None
+
+    @property
+    def received_in_loop_ns(self) -> int | None:
         """None: no loop receives into this reader."""
         return None
 

@@ -4,7 +4,9 @@ Rule: one number, written by one thread and read by all. The clock never goes ba
 """
 
 import time
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
+
+from ldc.analytics.exact import index
 
 _CLOCK = next((getattr(time, name) for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW") if hasattr(time, name)), None)
 """CLOCK_BOOTTIME on Linux. macOS counts sleep in CLOCK_MONOTONIC_RAW, Windows in its only monotonic clock."""
@@ -24,9 +26,8 @@ class Lease:
 
     __slots__ = ("_duration_ns", "_proven_ns")
 
-    def __init__(self, duration_ns: int) -> None:
-        if not isinstance(duration_ns, int):
-            raise TypeError(f"duration_ns must be an int, not {type(duration_ns).__name__}")
+    def __init__(self, duration_ns: SupportsIndex) -> None:
+        duration_ns = index(duration_ns, "duration_ns")
         if duration_ns < 1:
             raise ValueError(f"duration_ns must be at least 1, not {duration_ns}")
         _check_fits(duration_ns)
@@ -47,14 +48,13 @@ class Lease:
         """Return the time of the lease clock, in ns: it never goes back, and counts the sleep of the machine."""
         return time.monotonic_ns() if _CLOCK is None else time.clock_gettime_ns(_CLOCK)
 
-    def renew(self, proven_ns: int) -> None:
+    def renew(self, proven_ns: SupportsIndex) -> None:
         """Note the time of a proof, by the lease clock. O(1): one store.
 
         It is the time that is proven, such as when an answered ping was sent. After a standstill the present is not
         proven. An earlier time than before is taken as well: the caller decides.
         """
-        if not isinstance(proven_ns, int):
-            raise TypeError(f"proven_ns must be an int, not {type(proven_ns).__name__}")
+        proven_ns = index(proven_ns, "proven_ns")
         if proven_ns < 0:
             raise ValueError(f"proven_ns must not be negative, and is {proven_ns}")
         _check_fits(proven_ns)

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, SupportsIndex
 
-from ldc.book.pure.arguments import check_number, checked_threshold, wanted_levels
+from ldc.analytics import exact
+from ldc.analytics.view import BookView
 from ldc.book.pure.lease import Lease
-from ldc.book.pure.side import BookSide, Level, converter, count_worth
+from ldc.book.pure.side import BookSide, Level, checked_threshold, converter, count_worth
 from ldc.errors import DepthCacheError, MalformedMessage, is_final, refused, refused_past_horizon, refused_unloaded
-from ldc.types import BookView, Cause, NumberType
+from ldc.types import Cause, NumberType
 
 if TYPE_CHECKING:
     import numpy
@@ -166,7 +167,8 @@ def _cut_side(side: BookSide, levels: list[Level], count: int) -> int | None:
 def _describe(state: Any, levels: int, sequence: int) -> tuple[bytes, list[Level], list[Level]]:
     """Return the head of a copy of a book's state, and its levels. Under the book's lock."""
     sides = state.sides
-    cause = b"" if state.suspended_by is None else _cut(state.suspended_by, 32)
+    suspended_by = state.closed_by or state.suspended_by
+    cause = b"" if suspended_by is None else _cut(suspended_by, 32)
     if sides is None:
         return _VIEW.pack(*_NOTHING._replace(sequence=sequence, cause=cause)), [], []
     bids, asks = sides.bids.top(levels + 1, False), sides.asks.top(levels + 1, False)
@@ -180,7 +182,7 @@ def _describe(state: Any, levels: int, sequence: int) -> tuple[bytes, list[Level
     bid_horizon, ask_horizon = (_cut_side(*side, levels) for side in ((sides.bids, bids), (sides.asks, asks)))
     flags |= HAS_BID_HORIZON if bid_horizon is not None else 0
     flags |= HAS_ASK_HORIZON if ask_horizon is not None else 0
-    is_suspended = state.suspended_by is not None
+    is_suspended = suspended_by is not None
     view = _View(
         sequence,
         state.last_update_id,
@@ -567,7 +569,7 @@ class SharedReader:
         number: NumberType = float,
     ) -> list[list[Any]]:
         wanted, threshold = _wanted_count(limit), checked_threshold(threshold_volume)
-        check_number(number)
+        exact.check_number(number)
         taken = self._read(wanted if name == "bids" else 0, wanted if name == "asks" else 0, name)
         levels = taken.bids if name == "bids" else taken.asks
         view = taken.view
@@ -610,10 +612,10 @@ class SharedReader:
         """Return the asks, best first; otherwise as `bids`."""
         return self._side("asks", limit, threshold_volume, number)
 
-    def view(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView:
+    def view(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView[Any]:
         """Return both sides, ids, times and horizons, all of the same update id."""
         wanted = _wanted_count(limit)
-        check_number(number)
+        exact.check_number(number)
         taken = self._read(wanted, wanted, "bids", "asks")
         view = taken.view
         price_of, quantity_of = converter(number, view.price_scale), converter(number, view.quantity_scale)
@@ -626,6 +628,9 @@ class SharedReader:
             _if(view, HAS_RECEIVED_TIME, view.received_time_ns),
             price_of(view.bid_horizon) if view.flags & HAS_BID_HORIZON else None,
             price_of(view.ask_horizon) if view.flags & HAS_ASK_HORIZON else None,
+            bids_truncated=len(taken.bids) < view.bid_count,
+            asks_truncated=len(taken.asks) < view.ask_count,
+            number=number,
         )
 
     def to_numpy(self, side: str, limit: SupportsIndex | None = None) -> "numpy.typing.NDArray[numpy.float64]":
@@ -784,7 +789,7 @@ class SharedReader:
 
 
 def _wanted_count(limit: SupportsIndex | None) -> int:
-    wanted = wanted_levels(limit)
+    wanted = exact.count_of(limit, "limit", 0)
     return LEVELS_MAX if wanted is None else wanted
 
 

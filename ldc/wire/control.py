@@ -6,7 +6,7 @@ Rule 1: no socket. A request changes a `Subscriptions`, and the answer is return
 import json
 from typing import Any
 
-from ldc.simulator.streams import Form
+from ldc.wire.streams import Form
 
 
 class Subscriptions:

@@ -1,0 +1,111 @@
+"""Checks of what a caller passes: one rule for each type, wherever a parameter of that type is.
+
+Rule 1: a wrong type is a ``TypeError``, a wrong value a ``ValueError``. The text names the parameter and repeats what
+    was passed. The constructor of the manager raises ``ValueError`` for both.
+Rule 2: numbers of numpy, ``Fraction`` and ``Decimal`` are numbers. ``bool`` is none, and neither is a text.
+
+| a parameter is | accepted | returned |
+| --- | --- | --- |
+| an integer | ``int``, and what has ``__index__``, as the integers of numpy | ``int`` |
+| a number | every ``numbers.Real``, ``Decimal`` | ``float`` |
+| a flag | ``True``, ``False`` | as it is |
+| markets | one ``str``, or an iterable of them | a list of ``str`` |
+"""
+
+import contextlib
+import math
+import numbers
+import operator
+import threading
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+
+@contextlib.contextmanager
+def wrong_types_as_values() -> Iterator[None]:
+    """Raise ``ValueError`` for a wrong type, as for a wrong value."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def integer(name: str, value: Any) -> int:
+    """Return an integer."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+    raise TypeError(f"{name} is an int, not {value!r}")
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    as_float = float(value)
+    if math.isnan(as_float):
+        raise ValueError(f"{name} is a number, not NaN")
+    return as_float
+
+
+def seconds(name: str, value: Any) -> float:
+    """Return a positive, finite number of seconds."""
+    try:
+        found = number(name, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is a positive number of seconds, not {value!r}") from None
+    if not 0 < found < math.inf:
+        raise ValueError(f"{name} is a positive number of seconds, not {value!r}")
+    return found
+
+
+def age(value: Any) -> float:
+    """Return a `max_age`. NaN is one: it allows nothing."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
+        raise TypeError(f"max_age is a number of seconds, or None, not {value!r}")
+    return float(value)
+
+
+def timeout(value: Any) -> float | None:
+    """Return a timeout, at most ``threading.TIMEOUT_MAX``; None: without end."""
+    if value is None:
+        return None
+    try:
+        return min(number("timeout", value), threading.TIMEOUT_MAX)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"timeout is a number of seconds, or None to wait without end, not {value!r}") from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False. No text and no number stands for one."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False, not {value!r}")
+    return value
+
+
+def function(name: str, value: Any) -> Any:
+    """Return what can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} is a function, or None, not {value!r}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """Return a text, as a plain ``str``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a str, not {value!r}")
+    return str(value)
+
+
+def markets(value: Any) -> list[str]:
+    """Return one market or many as a list."""
+    if isinstance(value, str):
+        return [str(value)]
+    if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"markets is a str such as 'BTCUSDT', or several in a list, not {value!r}")
+    found = list(value)
+    for market in found:
+        if not isinstance(market, str):
+            raise TypeError(f"markets holds texts such as 'BTCUSDT', not {market!r}")
+    return [str(market) for market in found]

@@ -1,0 +1,84 @@
+"""What the tests of the gateway share: exchange, manager and gateway in a row, and a raw HTTP client."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+
+pytest.importorskip("aiohttp", reason="the gateway needs aiohttp")
+
+from loopback_exchange import PATIENCE_S
+from simulator_kit import MARKETS, managed, simulated
+
+from ldc.gateway import Gateway
+from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.simulator import SimulatedExchange
+
+
+class Served(NamedTuple):
+    """A row of three."""
+
+    exchange: SimulatedExchange
+    manager: BinanceLocalDepthCacheManager
+    gateway: Gateway
+    market: str
+
+    def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET", **query: Any) -> Any:
+        """Ask the gateway by REST."""
+        url = self.gateway.restful_base_uri + path
+        return requests.request(method, url, params=query, headers=headers, timeout=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def served(
+    venue: str = "binance.com",
+    markets: tuple[str, ...] | None = None,
+    exchange_settings: dict[str, Any] | None = None,
+    manager_settings: dict[str, Any] | None = None,
+    **gateway_settings: Any,
+) -> Iterator[Served]:
+    """A paused exchange, a synchronized manager, and a gateway at a free port."""
+    names = markets or (MARKETS[venue],)
+    with simulated(venue, names, **exchange_settings or {}) as exchange:
+        for name in names:
+            exchange.pause(name)
+            exchange.advance(name, 5)
+        with managed(exchange, venue, **manager_settings or {}) as manager:
+            manager.create_depth_cache(names)
+            assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+            with Gateway(manager, port=0, **gateway_settings) as gateway:
+                yield Served(exchange, manager, gateway, names[0])
+
+
+def caught_up(served: Served, market: str | None = None) -> int:
+    """Advance the exchange by one update; return the id once the manager's book stands there."""
+    market = market or served.market
+    update_id = served.exchange.advance(market)
+    until(lambda: served.manager.get_depth_cache(market).reader.last_update_id == update_id)
+    return update_id
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; it must come true."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, "it never came true"
+        time.sleep(0.002)
+
+
+def raw(gateway: Gateway, *parts: bytes) -> bytes:
+    """Send bytes as they are; return all that comes back until the gateway ends the connection."""
+    host, _, port = gateway.restful_base_uri.removeprefix("http://").rpartition(":")
+    received = b""
+    with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+        with contextlib.suppress(OSError):  # the gateway may end it before it has read all
+            for part in parts:
+                connection.sendall(part)
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(1 << 16):
+                received += chunk
+    return received
