@@ -22,10 +22,11 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(shell find ldc -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxi' -o -name py.typed) \
 	$(wildcard ldc/gateway/static/*) \
-	binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
+	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check check-cluster coverage matrix fuzz torn clean analytics simulate mutants mutants-core demo detect soak docs \
-	bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback bench-peers-recordings bench-recovery bench-scale \
+.PHONY: help test lint check check-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
+	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback \
+	bench-peers-recordings bench-recovery bench-scale bench-shared \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
 # Two builds at once would write into the same folder.
@@ -54,6 +55,9 @@ help:
 	@echo "make matrix    make test on every Python from 3.11; those that are not installed come from Debian's packages"
 	@echo "make fuzz      changed messages against json and Decimal, under sanitizers, led by coverage; needs clang"
 	@echo "make torn      one writer, eight readers, every read checked; SECONDS=60"
+	@echo "make torn-shared           the same between processes, by shared memory; READS=10000000"
+	@echo "make feeders   shared books whose feeders are killed, stopped and replaced; ROUNDS=1000"
+	@echo "make bench-shared          what publishing costs, what reads cost, how soon a reader wakes"
 	@echo "make check-cluster         nodes of a cluster that are killed, stopped and restarted under a reader (minutes)"
 	@echo "make clean     remove everything that make has made"
 
@@ -150,6 +154,10 @@ bench-scale: $(VENV)/.installed
 # What the gateway costs: reads, the way of a diff, listeners.
 bench-gateway: $(VENV)/.installed
 	$(BIN)/python -P benchmarks/bench_gateway.py $(ARGS)
+
+# What publishing costs on the recordings, what a read costs, how soon a reader wakes, a thousand markets.
+bench-shared: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_shared.py $(ARGS)
 
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed
@@ -263,6 +271,16 @@ fuzz: $(VENV)/.installed
 	for judge in $(FUZZ_JUDGE); do for target in $(FUZZ_TARGET); do \
 		$(call FUZZ,$(FUZZ_BUILD),$(FUZZ_RUNS),$(FUZZ_SECONDS),$(FUZZ_SEED)) || exit 1; done; done
 
+# One feeder process at full rate, four reader processes, every view checked; so many reads.
+READS ?= 10000000
+torn-shared: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/torn_shared.py --reads $(READS)
+
+# Feeders that are killed, stopped, replaced, and readers that must say why.
+ROUNDS ?= 1000
+feeders: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/killed_feeders.py --rounds $(ROUNDS)
+
 # Prints how many reads were checked.
 SECONDS ?= 60
 torn: $(VENV)/.installed
@@ -303,6 +321,10 @@ check-warnings: $(VENV)/.installed
 # The tests that take too long for `make test`.
 check-long: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) -m check $(ARGS)
+
+# Shared books alone: many histories, torn views, killed feeders, fuzzed memory, and the examples in C, C++, Rust and Go.
+check-shared: $(VENV)/.installed
+	$(PYTEST) $(PARALLEL) $(ARGS) tests/shared
 
 # Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
 FOREIGN := build/check/foreign

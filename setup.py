@@ -142,7 +142,8 @@ def extension() -> Extension:
         "ldc._book",
         ["ldc/_book.pyx"],
         # Included by the .pyx; named here so that a change of one builds anew.
-        depends=[path.as_posix() for path in sorted(Path("ldc/core").glob("*.pxi"))],
+        depends=[path.as_posix() for path in (*sorted(Path("ldc/core").glob("*.pxi")), Path("include/ldc_shared.h"))],
+        include_dirs=["include"],
         define_macros=MACROS[MODE] + [("LDC_PORTABLE", "1")] * PORTABLE,
         # Checks in C (`assert`) belong to the builds that check; Python's own flags switch them off everywhere.
         undef_macros=[] if MODE == "release" else ["NDEBUG"],

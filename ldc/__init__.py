@@ -40,6 +40,7 @@ from ldc.errors import (
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.manager import BinanceLocalDepthCacheManager
 from ldc.sequence import FUTURES, SPOT, SequenceRule
+from ldc.shared import SharedBooks
 from ldc.types import (
     ArrayCounts,
     BookArrays,
@@ -100,6 +101,7 @@ __all__ = [
     "Prices",
     "Progress",
     "SequenceRule",
+    "SharedBooks",
     "SyncState",
     "UnknownExchange",
     "UnknownMarket",

@@ -28,6 +28,8 @@ The parts, each included so that the C compiler sees one unit:
     core/arrays.pxi    a book into arrays of numpy
     core/text.pxi      a book into JSON text
     core/reader.pxi    the read-only face
+    core/shared.pxi    a book into shared memory
+    core/mapped.pxi    a book out of shared memory
     core/frames.pxi    websocket frames, whose updates are applied in place
     core/openssl.pxi   the OpenSSL that the interpreter's `ssl` uses, found at run time
     core/tls.pxi       TLS connections
@@ -41,7 +43,8 @@ The parts, each included so that the C compiler sees one unit:
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_CONTIG, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -60,6 +63,7 @@ from os import urandom as os_urandom
 from ldc import frames, limits
 from ldc.errors import (
     BookNotLoaded,
+    DepthCacheError,
     MalformedMessage,
     is_final,
     refused,
@@ -184,6 +188,17 @@ cdef struct HeaderCopy:
     int64_t previous_id         # 0: there was none
 
 
+cdef struct RegionState:
+    # What the writer of a shared region knows of it, without a look at the region, which others might change.
+    char* memory
+    uint32_t levels
+    uint32_t copies
+    size_t copy_bytes
+    uint64_t number             # of the copy written last
+    int64_t heartbeat_ns
+    uint64_t* waiter            # until when another process waits; NULL: no process can say so
+
+
 @cython.final
 cdef class OrderBook:
     """An exact local copy of one market's order book.
@@ -237,6 +252,10 @@ cdef class OrderBook:
     cdef Py_ssize_t _symbol_bytes
     cdef Lease _lease                       # keeps `_terms` alive; read and written in a critical section
     cdef const LeaseTerms* _terms           # NULL: there is no lease; read and written under the lock
+    cdef object _writer                     # a RegionWriter: keeps `_region` alive
+    cdef RegionState* _region               # NULL: the book is not shared; read and written under the lock
+    cdef const uint32_t* _wake_address      # where threads of other processes are to be woken; NULL: nowhere
+    cdef char _cause_text[32]               # the cause, as other processes read it; under the lock
     cdef readonly object rule
     cdef readonly object market
 
@@ -304,6 +323,7 @@ cdef class OrderBook:
             end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
 
     def apply(self, payload, received_time_ns=None):
         """Apply a depth update, bare or in a combined-stream wrapper, and return a `Verdict`.
@@ -339,6 +359,7 @@ cdef class OrderBook:
             end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
         return VERDICTS[verdict]
 
     def adopt(self, OrderBook other not None):
@@ -354,6 +375,7 @@ cdef class OrderBook:
             end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
 
     def clear(self):
         """Forget the book. Counters and suspension stay; reads and `apply` raise `BookNotLoaded` until a snapshot."""
@@ -363,7 +385,9 @@ cdef class OrderBook:
         take_sides(self, &bids, &asks)
         if self._watches != NULL:
             note_state(self, False)
+        publish(self)
         mutex_unlock(&self._mutex)
+        published(self)
         side_release(&bids)
         side_release(&asks)
         end_writing(self)
@@ -387,6 +411,8 @@ cdef class OrderBook:
             end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
+        published(other)
 
     def retain_updates(self):
         """Keep the bytes of every update that is applied from now on, until `forget_retained`. Idempotent.
@@ -426,6 +452,7 @@ cdef class OrderBook:
             end_writing(self)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
 
     def attend_at(self, update_id, updates=None):
         """Let `needs_attention` be true from an update id on, or after so many more updates. None: no longer.
@@ -456,9 +483,11 @@ cdef class OrderBook:
         self._is_suspended = self._is_closed
         if self._watches != NULL:
             note_state(self, False)
+        publish(self)
         mutex_unlock(&self._mutex)
         if self._has_news:
             wake_consumers(self, False)
+        published(self)
 
     def close(self, cause):
         """Let every read raise with this cause, a non-empty str, for good: as `suspend`, but nothing undoes it.
@@ -477,6 +506,7 @@ cdef class OrderBook:
         """
         check_cause(cause)
         memset(&self._mutex, 0, sizeof(self._mutex))
+        self.forget_region()
         side_blank(&self._bids)
         side_blank(&self._asks)
         self._is_loaded = False
@@ -505,8 +535,33 @@ cdef class OrderBook:
             previous = self._lease      # alive until no reader can be at its terms
             mutex_lock(&self._mutex)
             self._terms = &lease._terms if lease is not None else NULL
+            renew(self, clock_exact())
             mutex_unlock(&self._mutex)
             self._lease = lease
+
+    @property
+    def region(self):
+        """The `RegionWriter` through which other processes read the book, or None. See `ldc.shared.Publisher`."""
+        with cython.critical_section(self):
+            writer = self._writer
+        return writer
+
+    @region.setter
+    def region(self, RegionWriter writer):
+        with cython.critical_section(self):
+            previous = self._writer     # alive until nobody can be at its memory
+            mutex_lock(&self._mutex)
+            self._region = &writer._state if writer is not None else NULL
+            self._wake_address = NULL
+            renew(self, clock_exact())
+            publish(self)
+            mutex_unlock(&self._mutex)
+            self._writer = writer
+
+    def forget_region(self):
+        """Share the book no more, in a forked child: no thread is left there that would free the book's lock."""
+        self._region = NULL
+        self._wake_address = NULL
 
     def held_levels(self, limit=None, *, number=float):
         """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
@@ -840,6 +895,7 @@ cdef class OrderBook:
 
 
 include "core/reader.pxi"
+include "core/shared.pxi"
 include "core/frames.pxi"
 include "core/waiter.pxi"
 include "core/keepalive.pxi"
@@ -872,6 +928,7 @@ include "core/snapshot.pxi"
 include "core/compare.pxi"
 include "core/reads.pxi"
 include "core/updates.pxi"
+include "core/mapped.pxi"
 include "core/wide.pxi"
 include "core/walks.pxi"
 include "core/analytics.pxi"

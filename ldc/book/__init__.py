@@ -21,13 +21,18 @@ __all__ = [
     "LEVELS_PER_SIDE_MAX",
     "MESSAGE_BYTES_MAX",
     "NESTING_MAX",
+    "Attachment",
     "BookReader",
     "BookWatch",
     "FrameReader",
     "KeepAlive",
     "Lease",
+    "MappedFile",
     "NativeLoop",
     "OrderBook",
+    "RegionKeeper",
+    "RegionWriter",
+    "SharedReader",
     "StreamBinding",
     "StreamTally",
     "TlsContext",
@@ -37,9 +42,11 @@ __all__ = [
     "decode_levels",
     "decode_price",
     "decode_update",
+    "encode_region",
     "event_of",
     "has_system_threads",
     "read_header",
+    "region_bytes",
     "tls_problem",
 ]
 
@@ -93,13 +100,18 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             LEVELS_PER_SIDE_MAX,
             MESSAGE_BYTES_MAX,
             NESTING_MAX,
+            Attachment,
             BookReader,
             BookWatch,
             FrameReader,
             KeepAlive,
             Lease,
+            MappedFile,
             NativeLoop,
             OrderBook,
+            RegionKeeper,
+            RegionWriter,
+            SharedReader,
             StreamBinding,
             StreamTally,
             TlsContext,
@@ -109,8 +121,10 @@ if TYPE_CHECKING or IMPLEMENTATION == "cython":
             decode_levels,
             decode_price,
             decode_update,
+            encode_region,
             event_of,
             read_header,
+            region_bytes,
             tls_problem,
         )
     except ImportError as error:
@@ -136,4 +150,13 @@ else:
     from ldc.book.pure.frames import FrameReader, StreamBinding, StreamTally, UpdateWaiter
     from ldc.book.pure.keepalive import KeepAlive
     from ldc.book.pure.native import NativeLoop
+    from ldc.book.pure.shared import (
+        Attachment,
+        MappedFile,
+        RegionKeeper,
+        RegionWriter,
+        SharedReader,
+        encode_region,
+        region_bytes,
+    )
     from ldc.book.pure.tls import TlsContext, TlsSocket, tls_problem

@@ -1,4 +1,4 @@
-"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc serve`, `ldc node`, `ldc cluster`.
+"""The command line: `ldc watch`, `ldc demo`, `ldc simulate`, `ldc feed`, `ldc serve`, `ldc node`, `ldc cluster`.
 
 Rule 1: this module interprets the command line; the other modules of the package produce the output.
 Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help` their meaning.
@@ -6,6 +6,7 @@ Rule 2: the exit status reports the result; `ExitStatus` has its values, `--help
 
 import argparse
 import io
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,13 @@ from ldc._version import __version__
 from ldc.book import IMPLEMENTATION
 from ldc.cli.log import LEVELS, set_up
 from ldc.cli.plain import FIELDS
+from ldc.cli.shared import SharedSource
+from ldc.cli.shared import feed as run_feed
 from ldc.cli.signals import Interruption
-from ldc.cli.watch import ExitStatus, Watch, is_live_terminal
+from ldc.cli.watch import ExitStatus, Source, Watch, is_live_terminal
 from ldc.errors import DepthCacheError
 from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.shared import Publisher, SharedBooks
 from ldc.venues import VENUES
 
 if TYPE_CHECKING:
@@ -138,6 +142,15 @@ def add_exchange(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fault", action="append", default=[], metavar="SPEC", help="inject a fault; may be repeated")
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `watch` and `feed` share."""
+    parser.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    parser.add_argument("--update-interval", type=positive, metavar="MS", help="of the streams (default: the fastest)")
+    parser.add_argument("--restful-base-uri", metavar="URI", help="another address, such as http://127.0.0.1:8000")
+    parser.add_argument("--websocket-base-uri", metavar="URI", help="another address, such as ws://127.0.0.1:8000")
+    parser.add_argument("--proxy", metavar="URL", help="HTTP or SOCKS proxy for both")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the definition of the command line."""
     parser = argparse.ArgumentParser(prog="ldc", description="Exact local copies of Binance order books.")
@@ -147,13 +160,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     what = "show live order books of an exchange"
     watch = commands.add_parser("watch", help=what, description=what + ".", epilog=OUTPUT + EXIT_STATUS, **raw)
-    watch.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
-    watch.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
+    watch.add_argument("markets", nargs="*", metavar="MARKET", help="such as BTCUSDT; case does not matter")
+    watch.add_argument("--shared", metavar="NAME", help="read the books of `ldc feed --share NAME`; no network is used")
     add_output(watch)
-    watch.add_argument("--update-interval", type=positive, metavar="MS", help="of the streams (default: the fastest)")
-    watch.add_argument("--restful-base-uri", metavar="URI", help="another address, such as http://127.0.0.1:8000")
-    watch.add_argument("--websocket-base-uri", metavar="URI", help="another address, such as ws://127.0.0.1:8000")
-    watch.add_argument("--proxy", metavar="URL", help="HTTP or SOCKS proxy for both")
+    add_source(watch)
+
+    what = "feed order books to other processes of this machine, by shared memory"
+    feed = commands.add_parser("feed", help=what, description=what + ".", epilog=EXIT_STATUS, **raw)
+    feed.add_argument("markets", nargs="+", metavar="MARKET", help="such as BTCUSDT; case does not matter")
+    feed.add_argument("--share", required=True, metavar="NAME", help="what readers call it: ldc.SharedBooks(NAME)")
+    feed.add_argument("--levels", type=positive, default=100, metavar="N", help="levels a side (default: 100)")
+    feed.add_argument("--group", action="store_true", help="let this user's group read, too")
+    feed.add_argument("--replace", action="store_true", help="take over from a feeder that hangs")
+    feed.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
+    add_source(feed)
 
     what = "show live order books of the embedded exchange, without a network"
     demo = commands.add_parser("demo", help=what, description=what + ".", epilog=FAULTS + OUTPUT + EXIT_STATUS, **raw)
@@ -261,18 +281,48 @@ def parsed_faults(texts: Sequence[str]) -> "list[Fault]":
 def watch(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc watch`."""
     is_live = wants_view(options)
+    if options.shared is not None:
+        with starting():
+            source = SharedSource(SharedBooks(options.shared), options.markets)
+        return make_watch(options, source, f"ldc watch --shared {options.shared}").run(is_live=is_live)
     with starting():
-        manager = BinanceLocalDepthCacheManager(
-            options.exchange,
-            depth_cache_update_interval=options.update_interval,
-            restful_base_uri=options.restful_base_uri,
-            websocket_base_uri=options.websocket_base_uri,
-            proxy=options.proxy,
-        )
+        manager = make_manager(options)
     with manager:
         with starting():
             manager.create_depth_cache(options.markets)
         return make_watch(options, manager, f"ldc watch {options.exchange}").run(is_live=is_live)
+
+
+def feed(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc feed`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with starting():
+        publisher = Publisher(options.share, levels=options.levels, group=options.group, replace=options.replace)
+    with publisher:
+        with starting():
+            manager = make_manager(options, share=publisher)
+        with manager:
+            with starting():
+                manager.create_depth_cache(options.markets)
+            logging.getLogger().addHandler(handler)
+            try:
+                return run_feed(manager, options.share, publisher.folder, options.seconds, sys.stdout)
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+
+def make_manager(options: argparse.Namespace, **named: Any) -> BinanceLocalDepthCacheManager:
+    """Return the manager of the options that `watch` and `feed` share."""
+    return BinanceLocalDepthCacheManager(
+        options.exchange,
+        depth_cache_update_interval=options.update_interval,
+        restful_base_uri=options.restful_base_uri,
+        websocket_base_uri=options.websocket_base_uri,
+        proxy=options.proxy,
+        **named,
+    )
 
 
 def demo(options: argparse.Namespace) -> ExitStatus:
@@ -369,7 +419,7 @@ def cluster(options: argparse.Namespace) -> ExitStatus:
         return operate(options, sys.stdout)
 
 
-def make_watch(options: argparse.Namespace, manager: BinanceLocalDepthCacheManager, title: str) -> Watch:
+def make_watch(options: argparse.Namespace, manager: Source, title: str) -> Watch:
     """Return the `Watch` of the options that `watch` and `demo` share."""
     return Watch(
         manager=manager,
@@ -398,12 +448,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may not know the characters of a market's name
             stream.reconfigure(errors="backslashreplace")
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command == "watch" and not options.markets and options.shared is None:
+        parser.error("watch needs a MARKET, or --shared NAME")
     try:
         commands = {
             "watch": watch,
             "demo": demo,
             "simulate": simulate,
+            "feed": feed,
             "serve": serve,
             "node": node,
             "cluster": cluster,

@@ -7,11 +7,10 @@ Rule 2: the time is an argument.
 from collections import deque
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ldc.cli.text import decimals_of
 from ldc.errors import DepthCacheError
-from ldc.manager.depth_cache import DepthCache
 from ldc.types import DepthCacheStatus, SyncState
 
 RATE_S = 5.0
@@ -78,10 +77,28 @@ class Sample(NamedTuple):
         return self.asks[0][0] - self.bids[0][0] if self.bids and self.asks else None
 
 
+class Watched(Protocol):
+    """A market that can be sampled: a depth cache, or a shared book."""
+
+    @property
+    def reader(self) -> Any:
+        """Its reads."""
+
+    @property
+    def state(self) -> SyncState:
+        """The state of its synchronization."""
+
+    def status(self) -> DepthCacheStatus:
+        """Return its status."""
+
+    def explain(self, error: DepthCacheError) -> DepthCacheError:
+        """Return the error to report for a read that raised this one."""
+
+
 class Sampler:
     """Samples one market, and keeps what one sample cannot have: the update rate and earlier mid prices."""
 
-    def __init__(self, cache: DepthCache) -> None:
+    def __init__(self, cache: Watched) -> None:
         self.cache = cache
         self._price_decimals = 0
         self._quantity_decimals = 0

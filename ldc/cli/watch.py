@@ -14,16 +14,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from ldc.cli.plain import plain_line
-from ldc.cli.samples import Sample, Sampler
+from ldc.cli.samples import Sample, Sampler, Watched
 from ldc.cli.screen import Screen, drawn, levels_for
 from ldc.cli.signals import Interruption
 from ldc.cli.text import ASCII, UNICODE, Glyphs, duration, plural
 from ldc.errors import DepthCacheError
-from ldc.manager.manager import BinanceLocalDepthCacheManager
-from ldc.types import SyncState
+from ldc.types import Progress, SyncState
 
 REDRAW_S = 0.2
 """Seconds between two drawings of the view. Eyes do not read faster; the books are updated at full speed."""
@@ -83,6 +82,22 @@ def glyphs_for(stream: TextIO) -> Glyphs:
     return UNICODE
 
 
+class Source(Protocol):
+    """Markets that can be watched: a manager, or a share of another process."""
+
+    def get_list_of_depth_caches(self) -> list[str]:
+        """Return the markets."""
+
+    def get_depth_cache(self, market: str) -> Watched:
+        """Return one of them."""
+
+    def get_progress(self) -> Progress:
+        """Return how many can be read."""
+
+    def wait_until_synchronized(self, markets: Any, timeout: float | None) -> bool:
+        """Raise why a market can never be read."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Watch:
     """What to watch, for how long, and how.
@@ -95,7 +110,7 @@ class Watch:
         on_round: called with each round of samples; the last line of the screen ends with its result.
     """
 
-    manager: BinanceLocalDepthCacheManager
+    manager: Source
     title: str
     stream: TextIO
     error_stream: TextIO

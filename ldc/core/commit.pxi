@@ -199,6 +199,7 @@ cdef void commit_update(OrderBook book, const Message* m, const Place* place, co
     book._place = place[0]
     book._is_first_after_snapshot = False
     attend(book)
+    publish(book)
 
 
 cdef int read_and_judge(OrderBook book, Cursor* c, Message* m, Settled* settled) noexcept nogil:

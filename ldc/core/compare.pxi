@@ -94,6 +94,7 @@ cdef int adopt_book(OrderBook book, OrderBook other) except -1:
     book._counters.books_adopted += 1
     if book._watches != NULL:
         note_adoption(book, &changed)
+    publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)

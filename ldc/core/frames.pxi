@@ -582,7 +582,7 @@ cdef inline void touch(FrameReader reader, StreamBinding binding) noexcept nogil
 
     A plain read: the book's lock, which the update was committed under and a waiter reads under, gives the order.
     """
-    if not binding._is_touched and (binding.book._has_news or (
+    if not binding._is_touched and (binding.book._has_news or binding.book._wake_address != NULL or (
             read_relaxed(&binding._waiting) | read_relaxed(&binding._listening)) != 0):
         binding._is_touched = True
         binding._next_touched = reader._touched
@@ -598,6 +598,7 @@ cdef void* wake_one(FrameReader reader, StreamBinding binding) noexcept nogil:
     wake_listeners(binding)
     if binding.book._has_news and wake_consumers(binding.book, True):
         reader.calls_inline = True
+    published(binding.book)
     return following
 
 
@@ -655,5 +656,6 @@ cdef object take_update(
         return None
     if book._has_news:
         touch(reader, binding)
+    published(book)
     binding.is_direct = False
     return text_event(payload, length, binding, VERDICTS[verdict], None, received_time_ns)

@@ -147,6 +147,7 @@ cdef inline bint take_plain(
         elif is_plain_duplicate(reader, tally, &place, now):
             return True
     if verdict != APPLIED or book._needs_attention:
+        published(book)
         reader._judged = verdict
         if book._has_news:
             touch(reader, binding)

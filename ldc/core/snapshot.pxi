@@ -107,6 +107,7 @@ cdef int load_message(OrderBook book, Cursor* c, Message* m, int64_t honoured, P
     book._epoch += not book._is_suspended
     if book._watches != NULL:
         note_state(book, True)
+    publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)
@@ -145,6 +146,7 @@ cdef int load_book(OrderBook book, OrderBook other) except -1:
     is_first = other._is_first_after_snapshot
     saturated = other._counters.quantities_saturated
     take_sides(other, &bids, &asks)
+    publish(other)
     mutex_unlock(&other._mutex)
     mutex_lock(&book._mutex)
     book._attend_at_id = book._attend_at_count = INT64_MAX
@@ -159,6 +161,7 @@ cdef int load_book(OrderBook book, OrderBook other) except -1:
     book._epoch += not book._is_suspended
     if book._watches != NULL:
         note_state(book, True)
+    publish(book)
     mutex_unlock(&book._mutex)
     side_release(&bids)
     side_release(&asks)

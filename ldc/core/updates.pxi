@@ -146,19 +146,23 @@ cdef void note_state(OrderBook book, bint is_replaced) noexcept nogil:
 cdef int suspend_book(OrderBook book, object cause, bint is_final) except -1:
     """Let every read raise with a cause; `is_final`: for good. The first final cause stays."""
     cdef int number = CAUSE_NUMBERS.get(str(cause), OTHER_CAUSE)
+    cdef bytes text = cut_text(cause, sizeof(book._cause_text))
     with cython.critical_section(book):
         if not book._is_closed:
             book._cause = cause
         mutex_lock(&book._mutex)
         if not book._is_closed:
             book._cause_number = number
+            keep_cause(book, text)
         book._is_suspended = True
         book._is_closed = book._is_closed or is_final
         if book._watches != NULL:
             note_state(book, False)
+        publish(book)
         mutex_unlock(&book._mutex)
     if book._has_news:
         wake_consumers(book, False)
+    published(book)
     return 0
 
 

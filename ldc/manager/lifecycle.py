@@ -1,4 +1,4 @@
-"""What the managers of a process share: connect budgets, memory for buffers, the end in a forked child, launchers.
+"""What begins and ends with a manager: connect budgets, memory for buffers, forked children, launchers, a share.
 
 Rule 1: nothing here knows what a manager does; it only calls `_end_in_child`.
 """
@@ -7,12 +7,16 @@ import importlib
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ldc.book import OrderBook, region_bytes
 from ldc.errors import DepthCacheError
 from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import CONNECT_WINDOW_S
+from ldc.shared.folder import checked_share
+from ldc.shared.publisher import Publisher
 from ldc.snapshots.shared_budget import shared_connects
 from ldc.sync.buffer import BufferBudget
 from ldc.venues import Venue
@@ -84,3 +88,49 @@ def launch(venue: Venue) -> Any:
             f"The exchange {venue.exchange!r} needs {module_name}, which cannot be imported: {error}",
         ) from error
     return launcher(venue)
+
+
+class Share:
+    """The share of a manager, if its books are published: opened with its first depth cache, closed with it.
+
+    Args:
+        share: the name, or a `Publisher` that stays the caller's, or None: nothing is published.
+        levels: levels a side, for a name.
+
+    Raises ``ValueError`` for a name or a number that cannot be. The manager's lock guards the rest.
+    """
+
+    def __init__(self, share: str | Publisher | None, levels: int) -> None:
+        region_bytes(levels)
+        self._is_own = isinstance(share, str)
+        self._name = checked_share(share) if isinstance(share, str) else None
+        self._levels = levels
+        if share is not None and not isinstance(share, str | Publisher):
+            raise TypeError(f"share is a name, an ldc.shared.Publisher or None, not {share!r}")
+        self._publisher = None if isinstance(share, str) else share
+
+    def open(self) -> None:
+        """Become the feeder of the share. `DepthCacheError` if another process is."""
+        if self._name is not None and self._publisher is None:
+            self._publisher = Publisher(self._name, levels=self._levels)
+
+    def publish(self, book: OrderBook, market: str, exchange: str) -> None:
+        """Publish a book from now on. OSError if there is no room."""
+        if self._publisher is not None:
+            self._publisher.publish(book, market, exchange=exchange)
+
+    def withdraw(self, market: str) -> None:
+        """Publish a market no more."""
+        if self._publisher is not None:
+            self._publisher.withdraw(market)
+
+    def close(self, markets: Iterable[str]) -> None:
+        """Publish these markets no more, and end the share if it was opened here."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is None:
+            return
+        if self._is_own:
+            publisher.close()
+        else:
+            for market in markets:
+                publisher.withdraw(market)

@@ -41,6 +41,7 @@ from ldc.manager.settings import Settings, venue_at
 from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules, address_key
 from ldc.network.text import writable
+from ldc.shared.publisher import Publisher
 from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.sync.machine import Synchronizer
@@ -72,6 +73,10 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             of one length: addresses that serve the same, such as two gateways; after a failure the next one is used,
             and with `redundancy` several at once.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
+        share: publish the books in shared memory under this name, for `ldc.SharedBooks` in other processes; or an
+            `ldc.shared.Publisher`, which stays the caller's. Another process that feeds the same name is an error at
+            the first `create_depth_cache`.
+        share_levels: levels a side that are published there.
         weight_pool: a name for the IP address that the exchange sees. Managers with the same name share one request
             weight and one budget of connects, whatever proxies they use. None: the proxy's host and port name it.
         shared_budget: share the request weight and the connects with other processes that do so too. True: by files in
@@ -118,6 +123,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         restful_base_uri: str | Sequence[str] | None = None,
         websocket_base_uri: str | Sequence[str] | None = None,
         proxy: str | None = None,
+        share: str | Publisher | None = None,
+        share_levels: int = 100,
         weight_pool: str | None = None,
         shared_budget: bool | str | os.PathLike[str] = False,
         max_age: float | None = None,
@@ -148,9 +155,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             )
             keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
             self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
-            if on_restart is not None:
-                parameters.function("on_restart", on_restart)
-            self._shared_folder = shared_folder(shared_budget)
+            parameters.optional_function("on_restart", on_restart)
+            self._shared_folder, self._share = shared_folder(shared_budget), lifecycle.Share(share, share_levels)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
         self._routes = Routes(self._venue, self._callbacks, on_restart)
         self._consumers = Consumers(exchange, self._callbacks, self._routes)
@@ -242,6 +248,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             for cache in [self._found(market) for market in markets]:
                 if self._caches.pop(cache.live.symbol, None) is not None:
                     self._stopped[cache.live.symbol] = cache.market
+                    self._share.withdraw(cache.live.symbol)
                     cache.group.remove(cache.live)
                     self._leave_group(cache.group)
         return True
@@ -281,6 +288,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             launched, self._launched = self._launched, None
             self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
             self._close_books()  # again, because a call that starts something may have been under way
+            self._share.close(self._caches)
             self._caches.clear()
             self._consumers.end()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
@@ -310,6 +318,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         self._routes._end_in_child()
         self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
         self._caches.clear()
+        self._share = lifecycle.Share(None, 1)  # it is the parent's
         self._group_sizes, self._ending_groups, self._is_stopped = {}, [], True
 
     def renew_connections(self) -> None:
@@ -710,6 +719,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """Open what all depth caches share, before the first one starts. Call it under the lock."""
         if self._downloads is not None:
             return
+        self._share.open()
         if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
             self._launched = lifecycle.launch(self._venue)
             self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
@@ -754,6 +764,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         named = (market, symbol, stream, book, synchronizer, next(self._serials))
         live = LiveMarket(*named, self._routes.state_changed, self._routes.restarted, self._options.timing)
         group = self._group_with_room()
+        self._share.publish(book, symbol, venue.exchange)
         self._group_sizes[group] += 1
         self._stopped.pop(symbol, None)
         cache = self._caches[symbol] = DepthCache(venue.exchange, live, group)

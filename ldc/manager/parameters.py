@@ -84,9 +84,9 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def function(name: str, value: Any) -> Any:
-    """Return what can be called."""
-    if not callable(value):
+def optional_function(name: str, value: Any) -> Any:
+    """Return what can be called, or None."""
+    if value is not None and not callable(value):
         raise TypeError(f"{name} is a function, or None, not {value!r}")
     return value
 

@@ -23,6 +23,7 @@ ANALYTICS = {"mid", "spread", "micro_price", "prices", "imbalance", "fill", "pri
 WRITES = {"load_snapshot", "apply", "adopt", "clear", "suspend", "resume", "close", "lease", "held_levels"}
 WRITES |= {"close_after_fork"}
 WRITES |= {"load_from", "retain_updates", "forget_retained", "retained_count", "apply_retained", "attend_at"}
+WRITES |= {"region", "forget_region"}
 
 
 def public_names(of: Any) -> set[str]:

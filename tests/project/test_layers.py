@@ -23,7 +23,7 @@ ROWS = (
     {"_book"},
     {"book", "venues"},
     {"sync", "consume", "network", "wire"},
-    {"feed", "snapshots"},
+    {"feed", "snapshots", "shared"},
     {"manager"},
     {"__init__"},
     {"metrics"},
@@ -59,6 +59,7 @@ MAY_TOUCH = {
     "book.pure.keepalive": {"time"},
     "book.pure.lease": {"time"},
     "book.pure.updates": {"os"},  # the descriptor that wakes an event loop
+    "book.pure.shared": {"threading", "time"},
 }
 
 # What is not the standard library's, and who alone may know it.

@@ -35,9 +35,11 @@ from ldc.book.pure.json import (
 )
 from ldc.book.pure.lease import Lease
 from ldc.book.pure.retain import RetainedUpdates
+from ldc.book.pure.shared import RegionWriter
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Sides,
+    checked_threshold,
     compare_sides,
     converter,
     count_worth,
@@ -492,7 +494,7 @@ class _Reads:
         beyond_horizon: bool = False,
     ) -> list[list[Any]]:
         wanted = exact.count_of(limit, "limit", 0)
-        threshold = _threshold(threshold_volume)
+        threshold = checked_threshold(threshold_volume)
         exact.check_number(number)
         with self._state.lock:
             sides = self._state.readable() if beyond_horizon else self._state.readable_inside(name)
@@ -624,6 +626,7 @@ class OrderBook(_Reads):
             state.counts["books_adopted"] += 1
             state.note_epoch()
             state.note_adoption(before)
+            state.publish()
         state.wake_consumers()
 
     def load_from(self, other: "OrderBook") -> None:
@@ -640,6 +643,7 @@ class OrderBook(_Reads):
             moved = {name: getattr(theirs, name) for name in _MOVED}
             counts = {name: theirs.counts[name] for name in ("quantities_saturated", "levels_dropped")}
             theirs.forget()
+            theirs.publish()
         with state.lock:
             for name, value in moved.items():
                 setattr(state, name, value)
@@ -650,6 +654,7 @@ class OrderBook(_Reads):
             state.epoch += state.suspended_by is None and state.closed_by is None
             state.note_epoch()
             state.note_state(is_replaced=True)
+            state.publish()
         state.wake_consumers()
 
     def retain_updates(self) -> None:
@@ -687,6 +692,7 @@ class OrderBook(_Reads):
         with self._state.lock:
             self._state.forget()
             self._state.note_state()
+            self._state.publish()
         self._state.wake_consumers()
 
     def suspend(self, cause: str) -> None:
@@ -695,6 +701,7 @@ class OrderBook(_Reads):
         with self._state.lock:
             self._state.suspended_by = cause
             self._state.note_state()
+            self._state.publish()
         self._state.wake_consumers()
 
     def resume(self) -> None:
@@ -703,6 +710,7 @@ class OrderBook(_Reads):
             self._state.epoch += self._state.suspended_by is not None and self._state.closed_by is None
             self._state.suspended_by = None
             self._state.note_state()
+            self._state.publish()
         self._state.wake_consumers()
 
     def close(self, cause: str) -> None:
@@ -715,9 +723,10 @@ class OrderBook(_Reads):
         state = self._state
         if state.closed_by is None:
             state.closed_by = cause
-        if state.watches and state.lock.acquire(blocking=False):
+        if (state.watches or state.region is not None) and state.lock.acquire(blocking=False):
             try:
                 state.note_state()
+                state.publish()  # otherwise who holds the lock publishes with its next change
                 queues = state.queues_to_wake()
             finally:
                 state.lock.release()
@@ -728,6 +737,7 @@ class OrderBook(_Reads):
         """Close the book in a forked child, and forget what it holds: a thread of the parent may have held its lock."""
         self._state.watches = ()
         self._state.lock = threading.Lock()
+        self.forget_region()
         self.close(cause)
         self._state.forget()
         self.forget_retained()
@@ -743,6 +753,27 @@ class OrderBook(_Reads):
             raise TypeError(f"a lease of the same implementation is needed, not a {type(lease).__qualname__}")
         with self._state.lock:
             self._state.lease = lease
+            if self._state.region is not None:
+                self._state.region.inner.renew(lease)
+
+    @property
+    def region(self) -> RegionWriter | None:
+        """The `RegionWriter` through which other processes read the book, or None. See `ldc.shared.Publisher`."""
+        return self._state.region
+
+    @region.setter
+    def region(self, writer: RegionWriter | None) -> None:
+        if writer is not None and not isinstance(writer, RegionWriter):
+            raise TypeError(f"a region of the same implementation is needed, not a {type(writer).__qualname__}")
+        with self._state.lock:
+            self._state.region = writer
+            if writer is not None:
+                writer.inner.renew(self._state.lease)
+                self._state.publish()
+
+    def forget_region(self) -> None:
+        """Share the book no more, in a forked child: no thread is left there that would free the book's lock."""
+        self._state.region = None
 
     def held_levels(self, limit: SupportsIndex | None = None, *, number: NumberType = float) -> BookView[Any]:
         """Return a `BookView` of what is held, whether it can be trusted or not: for the writer, who decides that.
@@ -782,14 +813,6 @@ def _check_received_time(time_ns: SupportsIndex | None) -> int | None:
     if time_ns is not None and abs(time_ns) > INT64_MAX:
         raise OverflowError("received_time_ns must fit int64")
     return time_ns
-
-
-def _threshold(value: float | Decimal | None) -> float | None:
-    if value is None:
-        return None
-    if math.isnan(value):  # raises TypeError itself for what is no real number
-        raise ValueError("threshold_volume must not be NaN")
-    return float(value)
 
 
 def _check_ids_equal(our_id: int, their_id: int) -> None:

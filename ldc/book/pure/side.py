@@ -12,6 +12,7 @@ number that the scales do not hold takes the slow path (`read_levels`, `Sides.fi
 """
 
 import functools
+import math
 import re
 import sys
 from bisect import bisect_left, bisect_right, insort
@@ -364,6 +365,15 @@ def _text(units: int, decimals: int) -> str:
         return str(units)
     digits = str(units).rjust(decimals + 1, "0")
     return f"{digits[:-decimals]}.{digits[-decimals:]}"
+
+
+def checked_threshold(value: float | Decimal | None) -> float | None:
+    """Return a threshold volume as a float, or None. ``ValueError`` for NaN."""
+    if value is None:
+        return None
+    if math.isnan(value):  # raises TypeError itself for what is no real number
+        raise ValueError("threshold_volume must not be NaN")
+    return float(value)
 
 
 def count_worth(levels: list[Level], price_decimals: int, quantity_decimals: int, threshold: float) -> int:

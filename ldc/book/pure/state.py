@@ -9,6 +9,7 @@ import threading
 from ldc.book.pure.json import INT64_MAX, DepthUpdate, Snapshot, Unreadable
 from ldc.book.pure.lease import Lease
 from ldc.book.pure.retain import RetainedUpdates
+from ldc.book.pure.shared import RegionWriter
 from ldc.book.pure.side import (
     LEVELS_PER_SIDE_MAX,
     Level,
@@ -54,6 +55,7 @@ class State:
         "lock",
         "market",
         "received_time_ns",
+        "region",
         "retained",
         "rule",
         "sides",
@@ -73,6 +75,8 @@ class State:
         self.suspended_by: str | None = None
         self.closed_by: str | None = None
         self.lease: Lease | None = None
+        self.region: RegionWriter | None = None
+        """Through which other processes read the book."""
         self.epoch = 0
         self.watches: tuple[BookWatch, ...] = ()
         """The consumers of its updates."""
@@ -113,6 +117,11 @@ class State:
             or self.last_update_id >= self.attend_at_id
             or self.counts["updates_applied"] >= self.attend_at_count
         )
+
+    def publish(self) -> None:
+        """Let other processes see a change. Under the lock."""
+        if self.region is not None:
+            self.region.inner.write(self)
 
     # refusals
 
@@ -181,6 +190,7 @@ class State:
         self.epoch += self.suspended_by is None and self.closed_by is None
         self.note_epoch()
         self.note_state(is_replaced=True)
+        self.publish()
 
     def apply(self, update: DepthUpdate, received_time_ns: int | None, payload: Message) -> Verdict:
         """Read the numbers, judge the ids, commit the levels."""
@@ -221,6 +231,7 @@ class State:
             self.note_epoch()
             if self.watches:
                 self._note_update(payload, first_id, bids, asks, is_widened=sides is not sides_before)
+            self.publish()
         self.last_header = header
         self.counts[VERDICT_COUNTERS[verdict]] += 1
         return verdict
