@@ -286,7 +286,7 @@ SECONDS ?= 60
 torn: $(VENV)/.installed
 	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/torn_reads.py --seconds $(SECONDS)
 
-# Nodes of a cluster as processes that are killed, stopped and restarted under a reader; two minutes. LDC_CLUSTER_FAULTS=50 for more.
+# Nodes of a cluster as processes that are killed, stopped and restarted under a reader; two minutes, by hand. LDC_CLUSTER_FAULTS=50 for more.
 check-cluster: $(VENV)/.installed
 	$(PYTEST) -n 0 -m check $(ARGS) tests/cluster/test_cluster_processes.py
 
@@ -318,9 +318,11 @@ endef
 check-warnings: $(VENV)/.installed
 	LDC_WERROR=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/check/warnings .
 
-# The tests that take too long for `make test`.
+# The tests that take too long for `make test`, but for those with a target of their own.
+OWN_TARGET = tests/cluster/test_cluster_processes.py tests/gateway/test_page.py tests/manager/test_greenlets.py \
+	tests/manager/test_hostile_environment.py tests/simulator/test_foreign_clients.py
 check-long: $(VENV)/.installed
-	$(PYTEST) $(PARALLEL) -m check $(ARGS)
+	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
 
 # Shared books alone: many histories, torn views, killed feeders, fuzzed memory, and the examples in C, C++, Rust and Go.
 check-shared: $(VENV)/.installed
@@ -333,7 +335,7 @@ check-foreign: $(VENV)/.installed
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
 
-# What surrounds the threads, with the long tests; a part of check-long.
+# What surrounds the threads, with the long tests: processes that are stopped for 20 s, exceptions at every call. By hand.
 check-hostile: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_hostile_environment.py
 
