@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from ldc.cli.log import logged_to
 from ldc.cli.signals import Interruption
 from ldc.cli.watch import ExitStatus, is_live_terminal
 from ldc.cluster import operation
 from ldc.cluster.node import Node
 from ldc.cluster.operation import ClusterReport
 from ldc.cluster.reader import ClusterBooks
+
+logger = logging.getLogger("binance_local_depth_cache")
 
 REDRAW_S = 1.0
 """Seconds between two statuses of the live view."""
@@ -55,11 +58,11 @@ def run_node(
     node: Node, interruption: Interruption, drain_s: float, seconds: float | None, stream: TextIO
 ) -> ExitStatus:
     """Keep markets until the time is over or a signal ends it; then drain. The node is started already."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("binance_local_depth_cache")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    with logged_to(stream):
+        return _run_node(node, interruption, drain_s, seconds)
+
+
+def _run_node(node: Node, interruption: Interruption, drain_s: float, seconds: float | None) -> ExitStatus:
     ends_at = None if seconds is None else time.monotonic() + seconds
     logger.info("node %s of the cluster %s runs", node.name, node.keys.cluster)
     while not interruption.wait(LOOK_S if ends_at is None else min(LOOK_S, ends_at - time.monotonic())):

@@ -1,12 +1,20 @@
 """Log lines for programs: one object of JSON a line, on standard error.
 
 Rule 1: a line is one object, whatever a message holds: line breaks and control characters are escaped.
+Rule 2: a command leaves `logging` as it was. A handler that stayed would write into a stream that may be closed.
 """
 
 import datetime
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
+
+from ldc.consume.log import logger as queued_logger
+
+FLUSH_S = 1.0
+"""Seconds that the last records of ldc's threads have to be written. Then a stream that takes nothing is left."""
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -28,12 +36,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, ensure_ascii=True)
 
 
-def set_up(log_format: str, level: str, stream: TextIO) -> logging.Handler:
-    """Send the records of ldc to a stream, as "text" or as "json"; return the handler."""
+@contextmanager
+def logged_to(stream: TextIO, log_format: str = "text", level: str = "info") -> Iterator[None]:
+    """Send the records of ldc to a stream, as "text" or as "json", until the block ends."""
     handler = logging.StreamHandler(stream)
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logger = logging.getLogger("binance_local_depth_cache")
+    previous_level = logger.level
     logger.addHandler(handler)
     logger.setLevel(level.upper())
-    return handler
+    try:
+        yield
+    finally:
+        queued_logger.flush(FLUSH_S)
+        logger.removeHandler(handler)
+        logger.setLevel(previous_level)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION
-from ldc.cli.log import LEVELS, set_up
+from ldc.cli.log import LEVELS, logged_to
 from ldc.cli.plain import FIELDS
 from ldc.cli.shared import SharedSource
 from ldc.cli.shared import feed as run_feed
@@ -361,41 +361,41 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
 
 def serve(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc serve`."""
-    set_up(options.log_format, options.log_level, sys.stderr)
-    with starting():
-        from ldc.cli.serve import read_token, run
-        from ldc.gateway import Gateway
-
-        manager = BinanceLocalDepthCacheManager(
-            options.exchange,
-            redundancy=options.redundancy,
-            restful_base_uri=options.restful_base_uri,
-            websocket_base_uri=options.websocket_base_uri,
-        )
-        gateway = Gateway(
-            manager,
-            host=options.host,
-            port=options.port,
-            token=None if options.token_file is None else read_token(options.token_file),
-            no_token=options.no_token,
-            tls_cert=options.tls_cert,
-            tls_key=options.tls_key,
-            allowed_hosts=options.allow_host,
-            read_only=options.read_only,
-        )
-    with manager:
+    with logged_to(sys.stderr, options.log_format, options.log_level):
         with starting():
-            manager.create_depth_cache(options.markets)
-            gateway.start()
-        with gateway:
-            return run(
-                manager,
-                gateway,
-                options.markets,
-                seconds=options.seconds,
-                opens_browser=options.open,
-                stream=sys.stdout,
+            from ldc.cli.serve import read_token, run
+            from ldc.gateway import Gateway
+
+            manager = BinanceLocalDepthCacheManager(
+                options.exchange,
+                redundancy=options.redundancy,
+                restful_base_uri=options.restful_base_uri,
+                websocket_base_uri=options.websocket_base_uri,
             )
+            gateway = Gateway(
+                manager,
+                host=options.host,
+                port=options.port,
+                token=None if options.token_file is None else read_token(options.token_file),
+                no_token=options.no_token,
+                tls_cert=options.tls_cert,
+                tls_key=options.tls_key,
+                allowed_hosts=options.allow_host,
+                read_only=options.read_only,
+            )
+        with manager:
+            with starting():
+                manager.create_depth_cache(options.markets)
+                gateway.start()
+            with gateway:
+                return run(
+                    manager,
+                    gateway,
+                    options.markets,
+                    seconds=options.seconds,
+                    opens_browser=options.open,
+                    stream=sys.stdout,
+                )
 
 
 def node(options: argparse.Namespace) -> ExitStatus:

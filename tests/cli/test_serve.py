@@ -1,5 +1,6 @@
 """`ldc serve`: it prints addresses that work, ends by SIGTERM with status 0, and refuses what is not safe."""
 
+import logging
 import re
 import signal
 import subprocess
@@ -52,3 +53,4 @@ def test_it_serves_until_sigterm_and_ends_with_status_0(tmp_path):
 def test_what_cannot_be_served_is_refused_before_anything_starts(capsys, arguments, status, says):
     assert main(["serve", "BTCUSDT", *arguments, "--port", "0", "--seconds", "0.1"]) == status
     assert says in capsys.readouterr().err
+    assert logging.getLogger("binance_local_depth_cache").handlers == []

@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from cluster_kit import Judge, free_port, is_covered, wait_until
+from cluster_kit import Judge, is_covered, wait_until
+from network_kit import free_port
 
 import ldc
 import ldc.cluster
@@ -29,13 +30,13 @@ def exchange():
 class Cluster:
     """Two nodes and a reader."""
 
-    def __init__(self, exchange, names="ab"):
+    def __init__(self, exchange):
         self.endpoints = {name: f"tcp/127.0.0.1:{free_port()}" for name in "abc"}
         self.addresses = {
             "restful_base_uri": exchange.restful_base_uri,
             "websocket_base_uri": exchange.websocket_base_uri,
         }
-        self.nodes = {name: self.node(name).start() for name in names}
+        self.nodes = {name: self.node(name).start() for name in "ab"}
         self.books = ldc.cluster.connect("desk", connect=list(self.endpoints.values())[:2], markets=MARKETS)
 
     def node(self, name, **parameters):
@@ -231,8 +232,9 @@ def test_a_node_drains_and_others_take_its_markets_first(cluster, exchange):
         third.stop()
 
 
-def test_the_last_node_s_drain_waits_for_nobody(exchange):
-    with Cluster(exchange, "").node("a", connect=[]) as alone:
+def test_the_last_node_s_drain_waits_for_nobody(cluster):
+    listen = [f"tcp/127.0.0.1:{free_port()}"]
+    with cluster.node("a", listen=listen, connect=[]) as alone:
         wait_until(lambda: alone.status().synchronized == len(MARKETS), "its markets")
         alone.drain()
         assert not alone.wait_until_drained(30)

@@ -166,6 +166,11 @@ def test_what_the_consumers_of_histories_have_seen() -> None:
     }
     assert all(sum(each.losses for each in of[policy, "quick"]) > 10 for policy in POLICIES)
     assert all(sum(each.snapshots for each in of[policy, "quick"]) > 30 for policy in POLICIES)
+    stalls = [
+        [log.cause for each in consumers if each.follower.policy == policy for log in each.log].count("STALLED")
+        for policy in POLICIES
+    ]
+    assert min(stalls) > 5
     overflows = [sum(each.snapshots for each in of["every", kind]) for kind in ("full", "slow")]
     assert overflows[0] > overflows[1] + 30
     refreshes = [

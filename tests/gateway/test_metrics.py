@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from gateway_kit import Served, caught_up, served, until
+from gateway_kit import Served, caught_up, deepened, served, until
 
 pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ldc import metrics
-from ldc.cli.log import set_up
+from ldc.cli.log import logged_to
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -33,6 +33,7 @@ def samples(row: Served) -> dict[tuple[str, ...], float]:
 
 def test_the_figures_are_those_of_the_status():
     with served(markets=("BTCUSDT", "ETHUSDT")) as row:
+        deepened(row)
         update_id = caught_up(row)
         found = samples(row)
         of = ("exchange=binance.com", "market=BTCUSDT")
@@ -133,18 +134,16 @@ def test_the_files_of_yaml_are_what_they_should_be():
 
 
 def test_a_line_of_the_json_log_is_one_object_whatever_it_says(capsys):
-    handler = set_up("json", "info", sys.stderr)
     logger = logging.getLogger("binance_local_depth_cache")
-    try:
+    before = logger.handlers[:], logger.level
+    with logged_to(sys.stderr, "json", "info"):
         logger.warning("two\nlines and \x1b[31m %s", "ümlaut")
         try:
             json.loads("{")
         except ValueError:
             logger.exception("outer")
         logger.debug("not shown")
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
+    assert (logger.handlers, logger.level) == before
     lines = capsys.readouterr().err.splitlines()
     first, second = map(json.loads, lines)
     assert (first["level"], first["message"]) == ("warning", "two\nlines and \x1b[31m ümlaut")

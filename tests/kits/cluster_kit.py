@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -11,18 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
+from network_kit import free_port
+
 from ldc.cluster.reader import ClusterBooks
 from ldc.errors import DepthCacheError
 from ldc.simulator import SimulatedExchange
 
 PATIENCE_S = 30.0
 """A test fails after so long without what it waits for."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(is_done: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> float:

@@ -53,6 +53,11 @@ def no_jitter() -> Iterator[None]:
 def no_thread_is_left() -> Iterator[None]:
     """Whatever a test does, all threads of ldc have ended some time after it."""
     yield
+    assert_no_thread_is_left()
+
+
+def assert_no_thread_is_left() -> None:
+    """All threads of ldc end, some time after what had them was closed."""
     deadline = time.monotonic() + PATIENCE_S
     for thread in threading.enumerate():
         if thread.name.startswith("ldc-"):

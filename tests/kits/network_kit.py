@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,18 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the proxies and the certificates of the environment."""
     for name in (*PROXY_VARIABLES, *map(str.upper, PROXY_VARIABLES), *VARIABLES, "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, for a process that is started later.
+
+    It lies below those that systems give to connections, so that none takes it meanwhile.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

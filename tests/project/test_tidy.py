@@ -8,10 +8,12 @@ import __future__
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from network_kit import free_port
 
 import ldc
 
@@ -207,8 +209,11 @@ def needs_of(document: str) -> list[str]:
 def run_document(document: str, name: str) -> None:
     """Run the blocks one after another, as a reader would. Annotations may name what was not imported."""
     namespace: dict[str, object] = {"__name__": "__document__"}
+    # Another run of the tests on this machine may have the ports that a page names.
+    free = defaultdict[str, str](lambda: f"127.0.0.1:{free_port()}")
     for line, code in python_blocks(document):
-        in_place = "\n" * (line - 1) + code  # so that a traceback shows the line of the document
+        with_ports = re.sub(r"127\.0\.0\.1:[1-9]\d{3,4}\b", lambda address: free[address[0]], code)
+        in_place = "\n" * (line - 1) + with_ports  # so that a traceback shows the line of the document
         exec(compile(in_place, name, "exec", __future__.annotations.compiler_flag), namespace)
 
 
