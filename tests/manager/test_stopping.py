@@ -198,3 +198,31 @@ def test_ctrl_c_ends_a_wait_without_a_timeout(name):
     assert (process.returncode, line + rest) == (0, "waits\ninterrupted\nstopped\n"), error
     assert "Traceback" not in error
     assert took_s < 1.0 + 2 * SLOW_S
+
+
+# ------------------------------------------------------------------------------------------------ the main thread ends
+
+OUTLIVED = """
+import threading, ldc
+
+def live_on():
+    threading.main_thread().join()
+    with ldc.BinanceLocalDepthCacheManager("binance.com", **{uris!r}) as manager:
+        manager.create_depth_cache("BTCUSDT")
+        manager.wait_until_synchronized("BTCUSDT", timeout=30)
+        status = manager.get_status("BTCUSDT")
+        print(status.is_synchronized, status.last_error)
+
+threading.Thread(target=live_on).start()
+"""
+
+
+@pytest.mark.skipif((3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2), reason="this Python starts no thread then")
+def test_a_bot_may_live_on_in_a_thread_after_the_main_thread_has_ended():
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", OUTLIVED.replace("{uris!r}", repr(exchange.uris))],
+            timeout=PROGRAM_S_MAX, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True None\n", "")
