@@ -37,8 +37,9 @@ from typing import NamedTuple
 from ldc.errors import UnknownExchange
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 
-PERMANENT_ERROR_CODES = frozenset({-1121, -1220})
-"""Error codes that no retry can cure: an invalid symbol, and a symbol without the requested status (D)."""
+PERMANENT_ERROR_CODES = frozenset({-1121, -1122, -1220, -4108})
+"""Error codes that no retry can cure: an invalid symbol (-1121), an invalid status of the symbol (-1122), a symbol
+without the requested status (-1220), a contract that is delivered, settled, closed or not traded yet (-4108) (D)."""
 
 SNAPSHOT_STEPS = (100, 1000)
 """Levels a side of a market's first and second snapshot. The next one has the venue's maximum."""

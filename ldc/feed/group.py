@@ -11,7 +11,8 @@ Rule 4: an update on the fast path moves no deadline, and most wake-ups bring no
     synchronizer, a message that is no update, a control frame, a lost connection, room to write.
 Rule 5: the thread does not end while its books can be read. An unforeseen exception suspends every book first, then
     ends the connections. Everything starts again after `Timing.fault_pause_s`. A thread that ends for whatever reason
-    closes its books before anything else; their cause is STOPPED, and their waiters end.
+    closes its books before anything else; their cause is STOPPED, and their waiters end. A market whose adding raised
+    is added again once. If it raises again, that market is given up, and the others go on.
 
 There is one connection as a rule, and several when the group is redundant. A successor for the same markets is opened
 when the exchange announces a shutdown, before the 24 hours of a connection are over, and when its pongs come late. Both
@@ -42,6 +43,9 @@ from ldc.frames import FrameEvent
 from ldc.network.text import described, printable
 from ldc.sync.actions import Action, CancelSnapshot, Payload, ReadSnapshot, Refreshed, RequestSnapshot, StateChanged
 from ldc.types import Cause, ConnectionStatus, SyncState
+
+ADD_TRIES_MAX = 2
+"""How often a market is added whose adding raises. Then it is given up: its readers and waiters get the reason."""
 
 
 class FeedGroup:
@@ -83,6 +87,8 @@ class FeedGroup:
         self._holds_request = holds_request
         self._requests_due = math.inf  # when it is checked that what is awaited was not lost; inf: nothing is
         self._markets = MarketTable()
+        self._arriving: dict[LiveMarket, int] = {}
+        """Markets from `add` on, until they are added; and how often that was tried. Any thread adds to it."""
         self._inline = InlineCalls()
         self._outages = OutageLog(name)
         self._silence_due = 0.0
@@ -162,7 +168,12 @@ class FeedGroup:
 
     def add(self, market: LiveMarket) -> None:
         """Subscribe a market and keep its book; close that if the group has ended."""
+        self._arriving[market] = 0
+        self._post_add(market)
+
+    def _post_add(self, market: LiveMarket) -> None:
         if not self.post(lambda now: self._add(market, now)):
+            self._arriving.pop(market, None)
             market.close()
 
     def remove(self, market: LiveMarket) -> None:
@@ -250,9 +261,26 @@ class FeedGroup:
             except BaseException:  # a thread's top
                 logger.exception("%s: a connection could not be ended in order", self.name)
         self._connections.release()  # what could not be ended in order, or belongs to no slot any more
-        for market in self._markets:
+        for market in list(self._markets):
+            if market.is_removed:  # its removal may have been interrupted
+                self._remove(market, now)
+                continue
             market.synchronizer.begin_again(now)  # not by inputs: one of them may have been interrupted
             self._run_actions(market, now)
+        for market, tries in list(self._arriving.items()):
+            if tries > 0:  # it is the one whose adding raised
+                market.last_error = why
+            if tries < ADD_TRIES_MAX:
+                self._post_add(market)  # a call that still waits finds that there is nothing left to do
+            else:
+                self._give_up(market, why, now)
+
+    def _give_up(self, market: LiveMarket, why: str, now: float) -> None:
+        """End one market for good, so that the others go on."""
+        market.ended_by = why
+        logger.log(logging.ERROR, "%s: %s is given up: %s", self.name, market.market, why)
+        self._arriving.pop(market, None)
+        self._remove(market, now)
 
     def _begin_stop(self, now: float) -> float:
         for market in self._markets:  # all books first, whatever follows
@@ -268,9 +296,10 @@ class FeedGroup:
         """Close every book, then end every market, then close the sockets. Whatever fails, the rest is done."""
         now = time.monotonic()
         try:
-            for market in self._markets:
+            markets = dict.fromkeys([*self._markets, *list(self._arriving)])
+            for market in markets:
                 market.close()
-            for market in self._markets:
+            for market in markets:
                 try:
                     self._end_market(market, now)
                 except BaseException:  # a thread's top
@@ -440,14 +469,19 @@ class FeedGroup:
     # markets
 
     def _add(self, market: LiveMarket, now: float) -> None:
+        if market not in self._arriving:
+            return  # an earlier call has added it
+        self._arriving[market] += 1
         if self._loop.is_stopping:
             self._remove(market, now)
-            return
-        if market.is_removed:
-            return
+        elif not market.is_removed:
+            self._take_in(market, now)
+        self._arriving.pop(market, None)  # last: whatever raises before, the market is not forgotten
+
+    def _take_in(self, market: LiveMarket, now: float) -> None:
+        market.book.lease = self._lease
         self._markets.add(market)
         self._outages.added(market, now)
-        market.book.lease = self._lease
         market.binding.heard_at = now  # nothing yet; but its silence begins here, and its snapshot will be newer
         self._silence_due = min(self._silence_due, market.silence.next_due(now))
         for connection in self._connections.open_ones:

@@ -37,6 +37,7 @@ class LiveMarket:
     __slots__ = (
         "binding",
         "book",
+        "ended_by",
         "has_logged_malformed",
         "is_removed",
         "last_error",
@@ -95,6 +96,8 @@ class LiveMarket:
         """Unix time."""
         self.last_error: str | None = None
         """Why its last snapshot failed, or its stream was refused."""
+        self.ended_by: str | None = None
+        """Why its group has given it up, or None."""
         self.has_logged_malformed = False
         self.missing: dict[bool, int | None] = {}
         """Of the snapshot (False) and the probe (True) the request that the downloader did not hold when checked."""

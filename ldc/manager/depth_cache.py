@@ -112,7 +112,8 @@ class DepthCache:
         live, last_update_id = self._live, self.reader.last_update_id
         state, cause = live.synchronizer.state, live.synchronizer.cause
         if live.is_removed or state is SyncState.STOPPED:
-            return refused(self.market, Cause.STOPPED, last_update_id)
+            why = None if live.ended_by is None else f"its feed has given it up: {live.ended_by.rstrip('.')}"
+            return refused(self.market, Cause.STOPPED, last_update_id, why=why)
         if state is not SyncState.FAILED or cause is None:
             return None
         said = f", and says: {live.last_error.rstrip('.')}" if live.last_error else ""

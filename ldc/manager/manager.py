@@ -232,7 +232,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             self._prepare()
             for symbol, market in symbols.items():
                 cache = self._caches.get(symbol)
-                if cache is not None and cache.group.has_ended:  # by a failure from which it could not recover
+                if cache is not None and (cache.group.has_ended or cache.live.is_removed):  # by a failure of the feed
                     del self._caches[symbol]
                     self._leave_group(cache.group)
                     cache = None
@@ -261,7 +261,8 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """
         self._is_stopped = True
         self._close_books()  # without the lock, which a signal handler may have interrupted
-        if threading.current_thread() is not threading.main_thread():
+        give_up_at = time.monotonic() + self._options.timing.stop_s_max
+        if threading.current_thread() is not threading.main_thread() and self._is_lock_free_by(give_up_at):
             self._stop_all()
             return True
         # A signal handler may have interrupted this thread while it held the lock, so no wait for the lock here.
@@ -271,12 +272,20 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         except (RuntimeError, MemoryError):  # the system has no more threads
             self._stop_all()
         else:
-            stopper.join(self._options.timing.stop_s_max)
+            stopper.join(max(0.0, give_up_at - time.monotonic()))
         return True
+
+    def _is_lock_free_by(self, give_up_at: float) -> bool:
+        """Wait for the lock, at most until then; return whether nobody holds it."""
+        is_free = self._lock.acquire(timeout=max(0.0, give_up_at - time.monotonic()))
+        if is_free:
+            self._lock.release()
+        return is_free
 
     async def stop_manager_async(self) -> bool:
         """As `stop`, without blocking the event loop. If it is cancelled, the stop goes on in its thread."""
         self._is_stopped = True
+        self._close_books()  # without the lock, as `stop` does
         await run_in_thread(self._stop_all, "ldc-stop")
         return True
 

@@ -55,7 +55,7 @@ class FailureKind(enum.StrEnum):
     """Why there is no snapshot."""
 
     UNKNOWN_MARKET = "UNKNOWN_MARKET"
-    """The exchange does not know the market, or not with this status (-1121, -1220)."""
+    """The exchange does not know the market, or not with this status (-1121, -1122, -1220, -4108)."""
     RATE_LIMITED = "RATE_LIMITED"
     """Too many requests (429, -1003)."""
     BANNED = "BANNED"

@@ -299,6 +299,83 @@ def test_an_answer_for_a_market_that_was_removed_is_ignored(bench):
     assert market.synchronizer.state is SyncState.STOPPED
 
 
+class Refusing:
+    """Makes the adding of one market raise so often, in a group that starts again at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bench: Bench, symbol: str, times: int) -> None:
+        self.raised = 0
+        self._table, self._symbol, self._times = bench.group._markets, symbol, times
+        self._add = self._table.add
+        monkeypatch.setattr(self._table, "add", self)
+
+    def __call__(self, market: LiveMarket) -> None:
+        if market.symbol == self._symbol and self.raised < self._times:
+            self.raised += 1
+            raise ZeroDivisionError("on purpose")
+        self._add(market)
+
+
+@pytest.fixture
+def quick_bench() -> Iterator[Bench]:
+    with LoopbackExchange() as exchange:
+        exchange.add_market()
+        bench = Bench(exchange, options=OPTIONS._replace(timing=Timing(fault_pause_s=0.01)))
+        yield bench
+        bench.group.stop()
+        assert bench.group.join(PATIENCE_S)
+
+
+def test_a_market_whose_adding_raised_is_added_again(quick_bench, monkeypatch):
+    """A regression: its posted work was lost, and the market waited for ever without a word."""
+    quick_bench.exchange.add_market("ETHUSDT")
+    refusing = Refusing(monkeypatch, quick_bench, "ETHUSDT", times=1)
+    market = quick_bench.market("ETHUSDT")
+    quick_bench.exchange.subscribed("ETHUSDT")
+    quick_bench.exchange.update("ETHUSDT")
+    quick_bench.answer(1)
+    assert market.signal.wait_for(lambda: market.book.is_readable, PATIENCE_S)
+    assert refusing.raised == 1
+    assert "ZeroDivisionError: on purpose" in market.last_error
+    assert market.book.lease is quick_bench.group._lease
+
+
+def test_a_market_whose_adding_raises_again_is_given_up_and_the_others_go_on(quick_bench, monkeypatch):
+    other = quick_bench.synchronized()
+    quick_bench.exchange.add_market("ETHUSDT")
+    connections, requests = len(quick_bench.exchange.connections), len(quick_bench.requests)
+    refusing = Refusing(monkeypatch, quick_bench, "ETHUSDT", times=10)
+    market = quick_bench.market("ETHUSDT")
+    assert market.signal.wait_for(lambda: market.is_removed, PATIENCE_S)
+    assert market.ended_by == "a fault of ldc: ZeroDivisionError: on purpose"
+    assert market.book.reader.unreadable_cause == Cause.STOPPED
+    assert refusing.raised == 2
+    eventually(lambda: len(quick_bench.exchange.connections) > connections, "the next connection")
+    eventually(lambda: len(quick_bench.requests) > requests, "the request of the other market")
+    assert {asking.symbol for asking, _ in quick_bench.requests} == {"BTCUSDT"}
+    quick_bench.exchange.update()
+    quick_bench.answer(len(quick_bench.requests))
+    assert other.signal.wait_for(lambda: other.book.is_readable, PATIENCE_S)
+    assert not quick_bench.group._arriving
+
+
+def test_a_market_whose_removal_raised_is_removed(quick_bench, monkeypatch):
+    """A regression: its posted work was lost, and it stayed subscribed."""
+    other = quick_bench.synchronized()
+    quick_bench.exchange.add_market("ETHUSDT")
+    market = quick_bench.market("ETHUSDT")
+    quick_bench.exchange.subscribed("ETHUSDT")
+    remove = quick_bench.group._markets.remove
+
+    def refuse(_market: LiveMarket) -> bool:
+        monkeypatch.setattr(quick_bench.group._markets, "remove", remove)
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(quick_bench.group._markets, "remove", refuse)
+    quick_bench.group.remove(market)
+    eventually(lambda: market.synchronizer.state is SyncState.STOPPED, "its end")
+    assert list(quick_bench.group._markets) == [other]
+
+
 def test_a_deadline_of_a_market_is_kept(bench):
     began = time.monotonic()
     bench.market()

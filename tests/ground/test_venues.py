@@ -331,8 +331,8 @@ def test_a_documented_base_shares_the_budget_of_the_family_and_another_has_its_o
     )
 
 
-def test_an_invalid_symbol_and_a_status_mismatch_are_permanent():
-    assert {-1121, -1220} == PERMANENT_ERROR_CODES
+def test_an_invalid_symbol_and_a_status_without_a_book_are_permanent():
+    assert {-1121, -1122, -1220, -4108} == PERMANENT_ERROR_CODES
 
 
 def test_redundant_connections_are_on_different_hosts_first_then_on_different_ports():

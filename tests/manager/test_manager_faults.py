@@ -897,7 +897,15 @@ def test_a_snapshot_of_another_market_is_not_taken_for_this_one():
         assert_undisturbed(manager)
 
 
-@pytest.mark.parametrize(("code", "text"), [(-1121, "Invalid symbol."), (-1220, "The symbol's status does not match")])
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-1121, "Invalid symbol."),
+        (-1122, "Invalid symbolStatus."),
+        (-1220, "The symbol's status does not match"),
+        (-4108, "Symbol is on delivering or delivered or settling or closed or pre-trading."),
+    ],
+)
 def test_an_unknown_market_fails_permanently_and_disturbs_no_other(code, text):
     with both() as (exchange, manager):
         exchange.on_rest = lambda request: error_reply(400, code, text) if request.symbol == "BTCUSTD" else None

@@ -365,6 +365,40 @@ def test_a_read_with_max_age_refuses_a_book_that_nothing_proves(no_jitter):  # n
         assert manager.get_book("BTCUSDT", max_age=10)
 
 
+def test_the_max_age_of_the_constructor_is_that_of_each_call_without_one():
+    with live(**SHORT_PING | {"websocket_ping_timeout": 60}, max_age=0.2) as (exchange, manager):
+        synchronize(exchange, manager)
+        connection = exchange.connection()
+        connection.is_ponging = False
+        reads = [manager.get_asks, manager.get_bids, manager.get_book]
+        eventually(lambda: manager.get_status("BTCUSDT").proof_age_s > 1.0, "that it is old")
+        for read in reads:
+            with pytest.raises(DepthCacheOutOfSync, match=r"max_age is 0.2 s") as caught:
+                read("BTCUSDT")
+            assert caught.value.cause == "TOO_OLD"
+            assert read("BTCUSDT", max_age=math.inf)
+            assert read("BTCUSDT", max_age=60)
+        assert not manager.is_depth_cache_synchronized("BTCUSDT")
+        assert manager.is_depth_cache_synchronized("BTCUSDT", max_age=math.inf)
+        assert manager.get_depth_cache("BTCUSDT").is_synchronized  # it has no max_age; the lease alone decides
+        assert manager.get_depth_cache("BTCUSDT").best_bid is not None
+
+
+def test_without_a_max_age_the_lease_alone_decides():
+    with live(**SHORT_PING | {"websocket_ping_timeout": 60}) as (exchange, manager):
+        synchronize(exchange, manager)
+        exchange.connection().is_ponging = False
+        eventually(lambda: manager.get_status("BTCUSDT").proof_age_s > 0.3, "that it is old")
+        assert manager.get_book("BTCUSDT").bids
+        assert manager.is_depth_cache_synchronized("BTCUSDT")
+
+
+@pytest.mark.parametrize("wrong", [-1, math.nan, "5", True])
+def test_a_max_age_of_the_constructor_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="max_age"):
+        BinanceLocalDepthCacheManager(max_age=wrong)
+
+
 def test_pongs_prove_that_a_quiet_book_is_current():
     with live(**SHORT_PING | {"websocket_ping_timeout": 60}) as (exchange, manager):
         synchronize(exchange, manager)

@@ -141,6 +141,16 @@ def test_a_run_of_the_simulation_is_recorded_in_the_table_of_runs(monkeypatch, t
     assert page.read_text(encoding="utf-8").replace("| a row |\n", "") == before
 
 
+def test_what_a_document_calls_a_micro_price_is_one():
+    """A regression: the average price of one side was called so. It weighs each best price by the other side's size."""
+    for page in (*(PROJECT / "docs").rglob("*.md"), *PROJECT.glob("*.md")):
+        code = "\n".join(
+            re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        )
+        for line in re.findall(r"^.*\bmicro\w* *=[^=].*$", code, re.MULTILINE):
+            assert "micro_price" in line.partition("=")[2], f"{page.name}: {line}"
+
+
 def test_the_tests_that_documents_name_exist():
     defined = {
         name

@@ -73,6 +73,8 @@ def test_a_snapshot_is_delivered_unchanged(body):
         (200, b'{"code":-1000,"msg":"lastUpdateId"}', FailureKind.REFUSED, -1000),
         (200, b'{"code":-1121,"msg":"Invalid symbol."}', FailureKind.UNKNOWN_MARKET, -1121),
         (400, b'{"code":-1121,"msg":"Invalid symbol."}', FailureKind.UNKNOWN_MARKET, -1121),
+        (400, b'{"code":-1122,"msg":"Invalid symbolStatus."}', FailureKind.UNKNOWN_MARKET, -1122),
+        (400, b'{"code":-4108,"msg":"Symbol is on delivering."}', FailureKind.UNKNOWN_MARKET, -4108),
         (400, b'{"code":-1220,"msg":"The symbol\'s status does not match."}', FailureKind.UNKNOWN_MARKET, -1220),
         (400, b'{"code":-1130,"msg":"Invalid data sent for a parameter."}', FailureKind.REFUSED, -1130),
         (400, b"", FailureKind.REFUSED, None),
