@@ -5,6 +5,7 @@ What is right is decided by tests/kits/strict_reading.py, which shares no line w
 
 import json
 import random
+import re
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -142,8 +143,15 @@ def test_damage_to_a_snapshot_leaves_the_book_or_replaces_it_whole(books: Module
         assert payload.count(b'"') == body.count(b'"')
         book.check()
         book.load_snapshot(make_snapshot([("1", "1")], [], 5))
-    assert everything_but_counters(book) == before
+    assert without_epoch(everything_but_counters(book)) == without_epoch(before)
     assert book.counters.snapshots_refused == refused > 1000
+
+
+def without_epoch(looks: dict[str, str]) -> dict[str, str]:
+    """Each snapshot that was loaded began an epoch."""
+    return {
+        name: re.sub(r"epoch=\d+|^\d+$" if name == "epoch" else r"epoch=\d+", "", said) for name, said in looks.items()
+    }
 
 
 def test_both_books_refuse_the_same_damaged_snapshots(both_books: tuple[ModuleType, ModuleType]) -> None:

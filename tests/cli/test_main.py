@@ -159,7 +159,7 @@ def test_a_fault_fires_when_the_markets_are_in_sync_and_the_lines_show_the_resyn
         assert program.lines[0]["resyncs"] == "0"
         program.interrupt()
         program.end()
-        assert "SYNCHRONIZED -> BUFFERING (GAP)" in program.errors()
+        assert "BTCUSDT is out of sync (GAP)" in program.errors()
 
 
 def test_a_simulated_exchange_can_be_watched_from_another_process() -> None:
