@@ -431,7 +431,7 @@ def test_the_interpreter_may_exit_with_open_streams() -> None:
     """A thread writes, another one is blocked, and a loop was closed with a waiting task."""
     folders = [str(folder) for folder in sys.path if "tests" in folder]
     here = str(Path(__file__).parent)
-    for _ in range(3):
+    for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-P", "-X", "dev", "-c", EXIT, here, *folders],
             capture_output=True, text=True, timeout=60, check=False,

@@ -93,9 +93,9 @@ def test_another_ldc_is_a_replica_under_every_fault_upstream(venue: str, fault: 
         served(venue, exchange_settings={"levels": 60, "updates_per_second": 50.0}) as row,
         managed(row.gateway, venue) as replica,  # type: ignore[arg-type]
     ):
+        row.exchange.resume(row.market)
         replica.create_depth_cache(row.market)
         assert replica.wait_until_synchronized(timeout=PATIENCE_S)
-        row.exchange.resume(row.market)
         row.exchange.inject(fault)
         until(lambda: row.exchange.statistics()["faults"].get(fault))
         compared: set[int] = set()

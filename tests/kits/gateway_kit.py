@@ -49,9 +49,29 @@ def served(
             exchange.advance(name, 5)
         with managed(exchange, venue, **manager_settings or {}) as manager:
             manager.create_depth_cache(names)
-            assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+            moved_until_synchronized(exchange, manager, names)
             with Gateway(manager, port=0, **gateway_settings) as gateway:
                 yield Served(exchange, manager, gateway, names[0])
+
+
+def moved_until_synchronized(
+    exchange: SimulatedExchange, manager: BinanceLocalDepthCacheManager, markets: tuple[str, ...]
+) -> None:
+    """Move the markets until the manager's books stand where the exchange's do.
+
+    A stream without updates would have half a second for its first one, before a snapshot is requested. The id of a
+    snapshot may lie past that of the last update.
+    """
+    update_ids: dict[str, int] = {}
+
+    def is_synchronized() -> bool:
+        update_ids.update({market: exchange.advance(market) for market in markets})
+        return manager.wait_until_synchronized(timeout=0.02)
+
+    until(is_synchronized)
+    for market, update_id in update_ids.items():
+        reader = manager.get_depth_cache(market).reader
+        until(lambda reader=reader, update_id=update_id: reader.last_update_id >= update_id)
 
 
 def caught_up(served: Served, market: str | None = None) -> int:
