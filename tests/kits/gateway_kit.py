@@ -75,11 +75,15 @@ def moved_until_synchronized(
 
 
 def caught_up(served: Served, market: str | None = None) -> int:
-    """Advance the exchange by one update; return the id once the manager's book stands there."""
+    """Advance the exchange by one update; return where the manager's book stands once it has it.
+
+    A snapshot, such as that of a deepening, may lie past the last update.
+    """
     market = market or served.market
     update_id = served.exchange.advance(market)
-    until(lambda: served.manager.get_depth_cache(market).reader.last_update_id == update_id)
-    return update_id
+    reader = served.manager.get_depth_cache(market).reader
+    until(lambda: (reader.last_update_id or 0) >= update_id)
+    return reader.last_update_id
 
 
 def deepened(served: Served) -> None:
