@@ -212,7 +212,7 @@ import ctypes, json, os, sys, threading, time, ldc
 from ldc.errors import DepthCacheError
 rest, ws, markets, parameters = sys.argv[1], sys.argv[2], sys.argv[3].split(","), json.loads(sys.argv[4])
 manager = ldc.BinanceLocalDepthCacheManager("binance.com", restful_base_uri=rest, websocket_base_uri=ws,
-    _random=lambda: 0.0, **parameters)
+    _random=lambda: 0.5, **parameters)  # at 0.0 no try waits, and a lack of memory uses up the connects of five minutes
 manager.create_depth_cache(markets)
 assert manager.wait_until_synchronized(timeout=20)
 readers = {market: manager.get_depth_cache(market).reader for market in markets}
