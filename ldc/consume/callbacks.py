@@ -15,6 +15,7 @@ from typing import Any
 
 from ldc.book import UpdateQueue
 from ldc.consume.log import logger
+from ldc.consume.signal import wait_on
 from ldc.consume.stream import LOOK_AGAIN_S, UpdateStream
 from ldc.consume.updates import BookUpdate
 
@@ -162,7 +163,7 @@ class CallbackThread:
             elif (fields := self.queue.take()) is not None:
                 self.raised += not fields[0].handle.call(BookUpdate(fields))
             elif self.queue.arm() and not self._waiting:
-                self.queue.wait(LOOK_AGAIN_S)
+                wait_on(self.queue, LOOK_AGAIN_S)
                 self.queue.check_leases()
 
     def _run_call(self) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from ldc.book import StreamBinding, has_system_threads
+from ldc.book import StreamBinding, UpdateQueue, has_system_threads
 
 GREENLET_LOOK_S = 0.002
 """Seconds between two looks of a greenlet that waits: no compiled code can wake it. It costs a wake-up each time."""
@@ -43,6 +43,14 @@ class UpdateSignal:
                 self._binding.wait(seen, left_s, spin_s)
         finally:
             self._binding.count_waiter(-1)
+
+
+def wait_on(queue: UpdateQueue, timeout_s: float) -> None:
+    """Block until an armed queue has news, at most so long. May return early: look again."""
+    if has_system_threads():
+        queue.wait(timeout_s)
+    else:
+        time.sleep(min(GREENLET_LOOK_S, timeout_s))
 
 
 def _look_for(has_happened: Callable[[], bool], deadline: float | None) -> bool:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from ldc.book import UpdateQueue
+from ldc.consume.signal import wait_on
 from ldc.consume.updates import BookUpdate
 
 LOOK_AGAIN_S = 0.5
@@ -196,7 +197,7 @@ class Waitable:
                 left_s = LOOK_AGAIN_S if deadline is None else min(LOOK_AGAIN_S, deadline - time.monotonic())
                 if left_s <= 0:
                     raise TimeoutError(f"no update came within {timeout:g} s")
-                self._queue.wait(left_s)
+                wait_on(self._queue, left_s)
                 self._check_leases()
         except StopIteration:
             raise EOFError("the stream has ended: it was closed, or its manager was stopped") from None
@@ -207,7 +208,7 @@ class Waitable:
 
     def __next__(self) -> BookUpdate:
         while (item := self._next()) is None:
-            self._queue.wait(LOOK_AGAIN_S)
+            wait_on(self._queue, LOOK_AGAIN_S)
             self._check_leases()
         return item
 
