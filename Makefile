@@ -14,7 +14,8 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # -P: the folder that make runs in is not on the path, so that `import ldc` finds the installed package.
-PYTEST := $(BIN)/python -P -m pytest
+# RERUNS=1, as CI sets it: a test that fails runs once more, and the summary names it under RERUN.
+PYTEST := $(BIN)/python -P -m pytest $(if $(RERUNS),--reruns $(RERUNS) -r fER)
 # As many processes as there are processors. Tests of one group, which share what is slow to make, stay in one process.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
 

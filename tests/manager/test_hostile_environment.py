@@ -223,6 +223,10 @@ def exhaust_descriptors():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), most))
 
+def tell(*words):
+    # A line is one write of the system: print writes it in pieces, and another thread's words come between them.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 def exhaust_memory():
     import resource
     held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -247,7 +251,7 @@ def obey():
     for line in sys.stdin:
         name, *arguments = line.split()
         orders[name](*arguments)
-        print(name, flush=True)
+        tell(name)
     is_over.set()
 
 threading.Thread(target=obey, daemon=True).start()
@@ -265,7 +269,7 @@ def wait():
 
 waiter = threading.Thread(target=wait)
 waiter.start()
-print("ready", flush=True)
+tell("ready")
 
 def look():
     for market, reader in readers.items():
@@ -277,7 +281,7 @@ def look():
         except MemoryError:
             found = "MEMORY"
         if time.monotonic() - now < 0.1:  # the time of the view is known
-            print(market, now, found, flush=True)
+            tell(market, now, found)
 
 while not is_over.is_set():
     try:
@@ -290,7 +294,7 @@ manager.stop_manager()
 took_s = time.monotonic() - began
 waiter.join(10)
 causes = sorted({str(reader.unreadable_cause) for reader in readers.values()})
-print(json.dumps({"stopped_s": took_s, "causes": causes, "waits": waiter.is_alive()}), flush=True)
+tell(json.dumps({"stopped_s": took_s, "causes": causes, "waits": waiter.is_alive()}))
 os._exit(0)  # logging.shutdown waits for a handler that is blocked, as it does in any program
 """
 
@@ -557,6 +561,18 @@ def stir(exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager) -> 
         exchange.connections[-1].reset()
 
 
+TRIES_OF_A_MANAGER = 100
+"""Each try costs a connection or two, and an address has 300 in five minutes."""
+
+IN_EVERY_CALL = bool(os.environ.get("LDC_EVERY_CALL"))
+"""Whether an exception is raised in each call in turn, not in some of them: half an hour."""
+
+
+def batches(numbers: list[int]) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), TRIES_OF_A_MANAGER):
+        yield numbers[first : first + TRIES_OF_A_MANAGER]
+
+
 def calls_of_a_feed(count: int) -> int:
     """Return how many calls, at least, a feed's thread makes when it is stirred."""
     with watched(count) as (exchange, manager):
@@ -576,19 +592,19 @@ def test_whatever_is_raised_in_any_call_of_a_feed_thread_is_survived(count, trie
     seed = int(os.environ.get("LDC_SEED", random.SystemRandom().randrange(10**6)))
     print(f"LDC_SEED={seed}")
     calls, chosen, raised_in = calls_of_a_feed(count), random.Random(seed), set()
-    with watched(count) as (exchange, manager):
-        for _ in range(tries):
-            number = chosen.randrange(calls)
-            injection, reconnect = (
-                Injection(manager.get_depth_cache("M0USDT").group, number, error),
-                Reconnect(exchange),
-            )
-            stir(exchange, manager)
-            eventually(functools.partial(reconnect.is_past, injection), "the exception")
-            injection.is_over = True
-            print(number, injection.raised_in)
-            raised_in.add(injection.raised_in)
-            follow(exchange, manager)
+    numbers = list(range(calls)) if IN_EVERY_CALL else [chosen.randrange(calls) for _ in range(tries)]
+    for some in batches(numbers):
+        with watched(count) as (exchange, manager):
+            for number in some:
+                injection = Injection(manager.get_depth_cache("M0USDT").group, number, error)
+                reconnect = Reconnect(exchange)
+                stir(exchange, manager)
+                eventually(functools.partial(reconnect.is_past, injection), "the exception")
+                injection.is_over = True
+                print(number, injection.raised_in)
+                raised_in.add(injection.raised_in)
+                follow(exchange, manager)
+    print(f"raised in {len(numbers)} calls, of {len(raised_in - {None})} functions")
     assert len(raised_in - {None}) >= min(tries // 2, 10)
 
 
@@ -622,31 +638,43 @@ def test_a_feed_thread_that_cannot_recover_closes_its_books_and_can_be_replaced(
 ])  # fmt: skip
 def test_an_exception_in_each_call_of_a_recovery_leaves_no_book_that_looks_alive(count, step, error):
     """Either the feed recovers, or its books say STOPPED, its waiters end, and the markets can be created again."""
-    number, recovered, stopped = 0, 0, 0
-    with watched(count) as (exchange, manager):
-        while True:
-            cache = manager.get_depth_cache("M0USDT")
-            waiter = Waiter(manager)
-            injection = Injection(cache.group, number, error, begin_in="_recover")
-            reconnect = Reconnect(exchange)
-            cache.group.post(lambda now: fail())
-            eventually(functools.partial(reconnect.is_past, injection), "the end of the recovery")
-            if injection.raised_in is None:
-                break
-            if cache.group.has_ended:
-                stopped += 1
-                assert cache.group.join(PATIENCE_S)
-                assert cache.reader.unreadable_cause == Cause.STOPPED
-                manager.create_depth_cache(names(count))
-            else:
-                recovered += 1
-            assert manager.wait_until_synchronized(timeout=PATIENCE_S)
-            follow(exchange, manager)
-            assert waiter.goes_on(cache.reader.last_update_id) or isinstance(waiter.ended_by(), DepthCacheError)
-            number += step
+    number, ended = 0, {"recovered": 0, "stopped": 0}
+    is_past_the_last = False
+    while not is_past_the_last:
+        with watched(count) as (exchange, manager):
+            for _ in range(TRIES_OF_A_MANAGER):
+                end = after_an_exception_in_recovery(exchange, manager, number, error)
+                if end is None:
+                    is_past_the_last = True
+                    break
+                ended[end] += 1
+                number += 1 if IN_EVERY_CALL else step
+    assert ended["recovered"] > 0
+    print(f"{ended}, calls {number}")
+
+
+def after_an_exception_in_recovery(
+    exchange: LoopbackExchange, manager: BinanceLocalDepthCacheManager, number: int, error: type[BaseException]
+) -> str | None:
+    """Raise in the call of that number of a recovery, and judge what follows; None if a recovery has fewer calls."""
+    cache = manager.get_depth_cache("M0USDT")
+    waiter = Waiter(manager)
+    injection = Injection(cache.group, number, error, begin_in="_recover")
+    reconnect = Reconnect(exchange)
+    cache.group.post(lambda now: fail())
+    eventually(functools.partial(reconnect.is_past, injection), "the end of the recovery")
+    if injection.raised_in is None:
         injection.is_over = True
-    assert recovered > 0
-    print(f"recovered {recovered}, stopped {stopped}, calls {number}")
+        return None
+    has_ended = cache.group.has_ended
+    if has_ended:
+        assert cache.group.join(PATIENCE_S)
+        assert cache.reader.unreadable_cause == Cause.STOPPED
+        manager.create_depth_cache(list(exchange.markets))
+    assert manager.wait_until_synchronized(timeout=PATIENCE_S)
+    follow(exchange, manager)
+    assert waiter.goes_on(cache.reader.last_update_id) or isinstance(waiter.ended_by(), DepthCacheError)
+    return "stopped" if has_ended else "recovered"
 
 
 # ------------------------------------------------------------------------------------- a feed thread that hangs

@@ -426,9 +426,10 @@ def test_a_handshake_that_fails_or_stalls_is_tried_again(how):
         for market in BOTH:
             exchange.connection_of(market)
         assert_all_well(exchange, manager)
-        error = manager.get_status("BTCUSDT").last_error
-        assert exchange.websocket_base_uri in error
-        assert len(error) < 500
+        # Where each market has its own connection, one of them may meet the fault twice and the other never.
+        errors = [error for market in BOTH if (error := manager.get_status(market).last_error)]
+        assert errors
+        assert all(exchange.websocket_base_uri in error and len(error) < 500 for error in errors)
 
 
 def test_an_exchange_that_cannot_be_reached_is_tried_again_at_a_bounded_rate():
