@@ -139,7 +139,8 @@ class SnapshotClient:
     def holds(self, market: str, epoch: int, *, owner: int = 0, is_probe: bool = False) -> bool:
         """Return whether that request waits or is in flight. If neither, its answer was reported, or never will be.
 
-        Starts the threads that are missing, so that a request which waits is served. O(downloads in flight).
+        Starts the threads that are missing and wakes the others, so that a request which waits is served.
+        O(downloads in flight).
         """
         key = self.queue_client.venue.normalized_market(market), owner, is_probe
         return self._downloader._holds(self, key, epoch)
@@ -182,7 +183,9 @@ class SnapshotDownloader:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # for the workers: a download may begin
+        # For the workers: a download may begin. Always notify_all: a notify that an exception interrupts (Ctrl-C in the
+        # caller's thread) can leave a waiter behind that nobody waits for, and the next notify would be spent on it.
+        self._work = threading.Condition(self._lock)
         self._watch = threading.Condition(self._lock)  # for the watchdog: a deadline was added
         self._queue = SnapshotQueue(random.random)
         self._clients: dict[QueueClient, SnapshotClient] = {}
@@ -241,17 +244,18 @@ class SnapshotDownloader:
         with self._lock:
             self._queue.put(client.queue_client, request)
             self._start_missing_threads()
-            self._work.notify()
+            self._work.notify_all()
 
     def _cancel(self, client: SnapshotClient, market: str, epoch: int | None, owner: int) -> None:
         with self._lock:
             self._queue.cancel(client.queue_client, market, epoch, owner)
-            self._work.notify()  # a request that waited behind it may begin earlier
+            self._work.notify_all()  # a request that waited behind it may begin earlier
 
     def _holds(self, client: SnapshotClient, key: RequestKey, epoch: int) -> bool:
         with self._lock:
             if client.queue_client in self._clients:
                 self._start_missing_threads()
+                self._work.notify_all()
             return self._queue.holds(client.queue_client, key, epoch)
 
     def _close(self, client: SnapshotClient) -> None:
@@ -261,7 +265,7 @@ class SnapshotDownloader:
             for ticket in aborted:
                 self._abort(ticket)
             self._clients.pop(client.queue_client, None)
-            self._work.notify()  # as in `_cancel`, for the requests of other clients
+            self._work.notify_all()  # as in `_cancel`, for the requests of other clients
             if not self._clients and self._workers is not None:
                 workers, self._workers = self._workers, None
                 workers.is_stopping = True
@@ -336,7 +340,7 @@ class SnapshotDownloader:
             with self._lock:
                 if self._queue.confirm(ticket, not_before, key, self._clock()):
                     return ticket
-                self._work.notify()  # another worker may continue, even one of the next pool while this one stops
+                self._work.notify_all()  # another worker may continue, even one of the next pool while this one stops
             if key:
                 ticket.shared_budget.give_back(key, self._clock())
 
@@ -381,7 +385,7 @@ class SnapshotDownloader:
         sender = client.report, client.user_agent, client.proxies
         download = Download(ticket, *sender, worker.sockets, deadline, may_repeat)
         self._downloads[ticket] = download
-        self._work.notify()  # another worker may find one more
+        self._work.notify_all()  # another worker may find one more
         self._watch.notify()
         return download
 

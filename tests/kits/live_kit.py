@@ -30,8 +30,8 @@ SHORT_PING = {"websocket_ping_interval": 0.4, "websocket_ping_timeout": 1.2}
 NOTICED_S = sum(SHORT_PING.values()) + 1.0
 """The promise."""
 
-SLOW_S = 2.0
-"""So much longer than promised something may take a test, because the machine is busy with other things."""
+SLOW_S = float(os.environ.get("LDC_SLOW_S", "2.0"))
+"""So much longer than promised something may take a test on a machine that is busy with other things."""
 
 TRIES = 3
 """What must be quick is tried so often, where any one try may meet a machine that is busy: the quickest counts."""

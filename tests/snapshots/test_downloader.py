@@ -1,5 +1,6 @@
 """The downloader as a whole: one budget for a process, cancelling, closing in any state, no leaks."""
 
+import collections
 import gc
 import logging
 import os
@@ -434,6 +435,38 @@ def test_a_shared_budget_that_raises_while_a_client_closes_leaves_no_thread_behi
     monkeypatch.setattr(SharedBudget, "settle", raising)
     client.client.close()
     wait_for_the_end_of(threads)
+
+
+class ForgetfulWaiters(collections.deque):
+    """The waiters of a condition, one of which an exception leaves behind."""
+
+    def __init__(self, waiters: Any, error: BaseException) -> None:
+        super().__init__(waiters)
+        self._error: BaseException | None = error
+
+    def remove(self, waiter: Any) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        super().remove(waiter)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["interrupted", "memory"])
+def test_a_wake_up_that_is_interrupted_costs_no_request(kit, error):
+    """A regression: the next wake-up went to a waiter that nobody waited for, and its request waited for ever."""
+    client = kit.client_of(kit.serve(always(reply())).base_uri)
+    client.ask("FIRST")
+    assert isinstance(client.result(), SnapshotBody)
+    work = client.downloader._work
+    eventually(lambda: len(work._waiters) == WORKERS, "idle workers")
+    with work:
+        work._waiters = ForgetfulWaiters(work._waiters, error)
+    with pytest.raises(type(error)):
+        client.ask("SECOND")
+    assert isinstance(client.result(), SnapshotBody)
+    for number in range(WORKERS):
+        client.ask(f"M{number}")
+        assert isinstance(client.result(), SnapshotBody)
 
 
 @pytest.mark.parametrize("fault", [Fault, SystemExit, MemoryError])
