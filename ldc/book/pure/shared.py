@@ -309,7 +309,7 @@ class RegionWriter:
 class RegionKeeper:
     """Renews the heartbeat and the proof of shared books every 20 ms, in the thread that calls `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_block: Callable[[], bool] | None = None) -> None:  # noqa: ARG002 - it never blocks others
         self._books: list[OrderBook] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -470,6 +470,7 @@ class SharedReader:
         *,
         max_age_ns: int = 0,
         attachment: Attachment | None = None,
+        may_block: Callable[[], bool] | None = None,  # noqa: ARG002 - all waits sleep by `time.sleep` here
     ) -> None:
         self.market = market
         self._attach = attach
