@@ -439,6 +439,70 @@ cdef class SharedReader:
         levels = self._side(side == "bids", limit, None, float)
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
 
+    # ------------------------------------------------------------------------------------------ analytics
+    # Of a view of all levels that are published, with exact numbers: some tens of microseconds.
+
+    @property
+    def mid(self):
+        """As `BookReader.mid`. It and the other analytics need both sides, and know what the feeder publishes."""
+        found = self.prices()
+        return None if found is None else found.mid
+
+    @property
+    def spread(self):
+        """As `BookReader.spread`."""
+        found = self.prices()
+        return None if found is None else found.spread
+
+    @property
+    def micro_price(self):
+        """As `BookReader.micro_price`."""
+        found = self.prices()
+        return None if found is None else found.micro_price
+
+    def prices(self, *, number=float):
+        """As `BookReader.prices`."""
+        return self.view(1, number=Decimal).prices(number=number)
+
+    def imbalance(self, *, levels=None, bps=None, number=float):
+        """As `BookReader.imbalance`."""
+        return self.view(number=Decimal).imbalance(levels=levels, bps=bps, number=number)
+
+    def fill(self, side, *, quantity=None, notional=None, number=float):
+        """As `BookReader.fill`."""
+        return self.view(number=Decimal).fill(side, quantity=quantity, notional=notional, number=number)
+
+    def price_at(self, side, *, quantity=None, notional=None, number=float):
+        """As `BookReader.price_at`."""
+        return self.view(number=Decimal).price_at(side, quantity=quantity, notional=notional, number=number)
+
+    def depth(self, side, *, to_price=None, bps=None, number=float):
+        """As `BookReader.depth`."""
+        return self.view(number=Decimal).depth(side, to_price=to_price, bps=bps, number=number)
+
+    def grouped(self, side, step, limit=None, *, number=float):
+        """As `BookReader.grouped`."""
+        return self.view(number=Decimal).grouped(side, step, limit, number=number)
+
+    def arrays(self, limit=None, *, number=None, out=None):
+        """As `BookReader.arrays`. No object for a level."""
+        cdef SharedTaken taken
+        cdef uint32_t wanted = <uint32_t>limit_of(limit)
+        cdef int status
+        if number is not None and number is not float and number is not int:
+            raise ValueError(f"number must be float or int, not {number!r}")
+        status = self._take(&taken, wanted, wanted, False)
+        try:
+            if status != SHARED_READABLE:
+                self._refuse(status, &taken)
+            if left_bids(&taken):
+                self._refuse_left("bids", &taken)
+            if left_asks(&taken):
+                self._refuse_left("asks", &taken)
+            return taken_rows(&taken, number, out)
+        finally:
+            taken_close(&taken)
+
     # ------------------------------------------------------------------------------------------ waiting
 
     def wait_for_update(self, after_update_id=None, timeout=None, *, spin_us=0):
@@ -629,6 +693,37 @@ cdef class SharedReader:
         """The exchange string of the feeder's manager; "" if it gave none; None: there was no feeder yet."""
         cdef Attachment at = self._attached()
         return at.exchange if at is not None else None
+
+
+cdef object taken_rows(SharedTaken* taken, object number, object out):
+    """Return both sides of a copy as arrays, or write them into the two arrays of `out`."""
+    cdef Level* bids = <Level*>taken.bids
+    cdef Level* asks = <Level*>taken.asks
+    cdef int32_t bid_count = <int32_t>taken.bid_count, ask_count = <int32_t>taken.ask_count
+    cdef int32_t price_scale = taken.view.price_scale, quantity_scale = taken.view.quantity_scale
+    cdef bint is_float = number is not int
+    cdef Py_buffer bid_rows, ask_rows
+    blank_view(&bid_rows)
+    blank_view(&ask_rows)
+    try:
+        if out is not None:
+            is_float = open_both_rows(out, number, &bid_rows, &ask_rows)
+            bid_count = <int32_t>min(<Py_ssize_t>bid_count, bid_rows.shape[0])
+            ask_count = <int32_t>min(<Py_ssize_t>ask_count, ask_rows.shape[0])
+        if is_float:
+            floats_in_place(bids, bid_count, price_scale, quantity_scale)
+            floats_in_place(asks, ask_count, price_scale, quantity_scale)
+        if out is None:
+            dtype = "float64" if is_float else "int64"
+            return new_record(BookArrays, (
+                rows_as_array(bids, bid_count, dtype), rows_as_array(asks, ask_count, dtype),
+                taken.view.last_update_id, price_scale, quantity_scale))
+        memcpy(bid_rows.buf, bids, bid_count * sizeof(Level))
+        memcpy(ask_rows.buf, asks, ask_count * sizeof(Level))
+        return new_record(ArrayCounts, (bid_count, ask_count, taken.view.last_update_id, price_scale, quantity_scale))
+    finally:
+        PyBuffer_Release(&bid_rows)
+        PyBuffer_Release(&ask_rows)
 
 
 cdef void sleep_until_published(

@@ -339,12 +339,16 @@ def test_a_full_file_system_is_an_error_and_harms_no_book_that_is_published(smal
     """Memory that were not reserved would end the feeder, or a reader, with SIGBUS at the first write."""
     with Publisher("desk", folder=small_tmpfs, levels=1000) as publisher:
         books = SharedBooks("desk", folder=small_tmpfs)
-        published = {}
-        with pytest.raises(OSError, match="no room for .* publish fewer levels, or give the file system") as error:
+        published: dict[str, Any] = {}
+
+        def publish_until_it_is_full() -> None:
             for number in range(100):
                 market = f"M{number}USDT"
                 published[market] = book_of(market)
                 publisher.publish(published[market])
+
+        with pytest.raises(OSError, match="no room for .* publish fewer levels, or give the file system") as error:
+            publish_until_it_is_full()
         assert error.value.errno == errno.ENOSPC
         refused = published.popitem()[0]
         assert published

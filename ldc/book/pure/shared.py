@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, SupportsIndex
 
 from ldc.analytics import exact
 from ldc.analytics.view import BookView
+from ldc.book.pure.arrays import check_out, fill_arrays, new_arrays
 from ldc.book.pure.lease import Lease
 from ldc.book.pure.side import BookSide, Level, checked_threshold, converter, count_worth
 from ldc.errors import DepthCacheError, MalformedMessage, is_final, refused, refused_past_horizon, refused_unloaded
-from ldc.types import Cause, NumberType
+from ldc.types import Amount, ArrayCounts, BookArrays, Cause, Depth, Fill, NumberType, Prices, Side
 
 if TYPE_CHECKING:
     import numpy
@@ -643,6 +644,80 @@ class SharedReader:
         import numpy  # an optional extra
 
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
+
+    # analytics: of a view of all levels that are published, with exact numbers
+
+    def _exact_view(self, limit: int | None = None) -> Any:
+        return self.view(limit, number=Decimal)
+
+    @property
+    def mid(self) -> float | None:
+        """As `BookReader.mid`. It and the other analytics need both sides, and know what the feeder publishes."""
+        found = self.prices()
+        return None if found is None else found.mid
+
+    @property
+    def spread(self) -> float | None:
+        """As `BookReader.spread`."""
+        found = self.prices()
+        return None if found is None else found.spread
+
+    @property
+    def micro_price(self) -> float | None:
+        """As `BookReader.micro_price`."""
+        found = self.prices()
+        return None if found is None else found.micro_price
+
+    def prices(self, *, number: NumberType = float) -> Prices[Any] | None:
+        """As `BookReader.prices`."""
+        found: Prices[Any] | None = self._exact_view(1).prices(number=number)
+        return found
+
+    def imbalance(
+        self, *, levels: SupportsIndex | None = None, bps: Amount | None = None, number: NumberType = float
+    ) -> Any:
+        """As `BookReader.imbalance`."""
+        return self._exact_view().imbalance(levels=levels, bps=bps, number=number)
+
+    def fill(
+        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
+    ) -> Fill[Any]:
+        """As `BookReader.fill`."""
+        found: Fill[Any] = self._exact_view().fill(side, quantity=quantity, notional=notional, number=number)
+        return found
+
+    def price_at(
+        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
+    ) -> Any:
+        """As `BookReader.price_at`."""
+        return self._exact_view().price_at(side, quantity=quantity, notional=notional, number=number)
+
+    def depth(
+        self, side: Side, *, to_price: Amount | None = None, bps: Amount | None = None, number: NumberType = float
+    ) -> Depth[Any] | None:
+        """As `BookReader.depth`."""
+        found: Depth[Any] | None = self._exact_view().depth(side, to_price=to_price, bps=bps, number=number)
+        return found
+
+    def grouped(
+        self, side: Side, step: Amount, limit: SupportsIndex | None = None, *, number: NumberType = float
+    ) -> tuple[tuple[Any, Any], ...]:
+        """As `BookReader.grouped`."""
+        found: tuple[tuple[Any, Any], ...] = self._exact_view().grouped(side, step, limit, number=number)
+        return found
+
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[float] | type[int] | None = None, out: Any = None
+    ) -> BookArrays[Any] | ArrayCounts:
+        """As `BookReader.arrays`."""
+        wanted = _wanted_count(limit)
+        if number is not None and number is not float and number is not int:
+            raise ValueError(f"number must be float or int, not {number!r}")
+        views = None if out is None else check_out(out, number)
+        taken = self._read(wanted, wanted, "bids", "asks")
+        levels, view = (taken.bids, taken.asks), taken.view
+        place = view.last_update_id, view.price_scale, view.quantity_scale
+        return new_arrays(levels, place, number) if views is None else fill_arrays(levels, place, views)
 
     # waiting
 
