@@ -75,6 +75,7 @@ from ldc.errors import (
 )
 from ldc.sequence import resolve_rule
 from ldc.analytics import exact
+from ldc.analytics.known import KnownReads
 from ldc.analytics.view import BookView
 from ldc.types import (
     ArrayCounts,

@@ -36,7 +36,7 @@ cdef bint open_rows(object array, str name, Py_buffer* view) except -1:
 
 
 cdef bint open_both_rows(object out, object number, Py_buffer* bids, Py_buffer* asks) except -1:
-    """Open the two arrays of `out`; return whether they are of floats. The caller releases both, also after an error."""
+    """Open the two arrays of `out`; return whether they are of floats. The caller releases both, after an error too."""
     cdef bint is_float
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError("out must be a tuple of two arrays, for bids and asks")

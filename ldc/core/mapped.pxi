@@ -440,49 +440,73 @@ cdef class SharedReader:
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
 
     # ------------------------------------------------------------------------------------------ analytics
-    # Of a view of all levels that are published, with exact numbers: some tens of microseconds.
+    # In Python, of the whole numbers that are published.
 
     @property
     def mid(self):
-        """As `BookReader.mid`. It and the other analytics need both sides, and know what the feeder publishes."""
-        found = self.prices()
-        return None if found is None else found.mid
+        """As `BookReader.mid`. It and the other analytics know what the feeder publishes; the last level is the end."""
+        return KnownReads.mid.fget(self)
 
     @property
     def spread(self):
         """As `BookReader.spread`."""
-        found = self.prices()
-        return None if found is None else found.spread
+        return KnownReads.spread.fget(self)
 
     @property
     def micro_price(self):
         """As `BookReader.micro_price`."""
-        found = self.prices()
-        return None if found is None else found.micro_price
+        return KnownReads.micro_price.fget(self)
 
     def prices(self, *, number=float):
         """As `BookReader.prices`."""
-        return self.view(1, number=Decimal).prices(number=number)
+        return KnownReads.prices(self, number=number)
 
     def imbalance(self, *, levels=None, bps=None, number=float):
         """As `BookReader.imbalance`."""
-        return self.view(number=Decimal).imbalance(levels=levels, bps=bps, number=number)
+        return KnownReads.imbalance(self, levels=levels, bps=bps, number=number)
 
     def fill(self, side, *, quantity=None, notional=None, number=float):
         """As `BookReader.fill`."""
-        return self.view(number=Decimal).fill(side, quantity=quantity, notional=notional, number=number)
+        return KnownReads.fill(self, side, quantity=quantity, notional=notional, number=number)
 
     def price_at(self, side, *, quantity=None, notional=None, number=float):
         """As `BookReader.price_at`."""
-        return self.view(number=Decimal).price_at(side, quantity=quantity, notional=notional, number=number)
+        return KnownReads.price_at(self, side, quantity=quantity, notional=notional, number=number)
 
     def depth(self, side, *, to_price=None, bps=None, number=float):
         """As `BookReader.depth`."""
-        return self.view(number=Decimal).depth(side, to_price=to_price, bps=bps, number=number)
+        return KnownReads.depth(self, side, to_price=to_price, bps=bps, number=number)
 
     def grouped(self, side, step, limit=None, *, number=float):
         """As `BookReader.grouped`."""
-        return self.view(number=Decimal).grouped(side, step, limit, number=number)
+        return KnownReads.grouped(self, side, step, limit, number=number)
+
+    def _known(self, *names, limit=None):
+        """Return the levels of these sides as `ldc.analytics.known` wants them."""
+        cdef SharedTaken taken
+        cdef SharedView* view = &taken.view
+        cdef uint32_t wanted = <uint32_t>limit_of(limit)
+        cdef bint has_bids = "bids" in names, has_asks = "asks" in names
+        cdef int status = self._take(&taken, wanted if has_bids else 0, wanted if has_asks else 0, False)
+        try:
+            if status != SHARED_READABLE:
+                self._refuse(status, &taken)
+            if has_bids and left_bids(&taken):
+                self._refuse_left("bids", &taken)
+            if has_asks and left_asks(&taken):
+                self._refuse_left("asks", &taken)
+            return exact.KnownBook(
+                exact.KnownSide("bids", units_of(taken.bids, taken.bid_count),
+                                view.bid_horizon if view.flags & HAS_BID_HORIZON else None),
+                exact.KnownSide("asks", units_of(taken.asks, taken.ask_count),
+                                view.ask_horizon if view.flags & HAS_ASK_HORIZON else None),
+                view.price_scale, view.quantity_scale)
+        finally:
+            taken_close(&taken)
+
+    def _needs_more(self, book, name):
+        at = exact.sum_as(book.side(name).horizon or 0, book.price_decimals, float)
+        return refused_for_more(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, at)
 
     def arrays(self, limit=None, *, number=None, out=None):
         """As `BookReader.arrays`. No object for a level."""
@@ -693,6 +717,12 @@ cdef class SharedReader:
         """The exchange string of the feeder's manager; "" if it gave none; None: there was no feeder yet."""
         cdef Attachment at = self._attached()
         return at.exchange if at is not None else None
+
+
+cdef list units_of(const SharedLevel* levels, uint32_t count):
+    """Return (price, quantity) of levels, in units."""
+    cdef uint32_t index
+    return [(levels[index].price, levels[index].quantity) for index in range(count)]
 
 
 cdef object taken_rows(SharedTaken* taken, object number, object out):

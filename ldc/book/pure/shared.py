@@ -17,12 +17,22 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, SupportsIndex
 
 from ldc.analytics import exact
+from ldc.analytics.exact import KnownBook, KnownSide
+from ldc.analytics.known import KnownReads
 from ldc.analytics.view import BookView
 from ldc.book.pure.arrays import check_out, fill_arrays, new_arrays
 from ldc.book.pure.lease import Lease
 from ldc.book.pure.side import BookSide, Level, checked_threshold, converter, count_worth
-from ldc.errors import DepthCacheError, MalformedMessage, is_final, refused, refused_past_horizon, refused_unloaded
-from ldc.types import Amount, ArrayCounts, BookArrays, Cause, Depth, Fill, NumberType, Prices, Side
+from ldc.errors import (
+    DepthCacheError,
+    MalformedMessage,
+    is_final,
+    refused,
+    refused_for_more,
+    refused_past_horizon,
+    refused_unloaded,
+)
+from ldc.types import ArrayCounts, BookArrays, Cause, NumberType
 
 if TYPE_CHECKING:
     import numpy
@@ -459,7 +469,7 @@ class _Taken(NamedTuple):
 _GONE = _Taken(FEEDER_GONE, _NOTHING, [], [], None, 0)
 
 
-class SharedReader:
+class SharedReader(KnownReads):
     """One market of a share: the reads of `BookReader`. The compiled one's docstring says what they raise."""
 
     __slots__ = ("_at", "_attach", "_highest_id", "_looked_ns", "_max_age_ns", "market")
@@ -645,66 +655,19 @@ class SharedReader:
 
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
 
-    # analytics: of a view of all levels that are published, with exact numbers
+    # analytics
 
-    def _exact_view(self, limit: int | None = None) -> Any:
-        return self.view(limit, number=Decimal)
+    def _known(self, *names: str, limit: int | None = None) -> KnownBook:
+        wanted = [(LEVELS_MAX if limit is None else limit) if name in names else 0 for name in ("bids", "asks")]
+        taken = self._read(wanted[0], wanted[1], *names)
+        view = taken.view
+        bids = KnownSide("bids", taken.bids, view.bid_horizon if view.flags & HAS_BID_HORIZON else None)
+        asks = KnownSide("asks", taken.asks, view.ask_horizon if view.flags & HAS_ASK_HORIZON else None)
+        return KnownBook(bids, asks, view.price_scale, view.quantity_scale)
 
-    @property
-    def mid(self) -> float | None:
-        """As `BookReader.mid`. It and the other analytics need both sides, and know what the feeder publishes."""
-        found = self.prices()
-        return None if found is None else found.mid
-
-    @property
-    def spread(self) -> float | None:
-        """As `BookReader.spread`."""
-        found = self.prices()
-        return None if found is None else found.spread
-
-    @property
-    def micro_price(self) -> float | None:
-        """As `BookReader.micro_price`."""
-        found = self.prices()
-        return None if found is None else found.micro_price
-
-    def prices(self, *, number: NumberType = float) -> Prices[Any] | None:
-        """As `BookReader.prices`."""
-        found: Prices[Any] | None = self._exact_view(1).prices(number=number)
-        return found
-
-    def imbalance(
-        self, *, levels: SupportsIndex | None = None, bps: Amount | None = None, number: NumberType = float
-    ) -> Any:
-        """As `BookReader.imbalance`."""
-        return self._exact_view().imbalance(levels=levels, bps=bps, number=number)
-
-    def fill(
-        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
-    ) -> Fill[Any]:
-        """As `BookReader.fill`."""
-        found: Fill[Any] = self._exact_view().fill(side, quantity=quantity, notional=notional, number=number)
-        return found
-
-    def price_at(
-        self, side: Side, *, quantity: Amount | None = None, notional: Amount | None = None, number: NumberType = float
-    ) -> Any:
-        """As `BookReader.price_at`."""
-        return self._exact_view().price_at(side, quantity=quantity, notional=notional, number=number)
-
-    def depth(
-        self, side: Side, *, to_price: Amount | None = None, bps: Amount | None = None, number: NumberType = float
-    ) -> Depth[Any] | None:
-        """As `BookReader.depth`."""
-        found: Depth[Any] | None = self._exact_view().depth(side, to_price=to_price, bps=bps, number=number)
-        return found
-
-    def grouped(
-        self, side: Side, step: Amount, limit: SupportsIndex | None = None, *, number: NumberType = float
-    ) -> tuple[tuple[Any, Any], ...]:
-        """As `BookReader.grouped`."""
-        found: tuple[tuple[Any, Any], ...] = self._exact_view().grouped(side, step, limit, number=number)
-        return found
+    def _needs_more(self, book: KnownBook, name: str) -> DepthCacheError:
+        at = exact.sum_as(book.side(name).horizon or 0, book.price_decimals, float)
+        return refused_for_more(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, at)
 
     def arrays(
         self, limit: SupportsIndex | None = None, *, number: type[float] | type[int] | None = None, out: Any = None
