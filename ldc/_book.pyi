@@ -79,62 +79,9 @@ class Lease:
     def age_ns(self) -> int | None: ...
 
 @type_check_only
-class _Reads:
-    """What `OrderBook` and `BookReader` have in common: every read, and every look."""
+class _Analytics:
+    """What every reader computes, those of shared books too. `docs/analytics.md` says what each means."""
 
-    @property
-    def best_bid(self) -> tuple[float, float] | None: ...
-    @property
-    def best_ask(self) -> tuple[float, float] | None: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def bids(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[N],
-        beyond_horizon: bool = False,
-    ) -> list[list[N]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[float] = ...,
-        beyond_horizon: bool = False,
-    ) -> list[list[float]]: ...
-    @overload
-    def asks(
-        self,
-        limit: SupportsIndex | None = None,
-        *,
-        threshold_volume: float | Decimal | None = None,
-        number: type[N],
-        beyond_horizon: bool = False,
-    ) -> list[list[N]]: ...
-    @overload
-    def view(
-        self, limit: SupportsIndex | None = None, *, number: type[float] = ..., beyond_horizon: bool = False
-    ) -> BookView[float]: ...
-    @overload
-    def view(
-        self, limit: SupportsIndex | None = None, *, number: type[N], beyond_horizon: bool = False
-    ) -> BookView[N]: ...
-    def texts(self, limit: SupportsIndex | None = None) -> BookTexts: ...
-    def to_json(self, limit: SupportsIndex | None = None) -> bytes: ...
-    def to_numpy(
-        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
-    ) -> numpy.typing.NDArray[numpy.float64]: ...
     @property
     def mid(self) -> float | None:
         """(best bid + best ask) / 2, or None while a complete side is empty."""
@@ -229,6 +176,63 @@ class _Reads:
         self, limit: SupportsIndex | None = None, *, number: type[float | int] | None = None, out: tuple[Any, Any]
     ) -> ArrayCounts:
         """Return both sides of one update id as arrays of numpy, or write them into the arrays `out`."""
+
+class _Reads(_Analytics):
+    """What `OrderBook` and `BookReader` have in common: every read, and every look."""
+
+    @property
+    def best_bid(self) -> tuple[float, float] | None: ...
+    @property
+    def best_ask(self) -> tuple[float, float] | None: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def bids(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[N],
+        beyond_horizon: bool = False,
+    ) -> list[list[N]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[float] = ...,
+        beyond_horizon: bool = False,
+    ) -> list[list[float]]: ...
+    @overload
+    def asks(
+        self,
+        limit: SupportsIndex | None = None,
+        *,
+        threshold_volume: float | Decimal | None = None,
+        number: type[N],
+        beyond_horizon: bool = False,
+    ) -> list[list[N]]: ...
+    @overload
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: type[float] = ..., beyond_horizon: bool = False
+    ) -> BookView[float]: ...
+    @overload
+    def view(
+        self, limit: SupportsIndex | None = None, *, number: type[N], beyond_horizon: bool = False
+    ) -> BookView[N]: ...
+    def texts(self, limit: SupportsIndex | None = None) -> BookTexts: ...
+    def to_json(self, limit: SupportsIndex | None = None) -> bytes: ...
+    def to_numpy(
+        self, side: Literal["bids", "asks"], limit: SupportsIndex | None = None
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
     @property
     def rule(self) -> SequenceRule: ...
     @property
@@ -539,7 +543,7 @@ class RegionWriter:
 
 @final
 class RegionKeeper:
-    def __new__(cls) -> RegionKeeper: ...
+    def __new__(cls, may_block: Callable[[], bool] | None = None) -> RegionKeeper: ...
     def add(self, book: OrderBook) -> None: ...
     def remove(self, book: OrderBook) -> None: ...
     def stop(self) -> None: ...
@@ -563,7 +567,7 @@ class Attachment:
     def pid(self) -> int: ...
 
 @final
-class SharedReader:
+class SharedReader(_Analytics):
     def __new__(
         cls,
         market: str,
@@ -571,6 +575,7 @@ class SharedReader:
         *,
         max_age_ns: int = 0,
         attachment: Attachment | None = None,
+        may_block: Callable[[], bool] | None = None,
     ) -> SharedReader: ...
     def __reduce__(self) -> NoReturn: ...
     @property

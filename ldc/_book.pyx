@@ -57,6 +57,7 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint
 from libc.stdlib cimport free, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
+import time
 from decimal import Decimal
 from os import urandom as os_urandom
 
@@ -74,6 +75,7 @@ from ldc.errors import (
 )
 from ldc.sequence import resolve_rule
 from ldc.analytics import exact
+from ldc.analytics.known import KnownReads
 from ldc.analytics.view import BookView
 from ldc.types import (
     ArrayCounts,

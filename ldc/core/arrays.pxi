@@ -35,6 +35,19 @@ cdef bint open_rows(object array, str name, Py_buffer* view) except -1:
     return view.format[0] == c"d"
 
 
+cdef bint open_both_rows(object out, object number, Py_buffer* bids, Py_buffer* asks) except -1:
+    """Open the two arrays of `out`; return whether they are of floats. The caller releases both, after an error too."""
+    cdef bint is_float
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError("out must be a tuple of two arrays, for bids and asks")
+    is_float = open_rows(out[0], "bids", bids)
+    if open_rows(out[1], "asks", asks) != is_float:
+        raise ValueError("both arrays in out must be of the same type")
+    if number is not None and (number is float) != is_float:
+        raise ValueError(f"number is {number.__name__}, and the arrays in out are of another type")
+    return is_float
+
+
 cdef object fill_rows(OrderBook book, int32_t wanted, object number, object out):
     """Write the best levels of both sides into two arrays."""
     cdef Py_buffer bids, asks
@@ -43,16 +56,10 @@ cdef object fill_rows(OrderBook book, int32_t wanted, object number, object out)
     cdef bint is_float
     cdef Refusal refusal
     cdef ReadState state = NOT_LOADED
-    if not isinstance(out, tuple) or len(out) != 2:
-        raise TypeError("out must be a tuple of two arrays, for bids and asks")
     blank_view(&bids)
     blank_view(&asks)
-    is_float = open_rows(out[0], "bids", &bids)
     try:
-        if open_rows(out[1], "asks", &asks) != is_float:
-            raise ValueError("both arrays in out must be of the same type")
-        if number is not None and (number is float) != is_float:
-            raise ValueError(f"number is {number.__name__}, and the arrays in out are of another type")
+        is_float = open_both_rows(out, number, &bids, &asks)
         mutex_lock(&book._mutex)
         state = state_of_both(book, False, &refusal)
         if state == READABLE:

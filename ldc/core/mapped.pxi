@@ -223,6 +223,8 @@ cdef class SharedReader:
             of a feeder with another one, or None, or raises the refusal.
         max_age_ns: how old a proof may be, if that is stricter than the lease; 0: only the lease counts.
         attachment: what to read at first.
+        may_block: called before each sleep of a wait: whether it may block the thread of the system. False: the wait
+            sleeps by `time.sleep`, which libraries of greenlets replace. None: it may.
 
     Thread-safety: any thread may read. Cost: of the same read in the feeder; 1 to 9 us more for a read at which the
     heartbeat is late.
@@ -233,13 +235,15 @@ cdef class SharedReader:
     cdef int64_t _max_age_ns
     cdef int64_t _highest_id
     cdef int64_t _looked_ns             # when a successor was searched for last
+    cdef object _may_block
     cdef readonly object market
 
-    def __cinit__(self, market, attach=None, *, max_age_ns=0, Attachment attachment=None):
+    def __cinit__(self, market, attach=None, *, max_age_ns=0, Attachment attachment=None, may_block=None):
         self.market = market
         self._attach = attach
         self._max_age_ns = max_age_ns
         self._at = attachment
+        self._may_block = may_block
 
     def __repr__(self):
         return f"<SharedReader of {self.market!r} at update id {self.last_update_id}>"
@@ -435,6 +439,94 @@ cdef class SharedReader:
         levels = self._side(side == "bids", limit, None, float)
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
 
+    # ------------------------------------------------------------------------------------------ analytics
+    # In Python, of the whole numbers that are published.
+
+    @property
+    def mid(self):
+        """As `BookReader.mid`. It and the other analytics know what the feeder publishes; the last level is the end."""
+        return KnownReads.mid.fget(self)
+
+    @property
+    def spread(self):
+        """As `BookReader.spread`."""
+        return KnownReads.spread.fget(self)
+
+    @property
+    def micro_price(self):
+        """As `BookReader.micro_price`."""
+        return KnownReads.micro_price.fget(self)
+
+    def prices(self, *, number=float):
+        """As `BookReader.prices`."""
+        return KnownReads.prices(self, number=number)
+
+    def imbalance(self, *, levels=None, bps=None, number=float):
+        """As `BookReader.imbalance`."""
+        return KnownReads.imbalance(self, levels=levels, bps=bps, number=number)
+
+    def fill(self, side, *, quantity=None, notional=None, number=float):
+        """As `BookReader.fill`."""
+        return KnownReads.fill(self, side, quantity=quantity, notional=notional, number=number)
+
+    def price_at(self, side, *, quantity=None, notional=None, number=float):
+        """As `BookReader.price_at`."""
+        return KnownReads.price_at(self, side, quantity=quantity, notional=notional, number=number)
+
+    def depth(self, side, *, to_price=None, bps=None, number=float):
+        """As `BookReader.depth`."""
+        return KnownReads.depth(self, side, to_price=to_price, bps=bps, number=number)
+
+    def grouped(self, side, step, limit=None, *, number=float):
+        """As `BookReader.grouped`."""
+        return KnownReads.grouped(self, side, step, limit, number=number)
+
+    def _known(self, *names, limit=None):
+        """Return the levels of these sides as `ldc.analytics.known` wants them."""
+        cdef SharedTaken taken
+        cdef SharedView* view = &taken.view
+        cdef uint32_t wanted = <uint32_t>limit_of(limit)
+        cdef bint has_bids = "bids" in names, has_asks = "asks" in names
+        cdef int status = self._take(&taken, wanted if has_bids else 0, wanted if has_asks else 0, False)
+        try:
+            if status != SHARED_READABLE:
+                self._refuse(status, &taken)
+            if has_bids and left_bids(&taken):
+                self._refuse_left("bids", &taken)
+            if has_asks and left_asks(&taken):
+                self._refuse_left("asks", &taken)
+            return exact.KnownBook(
+                exact.KnownSide("bids", units_of(taken.bids, taken.bid_count),
+                                view.bid_horizon if view.flags & HAS_BID_HORIZON else None),
+                exact.KnownSide("asks", units_of(taken.asks, taken.ask_count),
+                                view.ask_horizon if view.flags & HAS_ASK_HORIZON else None),
+                view.price_scale, view.quantity_scale)
+        finally:
+            taken_close(&taken)
+
+    def _needs_more(self, book, name):
+        at = exact.sum_as(book.side(name).horizon or 0, book.price_decimals, float)
+        return refused_for_more(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, at)
+
+    def arrays(self, limit=None, *, number=None, out=None):
+        """As `BookReader.arrays`. No object for a level."""
+        cdef SharedTaken taken
+        cdef uint32_t wanted = <uint32_t>limit_of(limit)
+        cdef int status
+        if number is not None and number is not float and number is not int:
+            raise ValueError(f"number must be float or int, not {number!r}")
+        status = self._take(&taken, wanted, wanted, False)
+        try:
+            if status != SHARED_READABLE:
+                self._refuse(status, &taken)
+            if left_bids(&taken):
+                self._refuse_left("bids", &taken)
+            if left_asks(&taken):
+                self._refuse_left("asks", &taken)
+            return taken_rows(&taken, number, out)
+        finally:
+            taken_close(&taken)
+
     # ------------------------------------------------------------------------------------------ waiting
 
     def wait_for_update(self, after_update_id=None, timeout=None, *, spin_us=0):
@@ -472,7 +564,11 @@ cdef class SharedReader:
 
     cdef int _sleep(self, bint is_readable, int64_t stands, int64_t deadline, int64_t spin_ns) except -1:
         """Sleep without the GIL until the book may have changed, at most until the heartbeat has to be looked at."""
-        cdef Attachment at = self._attached()
+        cdef Attachment at
+        if self._may_block is not None and not self._may_block():
+            time.sleep(POLL_NS / 1e9)   # looked up each time: a library may have replaced it since
+            return 0
+        at = self._attached()
         cdef int64_t now = monotonic_ns()
         cdef int64_t longest = HEARTBEAT_NS if deadline < 0 else max(<int64_t>0, min(HEARTBEAT_NS, deadline - now))
         with nogil:
@@ -621,6 +717,43 @@ cdef class SharedReader:
         """The exchange string of the feeder's manager; "" if it gave none; None: there was no feeder yet."""
         cdef Attachment at = self._attached()
         return at.exchange if at is not None else None
+
+
+cdef list units_of(const SharedLevel* levels, uint32_t count):
+    """Return (price, quantity) of levels, in units."""
+    cdef uint32_t index
+    return [(levels[index].price, levels[index].quantity) for index in range(count)]
+
+
+cdef object taken_rows(SharedTaken* taken, object number, object out):
+    """Return both sides of a copy as arrays, or write them into the two arrays of `out`."""
+    cdef Level* bids = <Level*>taken.bids
+    cdef Level* asks = <Level*>taken.asks
+    cdef int32_t bid_count = <int32_t>taken.bid_count, ask_count = <int32_t>taken.ask_count
+    cdef int32_t price_scale = taken.view.price_scale, quantity_scale = taken.view.quantity_scale
+    cdef bint is_float = number is not int
+    cdef Py_buffer bid_rows, ask_rows
+    blank_view(&bid_rows)
+    blank_view(&ask_rows)
+    try:
+        if out is not None:
+            is_float = open_both_rows(out, number, &bid_rows, &ask_rows)
+            bid_count = <int32_t>min(<Py_ssize_t>bid_count, bid_rows.shape[0])
+            ask_count = <int32_t>min(<Py_ssize_t>ask_count, ask_rows.shape[0])
+        if is_float:
+            floats_in_place(bids, bid_count, price_scale, quantity_scale)
+            floats_in_place(asks, ask_count, price_scale, quantity_scale)
+        if out is None:
+            dtype = "float64" if is_float else "int64"
+            return new_record(BookArrays, (
+                rows_as_array(bids, bid_count, dtype), rows_as_array(asks, ask_count, dtype),
+                taken.view.last_update_id, price_scale, quantity_scale))
+        memcpy(bid_rows.buf, bids, bid_count * sizeof(Level))
+        memcpy(ask_rows.buf, asks, ask_count * sizeof(Level))
+        return new_record(ArrayCounts, (bid_count, ask_count, taken.view.last_update_id, price_scale, quantity_scale))
+    finally:
+        PyBuffer_Release(&bid_rows)
+        PyBuffer_Release(&ask_rows)
 
 
 cdef void sleep_until_published(

@@ -441,17 +441,22 @@ cdef class RegionWriter:
 cdef class RegionKeeper:
     """Renews the heartbeat and the proof of shared books every 20 ms, without the GIL, in the thread that calls `run`.
 
+    Args:
+        may_block: as that of `SharedReader`.
+
     Thread-safety: every method from any thread.
     """
 
+    cdef object _may_block
     cdef Mutex _mutex
     cdef void** _places                 # OrderBook, borrowed from `_books`
     cdef Py_ssize_t _count
     cdef list _books
     cdef int _stop
 
-    def __cinit__(self):
+    def __cinit__(self, may_block=None):
         self._books = []
+        self._may_block = may_block
 
     def __dealloc__(self):
         free(self._places)
@@ -494,6 +499,11 @@ cdef class RegionKeeper:
 
     def run(self):
         """Keep the books until `stop`."""
+        while self._may_block is not None and not self._may_block():
+            if read_relaxed(&self._stop) != 0:
+                return
+            self._renew_all()
+            time.sleep(HEARTBEAT_NS / 1e9)
         with nogil:
             while read_relaxed(&self._stop) == 0:
                 self._renew_all()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldc.book import Attachment, MappedFile, SharedReader
+from ldc.book import Attachment, MappedFile, SharedReader, has_system_threads
 from ldc.errors import DepthCacheError, MalformedMessage, refused
 from ldc.shared.feeder import FEEDER_FILE, Feeder, FeederFile
 from ldc.shared.folder import base_folder, book_file, checked_share, market_of
@@ -62,7 +62,8 @@ class SharedBooks:
         if reader is None:
             book_file(market)  # raises for what is no name
             max_age_ns = 0 if self._max_age is None else max(1, int(min(self._max_age, 1e9) * 1e9))
-            made = SharedReader(market, partial(self._attach, market), max_age_ns=max_age_ns)
+            attach = partial(self._attach, market)
+            made = SharedReader(market, attach, max_age_ns=max_age_ns, may_block=has_system_threads)
             reader = self._readers.setdefault(market, made)
         return reader
 

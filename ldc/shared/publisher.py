@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ldc.book import MappedFile, OrderBook, RegionKeeper, RegionWriter, region_bytes
+from ldc.book import MappedFile, OrderBook, RegionKeeper, RegionWriter, has_system_threads, region_bytes
 from ldc.errors import DepthCacheError
 from ldc.shared.feeder import FEEDER_FILE, FeederFile, starting, take_lock, write_feeder
 from ldc.shared.folder import BOOK_SUFFIX, base_folder, book_file, checked_share, make_folder, new_file
@@ -79,7 +79,7 @@ class Publisher:
         with starting(self.folder):
             self._fd, self.generation = self._begin(group=group, replace=replace)
         self._inode = os.fstat(self._fd).st_ino
-        self._keeper = RegionKeeper()
+        self._keeper = RegionKeeper(has_system_threads)
         self._thread = threading.Thread(target=self._keeper.run, name=f"ldc-shared-{name}", daemon=True)
         self._thread.start()
         _open_publishers.add(self)

@@ -209,3 +209,56 @@ def test_a_feed_of_greenlets_is_read_by_python(greenlets, no_jitter):  # noqa: F
         mover.start()
         assert manager.wait_for_update("BTCUSDT", update_id, PATIENCE_S) > update_id
         mover.join()
+
+
+SHARED_PROGRAM = """
+import sys
+kind, folder = sys.argv[1:]
+import ldc, ldc.book, ldc.shared
+if kind == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+elif kind == "eventlet":
+    import eventlet
+    eventlet.monkey_patch()
+import threading, time
+from messages import loaded_book, make_update
+
+with ldc.shared.Publisher("desk", folder=folder) as publisher:
+    book = loaded_book(ldc.book, market="BTCUSDT")
+    publisher.publish(book)
+    reader = ldc.shared.SharedBooks("desk", folder=folder)["BTCUSDT"]
+    missing = ldc.shared.SharedBooks("desk", folder=folder)["ETHUSDT"]
+    found, waits = [], threading.Event()
+
+    def wait():
+        waits.set()
+        found.append(reader.wait_for_update(reader.last_update_id, timeout=5))
+
+    waiters = [threading.Thread(target=wait, daemon=True),
+               threading.Thread(target=missing.wait_for_update, args=(None, 5), daemon=True)]
+    for waiter in waiters:
+        waiter.start()
+    waits.wait()
+    time.sleep(0.05)  # the waiters have their turn, and sleep
+    update_id = reader.last_update_id + 1
+    book.apply(make_update(update_id))
+    waiters[0].join()
+    print(found == [update_id], waiters[1].is_alive(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("settings", [{}, {"LDC_PURE_PYTHON": "1"}], ids=str)
+@pytest.mark.parametrize("kind", [
+    "plain",
+    pytest.param("gevent", marks=[needs("gevent"), pytest.mark.check]),
+    pytest.param("eventlet", marks=[needs("eventlet"), pytest.mark.check]),
+])  # fmt: skip
+def test_a_wait_for_a_shared_book_holds_up_no_other_greenlet(kind, settings, tmp_path):
+    """A regression: it slept in compiled code, so the greenlet that publishes had no turn until the wait was over."""
+    environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    program = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", SHARED_PROGRAM, kind, str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=3 * PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert program.stdout == "True True\n", program.stderr

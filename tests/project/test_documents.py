@@ -206,9 +206,11 @@ def parameters_of(function: Any) -> list[str]:
 
 
 def functions_of(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
-    bases = [STUB_BASES[base.id] for base in node.bases if isinstance(base, ast.Name)]
-    body = chain(node.body, *(base.body for base in bases))
-    return (each for each in body if isinstance(each, ast.FunctionDef) and each.name != "__reduce__")
+    """Yield the functions of a class of the stub, and those of its bases."""
+    yield from (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name != "__reduce__")
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            yield from functions_of(STUB_BASES[base.id])
 
 
 @pytest.mark.parametrize("in_stub", STUB_CLASSES, ids=lambda node: node.name)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+from collections.abc import Callable
 from decimal import Decimal
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -399,3 +400,80 @@ def test_a_wait_ends_with_the_next_id_and_with_a_restart_of_the_ids(books: Modul
     assert reader.wait_for_update(50, timeout=0.01, spin_us=100) is None
     with pytest.raises(ValueError, match="NaN"):
         reader.wait_for_update(timeout=float("nan"))
+
+
+# ---------------------------------------------------------------------------------------------- analytics, arrays
+
+
+def answers(read: Any) -> list[Any]:
+    """Everything that a reader computes, or why it refuses."""
+    questions: list[Callable[[], Any]] = [
+        lambda: read.mid,
+        lambda: read.spread,
+        lambda: read.micro_price,
+        lambda: read.prices(number=Decimal),
+        lambda: read.imbalance(levels=5),
+        lambda: read.imbalance(bps=200, number=Decimal),
+        lambda: read.fill("asks", quantity=1.5),
+        lambda: read.fill("bids", notional=Decimal(7000), number=Decimal),
+        lambda: read.price_at("bids", quantity=20),
+        lambda: read.price_at("asks", notional=100, number=Decimal),
+        lambda: read.depth("asks", to_price=125),
+        lambda: read.depth("bids", bps=500, number=Decimal),
+        lambda: read.grouped("bids", 0.5),
+        lambda: read.grouped("asks", 1, 3, number=Decimal),
+    ]
+    found = []
+    for question in questions:
+        try:
+            found.append(question())
+        except (DepthCacheError, ValueError) as error:
+            found.append((type(error), getattr(error, "cause", None)))
+    return found
+
+
+def array_answers(read: Any) -> list[Any]:
+    numpy = pytest.importorskip("numpy")
+    found: list[Any] = []
+    try:
+        for number in (None, float, int):
+            for limit in (None, 3):
+                made = read.arrays(limit, number=number)
+                found.append([made.bids.tolist(), made.asks.tolist(), str(made.bids.dtype), *made[2:]])
+        for dtype in ("float64", "int64"):
+            out = numpy.zeros((4, 2), dtype), numpy.zeros((6, 2), dtype)
+            found.append((read.arrays(out=out), out[0].tolist(), out[1].tolist()))
+    except DepthCacheError as error:
+        return [error.cause]
+    for wrong in ({"number": str}, {"out": 5}, {"out": (out[0], 5)}, {"out": (out[0], out[1].astype("float64"))}):
+        with pytest.raises((TypeError, ValueError)) as refusal:
+            read.arrays(**wrong)
+        found.append(str(refusal.value))
+    return found
+
+
+@pytest.mark.parametrize("levels", [4, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shared_reader_computes_what_the_book_does(
+    books: ModuleType, made: SimpleNamespace, levels: int, seed: int
+) -> None:
+    """With all levels published it answers as the book; with fewer as a view of so many, whose end is a horizon."""
+    wanderer = Wanderer(seed)
+    book = books.OrderBook("spot", market="BTCUSDT")
+    share = Share(made, book, levels)
+    is_answered = 0
+    for _ in range(60):
+        change(book, lambda rule: books.OrderBook(rule, market="BTCUSDT"), wanderer)
+        local: Any = made.BookReader(book)
+        if not (book.is_readable and share.reader.is_readable):
+            continue  # `view` needs both sides
+        is_answered += 1
+        if levels == 1000:
+            assert array_answers(share.reader) == array_answers(local)
+        else:
+            local = local.view(levels, number=Decimal)
+            shared = share.reader.view(number=Decimal)
+            assert answers(shared) == answers(local)
+            local = share.reader.view()
+        assert answers(share.reader) == answers(local)
+    assert is_answered > 10

@@ -306,7 +306,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
 def test_no_room_is_an_error_at_creation_and_leaves_nothing_behind(
     share: tuple[Publisher, SharedBooks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a full tmpfs says to posix_fallocate: tests/shared/test_full.py asks a real one, where it may mount it."""
+    """What a full tmpfs says to posix_fallocate; the next test fills a real one, where it may mount it."""
     publisher, books = share
 
     def full(*_: object) -> None:
@@ -321,6 +321,45 @@ def test_no_room_is_an_error_at_creation_and_leaves_nothing_behind(
     assert publisher.markets == []
     publisher.publish(book_of())
     assert books["BTCUSDT"].is_readable
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB in memory."""
+    folder = tmp_path / "small"
+    folder.mkdir(0o700)
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", str(folder)]
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or subprocess.run(mounting, check=False).returncode:
+        pytest.skip("a file system can only be mounted by root, on Linux")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_file_system_is_an_error_and_harms_no_book_that_is_published(small_tmpfs: Path) -> None:
+    """Memory that were not reserved would end the feeder, or a reader, with SIGBUS at the first write."""
+    with Publisher("desk", folder=small_tmpfs, levels=1000) as publisher:
+        books = SharedBooks("desk", folder=small_tmpfs)
+        published: dict[str, Any] = {}
+
+        def publish_until_it_is_full() -> None:
+            for number in range(100):
+                market = f"M{number}USDT"
+                published[market] = book_of(market)
+                publisher.publish(published[market])
+
+        with pytest.raises(OSError, match="no room for .* publish fewer levels, or give the file system") as error:
+            publish_until_it_is_full()
+        assert error.value.errno == errno.ENOSPC
+        refused = published.popitem()[0]
+        assert published
+        assert sorted(publisher.markets) == sorted(books.markets()) == sorted(published)
+        unread = published.popitem()[0]  # memory that a reader has mapped stays in use
+        for market, book in published.items():
+            book.apply(make_update(book.last_update_id + 1))
+            assert books[market].view() == book.view()
+        publisher.withdraw(unread)
+        publisher.publish(book_of(refused))
+        assert books[refused].is_readable
 
 
 def test_memory_is_reserved_and_not_sparse(tmp_path: Path) -> None:

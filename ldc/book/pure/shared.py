@@ -17,11 +17,22 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, SupportsIndex
 
 from ldc.analytics import exact
+from ldc.analytics.exact import KnownBook, KnownSide
+from ldc.analytics.known import KnownReads
 from ldc.analytics.view import BookView
+from ldc.book.pure.arrays import check_out, fill_arrays, new_arrays
 from ldc.book.pure.lease import Lease
 from ldc.book.pure.side import BookSide, Level, checked_threshold, converter, count_worth
-from ldc.errors import DepthCacheError, MalformedMessage, is_final, refused, refused_past_horizon, refused_unloaded
-from ldc.types import Cause, NumberType
+from ldc.errors import (
+    DepthCacheError,
+    MalformedMessage,
+    is_final,
+    refused,
+    refused_for_more,
+    refused_past_horizon,
+    refused_unloaded,
+)
+from ldc.types import ArrayCounts, BookArrays, Cause, NumberType
 
 if TYPE_CHECKING:
     import numpy
@@ -309,7 +320,7 @@ class RegionWriter:
 class RegionKeeper:
     """Renews the heartbeat and the proof of shared books every 20 ms, in the thread that calls `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_block: Callable[[], bool] | None = None) -> None:  # noqa: ARG002 - it never blocks others
         self._books: list[OrderBook] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -458,7 +469,7 @@ class _Taken(NamedTuple):
 _GONE = _Taken(FEEDER_GONE, _NOTHING, [], [], None, 0)
 
 
-class SharedReader:
+class SharedReader(KnownReads):
     """One market of a share: the reads of `BookReader`. The compiled one's docstring says what they raise."""
 
     __slots__ = ("_at", "_attach", "_highest_id", "_looked_ns", "_max_age_ns", "market")
@@ -470,6 +481,7 @@ class SharedReader:
         *,
         max_age_ns: int = 0,
         attachment: Attachment | None = None,
+        may_block: Callable[[], bool] | None = None,  # noqa: ARG002 - all waits sleep by `time.sleep` here
     ) -> None:
         self.market = market
         self._attach = attach
@@ -642,6 +654,33 @@ class SharedReader:
         import numpy  # an optional extra
 
         return numpy.array(levels, dtype=numpy.float64).reshape(len(levels), 2)
+
+    # analytics
+
+    def _known(self, *names: str, limit: int | None = None) -> KnownBook:
+        wanted = [(LEVELS_MAX if limit is None else limit) if name in names else 0 for name in ("bids", "asks")]
+        taken = self._read(wanted[0], wanted[1], *names)
+        view = taken.view
+        bids = KnownSide("bids", taken.bids, view.bid_horizon if view.flags & HAS_BID_HORIZON else None)
+        asks = KnownSide("asks", taken.asks, view.ask_horizon if view.flags & HAS_ASK_HORIZON else None)
+        return KnownBook(bids, asks, view.price_scale, view.quantity_scale)
+
+    def _needs_more(self, book: KnownBook, name: str) -> DepthCacheError:
+        at = exact.sum_as(book.side(name).horizon or 0, book.price_decimals, float)
+        return refused_for_more(self.market, Cause.LEFT_HORIZON, self.last_update_id, name, at)
+
+    def arrays(
+        self, limit: SupportsIndex | None = None, *, number: type[float] | type[int] | None = None, out: Any = None
+    ) -> BookArrays[Any] | ArrayCounts:
+        """As `BookReader.arrays`."""
+        wanted = _wanted_count(limit)
+        if number is not None and number is not float and number is not int:
+            raise ValueError(f"number must be float or int, not {number!r}")
+        views = None if out is None else check_out(out, number)
+        taken = self._read(wanted, wanted, "bids", "asks")
+        levels, view = (taken.bids, taken.asks), taken.view
+        place = view.last_update_id, view.price_scale, view.quantity_scale
+        return new_arrays(levels, place, number) if views is None else fill_arrays(levels, place, views)
 
     # waiting
 
