@@ -16,8 +16,11 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # -P: the folder that make runs in is not on the path, so that `import ldc` finds the installed package.
 # RERUNS=1, as CI sets it: a test that fails runs once more, and the summary names it under RERUN.
 PYTEST := $(BIN)/python -P -m pytest $(if $(RERUNS),--reruns $(RERUNS) -r fER)
-# As many processes as there are processors. Tests of one group, which share what is slow to make, stay in one process.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
+# Two processes for each processor, because half of the time of most tests is waiting. Tests of one group, which
+# share what is slow to make, stay in one process.
+PARALLEL ?= -n $(shell $(PYTHON) -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))") --dist loadgroup
+# The legs of make check keep the processors busy.
+PARALLEL_BUSY ?= -n auto --maxprocesses 4 --dist loadgroup
 
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
@@ -323,11 +326,11 @@ check-warnings: $(VENV)/.installed
 OWN_TARGET = tests/cluster/test_cluster_processes.py tests/gateway/test_page.py tests/manager/test_greenlets.py \
 	tests/manager/test_hostile_environment.py tests/simulator/test_foreign_clients.py
 check-long: $(VENV)/.installed
-	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
+	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL_BUSY) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
 
 # Shared books alone: many histories, torn views, killed feeders, fuzzed memory, and the examples in C, C++, Rust and Go.
 check-shared: $(VENV)/.installed
-	$(PYTEST) $(PARALLEL) $(ARGS) tests/shared
+	$(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/shared
 
 # Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
 FOREIGN := build/check/foreign
@@ -338,13 +341,13 @@ check-foreign: $(VENV)/.installed
 
 # What surrounds the threads, with the long tests: processes that are stopped for 20 s, exceptions at every call. By hand.
 check-hostile: $(VENV)/.installed
-	$(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_hostile_environment.py
+	$(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/manager/test_hostile_environment.py
 
 # Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
 GREENLETS := build/check/greenlets
 check-greenlets: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(GREENLETS) gevent eventlet || echo "gevent or eventlet cannot be installed here" >&2
-	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_greenlets.py
+	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/manager/test_greenlets.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed
