@@ -132,7 +132,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 
-check: check-warnings web-test check-long check-foreign check-greenlets check-alone check-variants check-mutants
+check: check-warnings web-test check-long check-foreign check-notebook check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -300,7 +300,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-notebook check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -324,7 +324,7 @@ check-warnings: $(VENV)/.installed
 
 # The tests that take too long for `make test`, but for those with a target of their own.
 OWN_TARGET = tests/cluster/test_cluster_processes.py tests/gateway/test_page.py tests/manager/test_greenlets.py \
-	tests/manager/test_hostile_environment.py tests/simulator/test_foreign_clients.py
+	tests/manager/test_hostile_environment.py tests/project/test_notebook.py tests/simulator/test_foreign_clients.py
 check-long: $(VENV)/.installed
 	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL_BUSY) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
 
@@ -338,6 +338,12 @@ check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
 	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+
+# The notebook of the examples in a kernel. Where that cannot be installed, its test is skipped and says so.
+KERNEL := $(abspath build/check/kernel)
+check-notebook: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(KERNEL) nbclient ipykernel || echo "a kernel cannot be installed here" >&2
+	PYTHONPATH=$(KERNEL) $(PYTEST) $(ARGS) tests/project/test_notebook.py
 
 # What surrounds the threads, with the long tests: processes that are stopped for 20 s, exceptions at every call. By hand.
 check-hostile: $(VENV)/.installed
