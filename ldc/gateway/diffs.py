@@ -7,17 +7,16 @@ Rule 3: a book that was found wrong and put right at the same id is a gap as wel
 """
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Hashable
 
 import ldc
 from ldc.gateway.books import Books
+from ldc.gateway.following import followed
 from ldc.gateway.listeners import Listener
 from ldc.wire.streams import Form, framed
-
-AGAIN_S = 0.5
-"""Seconds until a market that is not served yet, or no longer, is requested of the manager again."""
 
 _FIRST_ID, _PREVIOUS_ID = re.compile(rb'"U":\s*([0-9]+)'), re.compile(rb'"pu":\s*([0-9]+)')
 
@@ -94,16 +93,11 @@ class DiffChannel:
         self._task.cancel()
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                with self._books.manager.updates(self._symbol, policy="every") as stream:
-                    async for item in stream:
-                        payload = self._chain.take(item)
-                        if payload is not None:
-                            self._send(payload)
-            except ldc.DepthCacheError:
-                pass  # there is no such market: its streams are silent
-            await asyncio.sleep(AGAIN_S)
+        async with contextlib.aclosing(followed(self._books, self._symbol, "every")) as items:
+            async for item in items:
+                payload = None if item is None else self._chain.take(item)
+                if payload is not None:
+                    self._send(payload)
 
     def _send(self, payload: bytes) -> None:
         self._counts["diffs"] += 1
