@@ -331,14 +331,14 @@ check-shared: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL) $(ARGS) tests/shared
 
 # Other people's clients against the embedded exchange, and against a gateway under three of its faults. Where they cannot be
-# installed, their tests are skipped and say so. LDC_FOREIGN_FAULTS=all: under every fault, by hand, half an hour.
+# installed, their tests are skipped and say so. LDC_FOREIGN_FAULTS=all: under every fault, by hand, a quarter of an hour.
 FOREIGN := build/check/foreign
 FOREIGN_CLIENTS := python-binance ccxt cryptofeed unicorn-binance-local-depth-cache
 check-foreign: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(FOREIGN) $(FOREIGN_CLIENTS) || \
 		$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -rs -m check $(ARGS) $(FOREIGN_TESTS)
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -rs -m check $(if $(LDC_FOREIGN_FAULTS),-o faulthandler_timeout=3600) $(ARGS) $(FOREIGN_TESTS)
 
 # Two gateways as processes, one of which is killed or stopped, under a replica of both. LDC_GATEWAY_FAULTS=50 for more rounds.
 check-gateways: $(VENV)/.installed

@@ -6,6 +6,7 @@ table of docs/evidence/gateway.md.
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import time
@@ -131,13 +132,14 @@ def until_synchronized(row: Served) -> None:
 def judged(row: Served, client: Foreign) -> str:
     """Move the market step by step until the client stands where the gateway does; compare its best levels."""
     reader = row.manager.get_depth_cache(MARKET).reader
-    give_up_at = time.monotonic() + CURRENT_S
+    give_up_at, update_id = time.monotonic() + CURRENT_S, 0
     while True:
-        update_id = row.exchange.advance(MARKET)
+        with contextlib.suppress(RuntimeError):  # the market is halted
+            update_id = row.exchange.advance(MARKET)
         look_until = time.monotonic() + 0.5
         while time.monotonic() < look_until:
             ours = reader.last_update_id
-            if ours is not None and ours >= update_id and client.ids()[MARKET] == ours:
+            if ours == update_id == client.ids()[MARKET]:
                 return compared(row, client)
             time.sleep(0.02)
         if time.monotonic() > give_up_at:
