@@ -135,14 +135,22 @@ class Listener:
 
     async def refuse(self, websocket: web.WebSocketResponse, code: int, reason: str) -> None:
         """Send a close frame, and nothing any more; then end the connection."""
-        self.send(framed(code.to_bytes(2, "big") + reason.encode(), CLOSE))
-        self.is_open = False
+        self._say_end(code, reason)
         # With unread messages the connection would be reset, and the close frame lost: so they are read.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 while (await websocket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY, *_CONTROL):
                     pass
         self._transport.close()
+
+    def end(self, code: int, reason: str) -> None:
+        """Send a close frame, and end the connection once it is sent."""
+        self._say_end(code, reason)
+        self._transport.close()
+
+    def _say_end(self, code: int, reason: str) -> None:
+        self.send(framed(code.to_bytes(2, "big") + reason.encode(), CLOSE))
+        self.is_open = False
 
     def abort(self) -> None:
         """End without a word; what waits is dropped."""

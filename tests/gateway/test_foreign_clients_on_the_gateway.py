@@ -36,11 +36,6 @@ CURRENT_S = 90.0
 """Seconds in which a client must stand at the gateway's id, after the fault is over."""
 LIVE_S = 1.0
 
-OF_THEIR_OWN = {
-    ("python-binance", "id_reset"): "an id below its own is taken for an old update, at the exchange as well",
-}
-"""What a client cannot get over by itself, wherever it connects to, and why."""
-
 
 def chosen() -> list[str]:
     return list(FAULTS) if CHOSEN == "all" else CHOSEN.split(",")
@@ -75,8 +70,7 @@ def test_a_client_s_book_is_the_true_book_after_each_fault_upstream(name: str, r
         finally:
             if client is not None:
                 client.close()
-    bad = {fault: verdict for fault, verdict in found.items() if not verdict.startswith("exact")}
-    assert {fault: verdict for fault, verdict in bad.items() if (name, fault) not in OF_THEIR_OWN} == {}
+    assert {fault: verdict for fault, verdict in found.items() if not verdict.startswith("exact")} == {}
 
 
 def started(row: Served, name: str) -> Foreign:
