@@ -37,6 +37,12 @@ CURRENT_S = 90.0
 LIVE_S = 1.0
 
 
+OF_THEIR_OWN = {("python-binance", "id_reset")}
+"""What a client cannot get over by itself, wherever it connects to. Its socket reconnects without its order book, which
+takes every lower id for an old update; a program has to start it again.
+"""
+
+
 def chosen() -> list[str]:
     return list(FAULTS) if CHOSEN == "all" else CHOSEN.split(",")
 
@@ -70,7 +76,8 @@ def test_a_client_s_book_is_the_true_book_after_each_fault_upstream(name: str, r
         finally:
             if client is not None:
                 client.close()
-    assert {fault: verdict for fault, verdict in found.items() if not verdict.startswith("exact")} == {}
+    bad = {fault: verdict for fault, verdict in found.items() if not verdict.startswith("exact")}
+    assert {fault: verdict for fault, verdict in bad.items() if (name, fault) not in OF_THEIR_OWN} == {}
 
 
 def started(row: Served, name: str) -> Foreign:
