@@ -300,7 +300,7 @@ clean:
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-notebook check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-gateways check-notebook check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -323,8 +323,9 @@ check-warnings: $(VENV)/.installed
 	LDC_WERROR=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/check/warnings .
 
 # The tests that take too long for `make test`, but for those with a target of their own.
+FOREIGN_TESTS = tests/gateway/test_foreign_clients_on_the_gateway.py tests/simulator/test_foreign_clients.py
 OWN_TARGET = tests/cluster/test_cluster_processes.py tests/gateway/test_page.py tests/manager/test_greenlets.py \
-	tests/manager/test_hostile_environment.py tests/project/test_notebook.py tests/simulator/test_foreign_clients.py
+	tests/manager/test_hostile_environment.py tests/project/test_notebook.py $(FOREIGN_TESTS)
 check-long: $(VENV)/.installed
 	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL_BUSY) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
 
@@ -332,12 +333,19 @@ check-long: $(VENV)/.installed
 check-shared: $(VENV)/.installed
 	$(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/shared
 
-# Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
+# Other people's clients against the embedded exchange, and against a gateway under three of its faults. Where they cannot be
+# installed, their tests are skipped and say so. LDC_FOREIGN_FAULTS=all: under every fault, by hand, a quarter of an hour.
 FOREIGN := build/check/foreign
+FOREIGN_CLIENTS := python-binance ccxt cryptofeed unicorn-binance-local-depth-cache
 check-foreign: $(VENV)/.installed
-	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
+	$(PIP) install --upgrade --target $(FOREIGN) $(FOREIGN_CLIENTS) || \
+		$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -rs -m check $(if $(LDC_FOREIGN_FAULTS),-o faulthandler_timeout=3600) $(ARGS) $(FOREIGN_TESTS)
+
+# Two gateways as processes, one of which is killed or stopped, under a replica of both. LDC_GATEWAY_FAULTS=50 for more rounds.
+check-gateways: $(VENV)/.installed
+	$(PYTEST) -n 0 -s -m check $(ARGS) tests/gateway/test_two_gateways.py
 
 # The notebook of the examples in a kernel. Where that cannot be installed, its test is skipped and says so.
 KERNEL := $(abspath build/check/kernel)
