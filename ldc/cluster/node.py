@@ -24,6 +24,18 @@ from ldc.cluster.bus import Bus, BusOptions, BusPublisher, Question
 from ldc.cluster.keys import Keys, NodeToken, ReplicaToken, checked_name
 from ldc.cluster.message import LEVELS_MAX, Proof, proofs_to_bytes, push_of, refusal
 from ldc.cluster.placement import NodeInfo, checked_weight
+from ldc.cluster.roster import (
+    HELLO_S,
+    Doubt,
+    Hello,
+    Roster,
+    RosterChange,
+    RosterEvent,
+    digest_of,
+    hello_from_bytes,
+    replicas_from_bytes,
+    replicas_to_bytes,
+)
 from ldc.cluster.rules import DEFAULT_RULE_TIMING, ActionKind, NodeRules, RuleTiming
 from ldc.cluster.wanted import WantedMarkets, checked_market, checked_replicas, entries_from_bytes
 
@@ -154,9 +166,11 @@ class Node:
         self._rules = NodeRules(self._info, self._wanted, time.monotonic(), timing)
         self._instance = secrets.token_hex(6)
         self._kept: dict[str, _Kept] = {}
-        self._tokens: dict[str, NodeToken] = {}
-        self._replicas: dict[tuple[str, str], set[str]] = {}
+        self._roster = Roster()
         self._asked_lists: dict[str, float] = {}
+        self._declared: set[str] = set()
+        self._declared_digest = digest_of(())
+        self._hello_at = self._declared_at = 0.0
         self._events: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._ends = threading.Event()
@@ -198,6 +212,8 @@ class Node:
         self._say_state()
         bus.watch(self.keys.nodes, lambda key, is_there: self._post(lambda: self._node_token(key, is_there)))
         bus.watch(self.keys.replicas, lambda key, is_there: self._post(lambda: self._replica_token(key, is_there)))
+        bus.subscribe(self.keys.hellos, lambda key, data: self._post(lambda: self._take_hello(key, data)))
+        self._hello_publisher = bus.publisher(self.keys.hello(self.name))
         self._threads = [
             threading.Thread(target=self._run, name=f"ldc-node-{self.name}", daemon=True),
             threading.Thread(target=self._push_all, name=f"ldc-push-{self.name}", daemon=True),
@@ -296,6 +312,7 @@ class Node:
                     self._note_drained()
                     decides_at = self._rules.next_due(now)
                 self._ask_lists(now)
+                self._say_hello(now)
                 self._wake.wait(max(0.0, min(decides_at, now + LOOK_S) - time.monotonic()))
                 self._wake.clear()
         except BaseException:
@@ -351,6 +368,7 @@ class Node:
         if said == self._own_said or self._bus is None:
             return
         self._own_said, before = said, self._own_token
+        self._declared_at = time.monotonic()
         self._own_version += 1
         token = NodeToken(
             self._rules.state,
@@ -371,50 +389,79 @@ class Node:
         token = self.keys.node_token(key)
         if token is None or token.state.info.name == self.name:
             return
-        name, known = token.state.info.name, self._tokens.get(token.state.info.name)
-        if not is_there:
-            if known is not None and (known.instance, known.version) == (token.instance, token.version):
-                self._forget_node(name)
-            return
-        if token.exchange != self._manager.exchange:
+        if is_there and token.exchange != self._manager.exchange:
+            name = token.state.info.name
             logger.error("node %s keeps %s, and is ignored: this cluster keeps another exchange", name, token.exchange)
             return
-        if known is not None and known.instance == token.instance and known.version >= token.version:
-            return
-        if known is not None and known.instance != token.instance:
-            self._forget_node(name)
-        self._tokens[name] = token
-        self._rules.node_seen(token.state, time.monotonic())
-        for market in self._replicas.get((name, token.instance), ()):
-            self._rules.replica_seen(market, name)
-        if known is None or known.instance != token.instance:
-            logger.info("node %s joined", name)
-
-    def _forget_node(self, name: str) -> None:
-        del self._tokens[name]
-        self._asked_lists.pop(name, None)
-        self._rules.node_gone(name, time.monotonic())
-        logger.info("node %s is gone", name)
+        self._take_changes(self._roster.take_node(token, is_there))
 
     def _replica_token(self, key: str, is_there: bool) -> None:
         token = self.keys.replica_token(key)
-        if token is None or token.name == self.name:
+        if token is not None and token.name != self.name:
+            self._take_changes(self._roster.take_replica(token, is_there))
+
+    def _take_changes(self, changes: list[RosterChange]) -> None:
+        """Report changes of the roster to the rules."""
+        for event, name, market in changes:
+            match event:
+                case RosterEvent.JOINED | RosterEvent.CHANGED:
+                    self._rules.node_seen(self._roster.tokens[name].state, time.monotonic())
+                case RosterEvent.GONE:
+                    self._asked_lists.pop(name, None)
+                    self._rules.node_gone(name, time.monotonic())
+                case RosterEvent.SYNCHRONIZED if market is not None:
+                    self._rules.replica_seen(market, name)
+                case RosterEvent.WITHDRAWN if market is not None:
+                    self._rules.replica_gone(market, name)
+            if event is RosterEvent.JOINED:
+                logger.info("node %s joined", name)
+            elif event is RosterEvent.GONE:
+                logger.info("node %s is gone", name)
+
+    def _say_hello(self, now: float) -> None:
+        """Say which tokens this node has, so that a process that misses one notices it."""
+        if now < self._hello_at:
             return
-        markets = self._replicas.setdefault((token.name, token.instance), set())
-        if is_there:
-            markets.add(token.market)
+        self._hello_at = now + HELLO_S
+        hello = Hello(self.name, self._instance, self._own_version, self._declared_digest)
+        self._hello_publisher.put(hello.to_bytes())
+
+    def _take_hello(self, key: str, data: bytes) -> None:
+        name = self.keys.last_of(key)
+        try:
+            hello = hello_from_bytes(data)
+        except ValueError as error:
+            logger.warning("a message of node %r about its tokens is dropped: %s", name, error)
+            return
+        if self.name in (name, hello.name) or hello.name != name:
+            return  # its own, or one that arrived under a wrong key
+        doubt = self._roster.take_hello(hello)
+        if doubt is None:
+            return
+        assert self._bus is not None
+        logger.info("node %s is asked for what the transport did not deliver: %s", name, doubt.name)
+        question = self.keys.ask(name, doubt.value)
+        if doubt is Doubt.NODE:
+            self._bus.ask(question, b"", lambda _data: None, ASK_S)
         else:
-            markets.discard(token.market)
-            if not markets:
-                del self._replicas[token.name, token.instance]
-        known = self._tokens.get(token.name)
-        if known is not None and known.instance == token.instance:
-            (self._rules.replica_seen if is_there else self._rules.replica_gone)(token.market, token.name)
+            self._bus.ask(question, b"", lambda data: self._post(lambda: self._take_replicas(name, data)), ASK_S)
+
+    def _take_replicas(self, name: str, data: bytes) -> None:
+        try:
+            self._take_changes(self._roster.take_replicas(name, *replicas_from_bytes(data)))
+        except ValueError as error:
+            logger.warning("a list of the replicas of node %r is not used: %s", name, error)
+
+    def _declare_again(self) -> bytes:
+        """Declare the node's token under a new key. Once a second is enough for all that ask."""
+        if time.monotonic() - self._declared_at > 1.0:
+            self._own_said = None
+        return b""
 
     def _ask_lists(self, now: float) -> None:
         """Ask each node whose list of markets differs for that list."""
         assert self._bus is not None
-        for name, token in self._tokens.items():
+        for name, token in self._roster.tokens.items():
             if token.wanted_digest == self._wanted.digest or now < self._asked_lists.get(name, 0.0):
                 continue
             self._asked_lists[name] = now + ASK_S
@@ -445,6 +492,8 @@ class Node:
             "add": lambda request: self._change(json.loads(request)),
             "remove": lambda request: self._change(json.loads(request) | {"replicas": 0}),
             "drain": lambda request: self._take_drain(json.loads(request)),
+            "declare": lambda _payload: self._in_own_thread(self._declare_again),
+            "replicas": lambda _payload: replicas_to_bytes(self._instance, self._declared),
             "audit": lambda request: self._audit(json.loads(request)["markets"]),
         }
         if what not in answers:
@@ -546,12 +595,19 @@ class Node:
     def _declare(self, market: str) -> None:
         assert self._bus is not None
         self._kept[market].token = self._bus.declare(self.keys.replica(ReplicaToken(market, self.name, self._instance)))
+        self._note_declared(self._declared | {market})
 
     def _withdraw(self, market: str) -> None:
         kept = self._kept[market]
         if kept.token is not None:
             kept.token.undeclare()
             kept.token = None
+        self._note_declared(self._declared - {market})
+
+    def _note_declared(self, markets: set[str]) -> None:
+        """Take what this node has declared. The set is replaced, not changed: answers read it on another thread."""
+        self._declared = markets
+        self._declared_digest = digest_of(markets)
 
     # ------------------------------------------------------------------------------------------ pushes
 
