@@ -106,9 +106,11 @@ def configured(options: BusOptions) -> zenoh.Config:
         },
         "scouting/multicast/enabled": False,
         "scouting/gossip/enabled": True,
-        "scouting/gossip/autoconnect_strategy": {"peer": {"to_router": "always", "to_peer": "greater-zid"}}
-        if listen
-        else "always",
+        # What the list has is dialled by rule 4; what gossip tells of is dialled by those that are in no list.
+        "scouting/gossip/autoconnect": {"peer": [] if set(connect) & set(listen) else ["peer"]},
+        "scouting/gossip/autoconnect_strategy": {
+            "peer": {"to_router": "always", "to_peer": "greater-zid" if listen else "always"}
+        },
         "transport/link/tx/lease": LEASE_MS,
         "transport/shared_memory/enabled": False,
     }
