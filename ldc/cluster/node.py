@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import random
 import secrets
 import socket
 import threading
@@ -222,6 +223,20 @@ class Node:
             thread.start()
         return self
 
+    def announce_gateway(self, base_uri: str | None) -> None:
+        """Say where this node's gateway is. None: it has none any more."""
+
+        def announce() -> None:
+            self._gateway = base_uri
+
+        self._post(announce)
+
+    def gateway_of(self, market: str) -> str | None:
+        """Return the base URI of the gateway of another node that has a market; None: there is none."""
+        names = sorted(self._roster.holders.get(market, ()))
+        found = [token.gateway for name in names if (token := self._roster.tokens.get(name)) and token.gateway]
+        return random.choice(found) if found else None
+
     def drain(self, is_draining: bool = True) -> None:
         """Give all markets away, and serve on until others have them; or, with False, take markets again."""
         self._post(lambda: self._rules.drain(is_draining))
@@ -364,7 +379,7 @@ class Node:
 
     def _say_state(self) -> None:
         """Publish what this node says about itself, if it changed: the new token first, then the end of the old one."""
-        said = (self._rules.state, self._wanted.digest)
+        said = (self._rules.state, self._wanted.digest, self._gateway)
         if said == self._own_said or self._bus is None:
             return
         self._own_said, before = said, self._own_token
