@@ -59,6 +59,7 @@ help:
 	@echo "make torn-shared           the same between processes, by shared memory; READS=10000000"
 	@echo "make feeders   shared books whose feeders are killed, stopped and replaced; ROUNDS=1000"
 	@echo "make bench-shared          what publishing costs, what reads cost, how soon a reader wakes"
+	@echo "make bench-cluster         a cluster on one machine: local reads, pushes, a thousand markets on four nodes"
 	@echo "make check-cluster         nodes of a cluster that are killed, stopped and restarted under a reader (minutes)"
 	@echo "make simulate-cluster HISTORIES=10000   the rules of nodes in virtual time: deaths, hangs, partitions, bans"
 	@echo "make clean     remove everything that make has made"
@@ -160,6 +161,10 @@ bench-gateway: $(VENV)/.installed
 # What publishing costs on the recordings, what a read costs, how soon a reader wakes, a thousand markets.
 bench-shared: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_shared.py $(ARGS)
+
+# A cluster on this machine: local reads, pushes, a thousand markets twice on four nodes; three minutes.
+bench-cluster: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_cluster.py $(ARGS)
 
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed

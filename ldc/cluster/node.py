@@ -2,7 +2,7 @@
 
 Rule 1: the rules decide (`ldc.cluster.rules`); this module carries out, and reports to them what happens.
 Rule 2: one thread talks to the rules. What the session delivers is put into its queue, and wake it.
-Rule 3: pushes have a thread of their own, so that no decision delays them.
+Rule 3: pushes have a thread of their own, so that no decision delays them. The updates of the manager wake it.
 Rule 4: a proof is read before the update id that it proves. So a reader never takes an old book for a proven one.
 """
 
@@ -43,14 +43,9 @@ from ldc.cluster.wanted import WantedMarkets, checked_market, checked_replicas, 
 LEVELS = 20
 """Levels a side that a node pushes, unless told otherwise."""
 
-LOOK_S = 0.05
-"""Seconds between two looks at whether the markets can be read."""
-
-SCAN_S = 0.001
-"""Seconds between two looks for changed books. A change is pushed half of that later, on average."""
-
-SCAN_SHARE = 0.1
-"""Part of a core that the looks for changed books may take; with many markets they are rarer."""
+LOOK_S = 0.25
+"""Seconds between two looks at all markets. The updates of the manager report nearly everything before: not that a
+market was refused permanently."""
 
 ASK_S = 2.0
 """Seconds that another node has for an answer."""
@@ -215,6 +210,7 @@ class Node:
         bus.watch(self.keys.replicas, lambda key, is_there: self._post(lambda: self._replica_token(key, is_there)))
         bus.subscribe(self.keys.hellos, lambda key, data: self._post(lambda: self._take_hello(key, data)))
         self._hello_publisher = bus.publisher(self.keys.hello(self.name))
+        self._updates = self._manager.updates()
         self._threads = [
             threading.Thread(target=self._run, name=f"ldc-node-{self.name}", daemon=True),
             threading.Thread(target=self._push_all, name=f"ldc-push-{self.name}", daemon=True),
@@ -256,6 +252,8 @@ class Node:
         """Leave the cluster at once, and stop the manager. `drain` first, to leave no gap. Idempotent."""
         self._ends.set()
         self._wake.set()
+        if self._bus is not None:
+            self._updates.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(5.0)
@@ -627,13 +625,24 @@ class Node:
     # ------------------------------------------------------------------------------------------ pushes
 
     def _push_all(self) -> None:
-        """Push what changed, until the end. Looks at the books: a look at a market costs 0.2 us."""
+        """Push what changed, until the end. All books are looked at when nothing was reported for `LOOK_S`, too."""
+        looks_at = 0.0
         while not self._ends.is_set():
-            started = time.perf_counter()
-            for kept in list(self._kept.values()):
+            try:
+                update = self._updates.get(LOOK_S)
+            except TimeoutError:
+                update = None
+            except EOFError:
+                return
+            if update is not None and (kept := self._kept.get(update.market)) is not None:
                 self._push(kept)
-            took_s = time.perf_counter() - started
-            time.sleep(max(SCAN_S, took_s * (1 - SCAN_SHARE) / SCAN_SHARE if took_s > SCAN_S else SCAN_S))
+                if update.is_lost or update.is_snapshot:
+                    self._wake.set()  # the rules hear at once what can be read, and what cannot
+            now = time.monotonic()
+            if now >= looks_at:
+                looks_at = now + LOOK_S
+                for kept in list(self._kept.values()):
+                    self._push(kept)
 
     def _push(self, kept: _Kept) -> None:
         reader = kept.reader
