@@ -28,7 +28,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check check-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
+.PHONY: help test lint check check-cluster simulate-cluster bench-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
 	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback \
 	bench-peers-recordings bench-recovery bench-scale bench-shared \
 	web web-test web-screenshots
@@ -62,7 +62,9 @@ help:
 	@echo "make torn-shared           the same between processes, by shared memory; READS=10000000"
 	@echo "make feeders   shared books whose feeders are killed, stopped and replaced; ROUNDS=1000"
 	@echo "make bench-shared          what publishing costs, what reads cost, how soon a reader wakes"
+	@echo "make bench-cluster         a cluster on one machine: local reads, pushes, a thousand markets on four nodes"
 	@echo "make check-cluster         nodes of a cluster that are killed, stopped and restarted under a reader (minutes)"
+	@echo "make simulate-cluster HISTORIES=10000   the rules of nodes in virtual time: deaths, hangs, partitions, bans"
 	@echo "make clean     remove everything that make has made"
 
 # ---------------------------------------------------------------------------------------------------- the environment
@@ -162,6 +164,10 @@ bench-gateway: $(VENV)/.installed
 # What publishing costs on the recordings, what a read costs, how soon a reader wakes, a thousand markets.
 bench-shared: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_shared.py $(ARGS)
+
+# A cluster on this machine: local reads, pushes, a thousand markets twice on four nodes; three minutes.
+bench-cluster: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_cluster.py $(ARGS)
 
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed
@@ -293,6 +299,11 @@ torn: $(VENV)/.installed
 # Nodes of a cluster as processes that are killed, stopped and restarted under a reader; two minutes, by hand. LDC_CLUSTER_FAULTS=50 for more.
 check-cluster: $(VENV)/.installed
 	$(PYTEST) -n 0 -m check $(ARGS) tests/cluster/test_cluster_processes.py
+
+# Clusters in virtual time, from a random first seed unless FIRST names it; seven minutes of one processor for 10,000. By hand.
+HISTORIES ?= 10000
+simulate-cluster: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/cluster_histories.py --histories $(HISTORIES) $(if $(FIRST),--first $(FIRST))
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

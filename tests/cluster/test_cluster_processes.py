@@ -60,9 +60,7 @@ def at_rest(books, names="abc"):
     """Wait until each market is on its owners, and nowhere else."""
 
     def is_at_rest():
-        with books._lock:
-            holders = {market: {name for name, _ in found} for market, found in books._holders.items()}
-        return all(holders.get(market) == set(owners(market, names, 2)) for market in MARKETS)
+        return all(books.holders(market) == set(owners(market, names, 2)) for market in MARKETS)
 
     return wait_until(is_at_rest, "each market on its owners", 40)
 
@@ -169,7 +167,7 @@ def test_the_list_of_markets_changes_while_all_is_read(nodes, books, exchange):
     exchange.add_market("NEWUSDT")
     with Judge(books, exchange, MARKETS) as judge:
         assert nodes.operate("add", "NEWUSDT", "--replicas", "3").returncode == 0
-        wait_until(lambda: len(books._holders.get("NEWUSDT", ())) == 3, "three replicas")
+        wait_until(lambda: len(books.holders("NEWUSDT")) == 3, "three replicas")
         assert nodes.operate("status", "--json").returncode == 0
         assert nodes.operate("remove", "NEWUSDT").returncode == 0
         wait_until(lambda: "NEWUSDT" not in books.markets(), "its end")
