@@ -2,7 +2,8 @@
 
 Rule 1: nothing is found by multicast. A process knows the endpoints that it is given, and what those know.
 Rule 2: an endpoint that others can reach is encrypted, or the user says that it need not be.
-Rule 3: callbacks run on one thread of the session, in the order of arrival. They return soon.
+Rule 3: callbacks run on one thread of the session, in the order of arrival. They return soon. Pushes of books are
+    taken on the transport's thread, because each thread that must wake costs a tenth of a millisecond.
 Rule 4: two nodes have one link: of two endpoints in one list, the later one dials. With two links, what is on the way
     on one that ends is lost while the other keeps the session: tokens never arrive, and keys are mixed up.
 """
@@ -217,6 +218,25 @@ class Bus:
         return BusPublisher(
             self._session.declare_publisher(key, congestion_control=drop, priority=priority, express=True)
         )
+
+    def subscribe_directly(self, key: str, take: Callable[[str, bytes], None]) -> Any:
+        """Call `take(key, data)` for each message under these keys, on the transport's thread: no thread must wake.
+
+        It must return at once, and neither ask nor declare: `call` does that for it. What is not taken in time is
+        dropped where it was sent.
+        """
+
+        def took(sample: Any) -> None:
+            try:
+                take(str(sample.key_expr), sample.payload.to_bytes())
+            except Exception:  # one message must not end all others; it is logged
+                logger.exception("a message of the cluster is dropped: this is a fault of ldc")
+
+        return self._kept(self._session.declare_subscriber(key, _direct(took)))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the thread of the callbacks, soon."""
+        self._calls.put(function)
 
     def subscribe(self, key: str, take: Callable[[str, bytes], None]) -> Any:
         """Call `take(key, data)` for the latest message under each of these keys.

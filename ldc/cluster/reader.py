@@ -382,7 +382,7 @@ class ClusterBooks:
                 found = _Market(name)
                 self._markets[name] = found
         if found.subscription is None:
-            found.subscription = self._bus.subscribe(
+            found.subscription = self._bus.subscribe_directly(
                 self.keys.top(name, "*"), lambda key, data: self._pushed(found, self.keys.last_of(key), data)
             )
             self._ask_for_book(found)
@@ -414,7 +414,7 @@ class ClusterBooks:
             )
 
     def _pushed(self, market: _Market, name: str, data: bytes) -> None:
-        """Take a push, on the session's thread."""
+        """Take a push, on any thread of the transport or the session."""
         try:
             push = push_from(data)
         except ValueError as error:
@@ -428,7 +428,7 @@ class ClusterBooks:
             found = market.replicas.pushed(name, push, time.time_ns(), time.monotonic())
             market.changed.notify_all()
         if found is not None:
-            self._tell(found)
+            self._bus.call(lambda: self._tell(found))
 
     def _tell(self, found: Disagreement) -> None:
         """Report that replicas differ: to the log, to the nodes, which audit the market, and to the user."""
