@@ -133,6 +133,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	$(BIN)/mypy
 	cd $(VENV) && bin/python -P -m mypy.stubtest ldc._book
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
+	$(PYTEST) -q tests/project/test_short_programs.py -k mypy
 
 check: check-warnings web-test check-long check-foreign check-notebook check-greenlets check-alone check-variants check-mutants
 
