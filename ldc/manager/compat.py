@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from ldc.network.ubdcc import UbdccCluster
 from ldc.types import MarketName
 
 RENAMED = {
@@ -28,7 +29,6 @@ _NO_VERSION_CHECK = "ldc never checks for newer versions; ask your package manag
 _NO_STREAMS = "ldc keeps its websockets private; get_status(market) reports their state"
 _NO_THREAD = "the manager is no thread; use is_stop_request(), stop_manager(), or a with block"
 GONE = {
-    "cluster": "depth cache clusters are not supported",
     "dc_streams": _NO_STREAMS,
     "depth_caches": "read with get_book(market), or get_depth_cache(market).reader; get_status(market) has the state",
     "get_dc_stream_id": _NO_STREAMS,
@@ -51,14 +51,11 @@ _LICENCES = ("lucit_api_secret", "lucit_license_ini", "lucit_license_profile", "
 IGNORED_PARAMETERS = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams", *_LICENCES})
 """Parameters of the constructor that are accepted with a warning and have no effect."""
 
-_NO_CLUSTER = "depth cache clusters are not supported; markets of one manager share a process"
 REFUSED_PARAMETERS = {
     "default_update_interval": "it is called depth_cache_update_interval",
     "default_websocket_close_timeout": "it is called websocket_close_timeout",
     "default_websocket_ping_interval": "it is called websocket_ping_interval",
     "default_websocket_ping_timeout": "it is called websocket_ping_timeout",
-    "ubdcc_address": _NO_CLUSTER,
-    "ubdcc_port": _NO_CLUSTER,
     "ubra_manager": "snapshots need no REST manager; use restful_base_uri, proxy and weight_share",
     "ubwa_manager": "streams need no websocket manager; use websocket_base_uri and proxy",
 }
@@ -144,18 +141,20 @@ class CompatNames:
         return self.stop()
 
 
-def check_parameters(parameters: dict[str, Any]) -> None:
-    """Warn of UBLDC parameters that ldc ignores; raise for refused and for unknown ones.
+def cluster_of(parameters: dict[str, Any]) -> UbdccCluster | None:
+    """Return the cluster that UBLDC's parameters name; warn of ignored ones, raise for refused and for unknown ones.
 
     None and False are accepted for a refused parameter: in UBLDC they mean that it is not used.
     Call it from the constructor: the warning names the line of its caller.
     """
+    address, port = parameters.pop("ubdcc_address", None), parameters.pop("ubdcc_port", None)
     for name, value in parameters.items():
         if name not in IGNORED_PARAMETERS and name not in REFUSED_PARAMETERS:
             raise TypeError(f"BinanceLocalDepthCacheManager() got an unexpected keyword argument {name!r}")
         if name in REFUSED_PARAMETERS and value is not None and value is not False:
             raise ValueError(f"{name} is not accepted: {REFUSED_PARAMETERS[name]}")
         warnings.warn(f"{name} has no meaning in ldc and is ignored", DeprecationWarning, stacklevel=3)
+    return None if address is None else UbdccCluster(address, port)
 
 
 def _warn(text: str) -> None:

@@ -38,6 +38,7 @@ from ldc.manager.settings import Endpoints, Settings, settings_of_others, venue_
 from ldc.manager.waiting import wait_for_any
 from ldc.network.proxy import ProxyRules
 from ldc.network.text import writable
+from ldc.network.ubdcc import UbdccCluster
 from ldc.shared.publisher import Publisher
 from ldc.snapshots.shared_budget import shared_folder
 from ldc.types import Cause, DepthCacheStatus, MarketName, Progress
@@ -93,9 +94,15 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
         feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
+        compat_parameters: of UBLDC. ``ubdcc_address`` and ``ubdcc_port`` are host and port of a depth cache cluster
+            (UBDCC) or of a gateway, whose REST calls `cluster` then has. It is tried at once. It changes nothing for
+            the books of this manager. docs/migration.md has the others.
 
     Use it as a context manager, with or without ``async``, or call `stop`. Thread-safe.
     """
+
+    cluster: UbdccCluster | None
+    """The REST calls of the cluster at `ubdcc_address`."""
 
     _caches: dict[str, DepthCache]  # by the symbol; of another exchange "exchange:symbol"
     _stopped: dict[str, str]  # the same key -> the market as the user spelt it
@@ -134,7 +141,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
-        compat.check_parameters(compat_parameters)
+        self.cluster = compat.cluster_of(compat_parameters)
         with parameters.wrong_types_as_values():
             venue, uris = venue_at(exchange, restful_base_uri, websocket_base_uri)
             settings = Settings.checked(

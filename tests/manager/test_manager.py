@@ -712,8 +712,8 @@ def test_parameters_after_the_exchange_are_keyword_only():
         ("websocket_base_uri", "ws://host/path", "without a path"),
         ("proxy", "gopher://host", "http://"),
         ("ubra_manager", object(), "restful_base_uri"),
-        ("ubdcc_address", "host", "not supported"),
-        ("ubdcc_port", 1, "not supported"),
+        ("ubdcc_address", "http://host", "without a scheme"),
+        ("ubdcc_address", 100, "without a scheme"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_the_constructor_in_its_users_words(parameter, value, word):
