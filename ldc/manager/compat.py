@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ldc.network.ubdcc import UbdccCluster
+from ldc.types import MarketName
 
 RENAMED = {
     "create_depth_caches": "create_depth_cache",
@@ -79,11 +80,13 @@ def lookup(owner: object, name: str) -> Any:
 class CompatNames:
     """UBLDC's names of methods, without a warning because many programs use them. The manager has the methods."""
 
-    def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+    def create_depth_cache(
+        self, markets: MarketName | Iterable[MarketName], refresh_interval: float | None = None
+    ) -> bool:
         """Start one or many depth caches."""
         raise NotImplementedError
 
-    def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
+    def stop_depth_cache(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Stop and delete one or many depth caches."""
         raise NotImplementedError
 
@@ -91,11 +94,11 @@ class CompatNames:
         """Return the active markets."""
         raise NotImplementedError
 
-    def refresh(self, markets: str | Iterable[str]) -> bool:
+    def refresh(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Check the levels of these markets against a new snapshot."""
         raise NotImplementedError
 
-    def resync(self, market: str, unsubscribe: bool = True) -> bool:
+    def resync(self, market: MarketName, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again."""
         raise NotImplementedError
 
@@ -103,11 +106,13 @@ class CompatNames:
         """Stop everything."""
         raise NotImplementedError
 
-    def create_depthcache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+    def create_depthcache(
+        self, markets: MarketName | Iterable[MarketName], refresh_interval: float | None = None
+    ) -> bool:
         """As `create_depth_cache`."""
         return self.create_depth_cache(markets, refresh_interval)
 
-    def stop_depthcache(self, markets: str | Iterable[str]) -> bool:
+    def stop_depthcache(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """As `stop_depth_cache`."""
         return self.stop_depth_cache(markets)
 
@@ -119,11 +124,11 @@ class CompatNames:
         """As `markets`."""
         return self.markets()
 
-    def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
+    def set_refresh_request(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """As `refresh`."""
         return self.refresh(markets)
 
-    def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
+    def set_resync_request(self, market: MarketName, unsubscribe: bool = True) -> bool:
         """As `resync`."""
         return self.resync(market, unsubscribe)
 
