@@ -8,6 +8,7 @@ item a market waiting. So a loop that is slow quotes late, but never on a book t
 
 import argparse
 import asyncio
+import io
 import sys
 from collections.abc import Sequence
 
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ feed, and all books of that feed wait meanwhile: so it only compares, and leaves
 """
 
 import argparse
+import io
 import queue
 import sys
 import threading
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Without markets it follows 20 made-up ones of the embedded exchange: pip install
 """
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ It sends no orders: put your own in the place of `PaperOrders`. examples/test_ma
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -70,11 +71,11 @@ class MarketMaker:
             self._quoted = quotes
         return quotes is not None
 
-    def quotes(self, book: ldc.BookView) -> tuple[Decimal, Decimal] | None:
+    def quotes(self, book: ldc.BookView[Decimal]) -> tuple[Decimal, Decimal] | None:
         """Return bid and ask around the price that the sizes at the top speak for, on the tick, away from it."""
         if not book.bids or not book.asks:
             return None
-        bid, bid_size, ask, ask_size = map(Decimal, (*book.bids[0], *book.asks[0]))  # they are; this tells the type
+        (bid, bid_size), (ask, ask_size) = book.bids[0], book.asks[0]
         fair = (bid * ask_size + ask * bid_size) / (bid_size + ask_size)
         return self.on_tick(fair * (1 - self._edge), ROUND_FLOOR), self.on_tick(fair * (1 + self._edge), ROUND_CEILING)
 
@@ -114,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

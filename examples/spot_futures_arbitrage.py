@@ -7,6 +7,7 @@ each other: pip install '.[simulator]'.
 """
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Opportunity(NamedTuple):
     """What both sides show."""
 
 
-def best_opportunity(spot: ldc.BookView, futures: ldc.BookView) -> Opportunity | None:
+def best_opportunity(spot: ldc.BookView[float], futures: ldc.BookView[float]) -> Opportunity | None:
     """Return the better of the two directions; None if a side is empty."""
     if not (spot.bids and spot.asks and futures.bids and futures.asks):
         return None
@@ -44,7 +45,7 @@ def best_opportunity(spot: ldc.BookView, futures: ldc.BookView) -> Opportunity |
     return max(found, key=lambda opportunity: opportunity.gain)
 
 
-def is_fresh(book: ldc.BookView) -> bool:
+def is_fresh(book: ldc.BookView[float]) -> bool:
     """Return whether the book has arrived just now."""
     return book.received_time_ns is not None and time.time_ns() - book.received_time_ns <= AGE_MS_MAX * 1_000_000
 
@@ -89,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Without --exchange it runs on the embedded exchange, which needs no network: pip
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every console can write the name of every market
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every console can write the name of every market
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

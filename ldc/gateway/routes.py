@@ -15,6 +15,7 @@ import ldc
 from ldc.gateway.access import SUBPROTOCOL, Access
 from ldc.gateway.binance_streams import BinanceSession, BinanceStreams
 from ldc.gateway.books import Books, not_found, refusal_of
+from ldc.gateway.changes import Changes
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections
 from ldc.gateway.diffs import Diffs
@@ -53,6 +54,7 @@ class Parts:
     books: Books
     hub: Hub
     diffs: Diffs
+    changes: Changes
     connections: Connections
     rest: BinanceRest
     exchange_info: ExchangeInfo
@@ -69,7 +71,7 @@ class Routes:
         self._parts = parts
         self._counts = parts.connections.counts
         self._streams = BinanceStreams(parts.books, parts.hub, parts.diffs)
-        self._push = Push(parts.books, parts.hub)
+        self._push = Push(parts.books, parts.hub, parts.changes)
         self._answers: dict[str, Callable[[Query], Reply]] = {
             **parts.rest.paths,
             "/healthz": parts.status.health,
@@ -201,7 +203,7 @@ class Routes:
         if session.subscribe(names):
             await listener.serve(websocket, session)
         else:
-            listener.close(1008, "Too many streams")
+            await listener.refuse(websocket, 1008, "Too many streams")
         return websocket
 
     async def _events(self, request: web.BaseRequest, market: str) -> Reply | web.StreamResponse:

@@ -15,6 +15,7 @@ from aiohttp import web
 import ldc
 from ldc.gateway.access import Access, checked_token, is_loopback
 from ldc.gateway.books import Books
+from ldc.gateway.changes import Changes
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections, LimitedConnection
 from ldc.gateway.diffs import Diffs
@@ -185,12 +186,14 @@ class Gateway:
         limits, started_ms = self._limits, time.time_ns() // 1_000_000
         connections = Connections(limits, self.counts)
         books = Books(self._manager)
-        hub, diffs, rest = Hub(books), Diffs(books, self.counts), BinanceRest(books)
+        hub, diffs, changes = Hub(books), Diffs(books, self.counts), Changes(books, self.counts)
+        rest = BinanceRest(books)
         self._parts = Parts(
             access=Access(self._token, self._hosts, self._tls is not None),
             books=books,
             hub=hub,
             diffs=diffs,
+            changes=changes,
             connections=connections,
             rest=rest,
             exchange_info=ExchangeInfo(books, rest.exchange_info_path),
@@ -225,6 +228,7 @@ class Gateway:
             server.close()
             hub.close()
             diffs.close()
+            changes.close()
             connections.close()
             await self._parts.forward.close()
             await http.shutdown(0)
