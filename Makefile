@@ -16,8 +16,11 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # -P: the folder that make runs in is not on the path, so that `import ldc` finds the installed package.
 # RERUNS=1, as CI sets it: a test that fails runs once more, and the summary names it under RERUN.
 PYTEST := $(BIN)/python -P -m pytest $(if $(RERUNS),--reruns $(RERUNS) -r fER)
-# As many processes as there are processors. Tests of one group, which share what is slow to make, stay in one process.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadgroup
+# Two processes for each processor, because half of the time of most tests is waiting. Tests of one group, which
+# share what is slow to make, stay in one process.
+PARALLEL ?= -n $(shell $(PYTHON) -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))") --dist loadgroup
+# The legs of make check keep the processors busy.
+PARALLEL_BUSY ?= -n auto --maxprocesses 4 --dist loadgroup
 
 # The folders stand for files that were added or removed.
 PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
@@ -25,7 +28,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check check-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
+.PHONY: help test lint check check-cluster simulate-cluster bench-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
 	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback \
 	bench-peers-recordings bench-recovery bench-scale bench-shared \
 	web web-test web-screenshots
@@ -59,7 +62,9 @@ help:
 	@echo "make torn-shared           the same between processes, by shared memory; READS=10000000"
 	@echo "make feeders   shared books whose feeders are killed, stopped and replaced; ROUNDS=1000"
 	@echo "make bench-shared          what publishing costs, what reads cost, how soon a reader wakes"
+	@echo "make bench-cluster         a cluster on one machine: local reads, pushes, a thousand markets on four nodes"
 	@echo "make check-cluster         nodes of a cluster that are killed, stopped and restarted under a reader (minutes)"
+	@echo "make simulate-cluster HISTORIES=10000   the rules of nodes in virtual time: deaths, hangs, partitions, bans"
 	@echo "make clean     remove everything that make has made"
 
 # ---------------------------------------------------------------------------------------------------- the environment
@@ -130,7 +135,7 @@ lint: $(VENV)/.installed $(VENV)/.lint-tools
 	$(PYTEST) -q tests/project/test_layers.py tests/project/test_tidy.py
 	$(PYTEST) -q tests/project/test_short_programs.py -k mypy
 
-check: check-warnings web-test check-long check-foreign check-greenlets check-alone check-variants check-mutants
+check: check-warnings web-test check-long check-foreign check-notebook check-greenlets check-alone check-variants check-mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -160,6 +165,10 @@ bench-gateway: $(VENV)/.installed
 # What publishing costs on the recordings, what a read costs, how soon a reader wakes, a thousand markets.
 bench-shared: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_shared.py $(ARGS)
+
+# A cluster on this machine: local reads, pushes, a thousand markets twice on four nodes; three minutes.
+bench-cluster: $(VENV)/.installed
+	$(BIN)/python -P benchmarks/bench_cluster.py $(ARGS)
 
 # How soon markets are readable again after resets, gaps, and a cut of all connections; five minutes.
 bench-recovery: $(VENV)/.installed
@@ -292,13 +301,18 @@ torn: $(VENV)/.installed
 check-cluster: $(VENV)/.installed
 	$(PYTEST) -n 0 -m check $(ARGS) tests/cluster/test_cluster_processes.py
 
+# Clusters in virtual time, from a random first seed unless FIRST names it; seven minutes of one processor for 10,000. By hand.
+HISTORIES ?= 10000
+simulate-cluster: $(VENV)/.installed
+	PYTHONPATH=tests/kits $(BIN)/python -P tests/tools/cluster_histories.py --histories $(HISTORIES) $(if $(FIRST),--first $(FIRST))
+
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info .coverage htmlcov .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------ the legs of make check
 
-.PHONY: check-warnings check-long check-foreign check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
+.PHONY: check-warnings check-long check-foreign check-gateways check-notebook check-greenlets check-hostile check-alone check-variants check-checked check-sanitize check-pure check-fuzz \
 	check-mutants build-checked build-sanitize build-pure-python try-checked try-sanitize try-pure-python
 
 # build_variant: install the variant $(1), built with $(2), into a folder that goes in front of the path.
@@ -321,31 +335,45 @@ check-warnings: $(VENV)/.installed
 	LDC_WERROR=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/check/warnings .
 
 # The tests that take too long for `make test`, but for those with a target of their own.
+FOREIGN_TESTS = tests/gateway/test_foreign_clients_on_the_gateway.py tests/simulator/test_foreign_clients.py
 OWN_TARGET = tests/cluster/test_cluster_processes.py tests/gateway/test_page.py tests/manager/test_greenlets.py \
-	tests/manager/test_hostile_environment.py tests/simulator/test_foreign_clients.py
+	tests/manager/test_hostile_environment.py tests/project/test_notebook.py $(FOREIGN_TESTS)
 check-long: $(VENV)/.installed
-	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
+	LDC_CLUSTER_HISTORIES=$${LDC_CLUSTER_HISTORIES:-500} $(PYTEST) $(PARALLEL_BUSY) -m check $(addprefix --ignore=,$(OWN_TARGET)) $(ARGS)
 
 # Shared books alone: many histories, torn views, killed feeders, fuzzed memory, and the examples in C, C++, Rust and Go.
 check-shared: $(VENV)/.installed
-	$(PYTEST) $(PARALLEL) $(ARGS) tests/shared
+	$(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/shared
 
-# Other people's clients against the embedded exchange. Where they cannot be installed, their tests are skipped and say so.
+# Other people's clients against the embedded exchange, and against a gateway under three of its faults. Where they cannot be
+# installed, their tests are skipped and say so. LDC_FOREIGN_FAULTS=all: under every fault, by hand, a quarter of an hour.
 FOREIGN := build/check/foreign
+FOREIGN_CLIENTS := python-binance ccxt cryptofeed unicorn-binance-local-depth-cache
 check-foreign: $(VENV)/.installed
-	$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
+	$(PIP) install --upgrade --target $(FOREIGN) $(FOREIGN_CLIENTS) || \
+		$(PIP) install --upgrade --target $(FOREIGN) python-binance ccxt || \
 		echo "other people's clients cannot be installed here" >&2
-	PYTHONPATH=$(FOREIGN) $(PYTEST) -m check $(ARGS) tests/simulator/test_foreign_clients.py
+	PYTHONPATH=$(FOREIGN) $(PYTEST) -rs -m check $(if $(LDC_FOREIGN_FAULTS),-o faulthandler_timeout=3600) $(ARGS) $(FOREIGN_TESTS)
+
+# Two gateways as processes, one of which is killed or stopped, under a replica of both. LDC_GATEWAY_FAULTS=50 for more rounds.
+check-gateways: $(VENV)/.installed
+	$(PYTEST) -n 0 -s -m check $(ARGS) tests/gateway/test_two_gateways.py
+
+# The notebook of the examples in a kernel. Where that cannot be installed, its test is skipped and says so.
+KERNEL := $(abspath build/check/kernel)
+check-notebook: $(VENV)/.installed
+	$(PIP) install --upgrade --target $(KERNEL) nbclient ipykernel || echo "a kernel cannot be installed here" >&2
+	PYTHONPATH=$(KERNEL) $(PYTEST) $(ARGS) tests/project/test_notebook.py
 
 # What surrounds the threads, with the long tests: processes that are stopped for 20 s, exceptions at every call. By hand.
 check-hostile: $(VENV)/.installed
-	$(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_hostile_environment.py
+	$(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/manager/test_hostile_environment.py
 
 # Programs whose threads are greenlets. Where the libraries cannot be installed, these tests are skipped and say so.
 GREENLETS := build/check/greenlets
 check-greenlets: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(GREENLETS) gevent eventlet || echo "gevent or eventlet cannot be installed here" >&2
-	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL) $(ARGS) tests/manager/test_greenlets.py
+	PYTHONPATH=$(GREENLETS) $(PYTEST) $(PARALLEL_BUSY) $(ARGS) tests/manager/test_greenlets.py
 
 # The faults of frames, sockets and HTTP again, with a connection and a thread for each market.
 check-alone: $(VENV)/.installed

@@ -1,8 +1,9 @@
-"""What the gateway costs: REST reads, the time that a diff takes to pass, and listeners. Over loopback.
+"""What the gateway costs: REST reads, the way of a diff, listeners, and what it refuses. Over loopback.
 
-    python benchmarks/bench_gateway.py [--seconds 5] [--listeners 200]
+    python benchmarks/bench_gateway.py [--seconds 5] [--listeners 200] [--parts rest,hop,listeners,idle,refused,unread]
 
 The exchange and the clients run in this process, the gateway in one of its own, so that its processor time is known.
+What it spends on the books themselves is measured first, and taken off.
 """
 
 import argparse
@@ -10,12 +11,15 @@ import asyncio
 import json
 import os
 import re
+import resource
+import socket
 import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -40,17 +44,30 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def rest(base: str, pid: int, limit: int, seconds: float) -> str:
-    """Read one market over a kept connection, one request after the other."""
-    url, took = f"{base}/api/v3/depth?symbol=BTCUSDT&limit={limit}", []
-    async with aiohttp.ClientSession() as session:
-        cpu, ends = cpu_s(pid), time.perf_counter() + seconds
-        while time.perf_counter() < ends:
+def idle_share(pid: int, seconds: float) -> float:
+    """Return the processor time per second that the gateway's books take, without a client."""
+    cpu, began = cpu_s(pid), time.perf_counter()
+    time.sleep(seconds)
+    return (cpu_s(pid) - cpu) / (time.perf_counter() - began)
+
+
+def rest(base: str, pid: int, limit: int, seconds: float, share: float) -> str:
+    """Read one market over a kept connection, one request after the other, with a client that costs next to nothing."""
+    host, port = urlsplit(base).hostname, urlsplit(base).port
+    request = f"GET /api/v3/depth?symbol=BTCUSDT&limit={limit} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+    took: list[float] = []
+    with socket.create_connection((host, port)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        cpu, starts = cpu_s(pid), time.perf_counter()
+        while time.perf_counter() - starts < seconds:
             began = time.perf_counter()
-            async with session.get(url) as reply:
-                await reply.read()
+            client.sendall(request)
+            head, _, body = client.recv(1 << 16).partition(b"\r\n\r\n")
+            left = int(re.search(rb"Content-Length: (\d+)", head)[1]) - len(body)
+            while left:
+                left -= len(client.recv(1 << 18))
             took.append((time.perf_counter() - began) * 1e3)
-        spent = (cpu_s(pid) - cpu) / len(took) * 1e6
+        spent = (cpu_s(pid) - cpu - share * (time.perf_counter() - starts)) / len(took) * 1e6
     middle, late = statistics.median(took), percentile(took, 0.99)
     return f"depth {limit:>5}: p50 {middle:.2f} ms, p99 {late:.2f} ms, {spent:.0f} us of processor time"
 
@@ -99,12 +116,93 @@ async def listeners(gateway: str, pid: int, count: int, seconds: float) -> str:
     )
 
 
+async def idle(gateway: str, pid: int, count: int) -> str:
+    """Let many websockets listen to nothing, and say what one costs."""
+    before = rss_kb(pid)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        sockets = [await session.ws_connect(f"{gateway}/ldc/ws") for _ in range(count)]
+        await asyncio.sleep(1)
+        memory, cpu = (rss_kb(pid) - before) / len(sockets), cpu_s(pid)
+        await asyncio.sleep(2)
+        share = (cpu_s(pid) - cpu) / 2 * 100
+    return f"{count} idle websockets: {memory:.1f} kB each, {share:.1f} % of a core with the books"
+
+
+def refused(base: str, pid: int, count: int) -> str:
+    """Open ever more connections, and keep them; say how many stay, and whether the gateway still answers."""
+    host, port = urlsplit(base).hostname, urlsplit(base).port
+    before = rss_kb(pid)
+    with urllib.request.urlopen(f"{base}/healthz"), socket.create_connection((host, port)) as early:
+        began = time.perf_counter()
+        kept = [socket.create_connection((host, port)) for _ in range(count)]
+        took = time.perf_counter() - began
+        time.sleep(1)
+        memory = (rss_kb(pid) - before) / 1024
+        early.sendall(b"GET /ldc/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while chunk := early.recv(1 << 16):
+            answer += chunk
+        counts = json.loads(answer.partition(b"\r\n\r\n")[2])["gateway"]
+        ended = 0
+        for each in kept:
+            each.setblocking(False)
+            try:
+                ended += each.recv(1) == b""
+            except BlockingIOError:
+                pass
+            except OSError:
+                ended += 1
+            each.close()
+    return (
+        f"{count} connections in {took:.1f} s: {count - ended} stay, {ended} were ended ({counts['connections_max']} "
+        f"counted), {memory:.0f} MB more; one from before is answered"
+    )
+
+
+async def unread(base: str, gateway: str, exchange: SimulatedExchange, pid: int, count: int) -> str:
+    """Let clients subscribe to diffs and never read; say what they cost at most, and how they end."""
+    host, port = urlsplit(base).hostname, urlsplit(base).port
+    clients = []
+    for _ in range(count):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, port))
+        client.sendall(
+            b"GET /ws/btcusdt@depth@100ms HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        clients.append(client)
+    await asyncio.sleep(1)
+    before = most = rss_kb(pid)
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{gateway}/ws/btcusdt@bookTicker") as reader:
+
+        async def gateway_counts() -> dict[str, int]:
+            async with session.get(f"{base}/ldc/status") as reply:
+                return (await reply.json())["gateway"]
+
+        while (await gateway_counts()).get("unsent_bytes_max", 0) < count:
+            await asyncio.to_thread(exchange.advance, "BTCUSDT", 500)
+            await reader.receive()
+            most = max(most, rss_kb(pid))
+    for client in clients:
+        client.close()
+    return (
+        f"{count} clients of diffs that never read: {(most - before) / count / 1024:.1f} MB each at most, all aborted"
+    )
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--listeners", type=int, default=200)
+    parser.add_argument("--idle", type=int, default=1000)
+    parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--unread", type=int, default=10)
+    parser.add_argument("--parts", default="rest,hop,listeners,idle,refused,unread")
     options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with SimulatedExchange(MARKETS, levels=6000) as exchange:
         command = [sys.executable, "-P", "-m", "ldc", "serve", *MARKETS, "--port", "0", "--restful-base-uri",
                    exchange.restful_base_uri, "--websocket-base-uri", exchange.websocket_base_uri]  # fmt: skip
@@ -114,18 +212,30 @@ def main() -> None:
                 while not ready(base):
                     time.sleep(0.1)
                 time.sleep(2)
-                asyncio.run(measure(base, exchange.websocket_base_uri, process.pid, options))
+                measure(base, exchange, process.pid, options)
             finally:
                 process.terminate()
 
 
-async def measure(base: str, exchange: str, pid: int, options: argparse.Namespace) -> None:
+def measure(base: str, exchange: SimulatedExchange, pid: int, options: argparse.Namespace) -> None:
     """Print one line for each thing that is measured."""
-    websocket = base.replace("http", "ws", 1)
-    for limit in (20, 1000):
-        print(await rest(base, pid, limit, options.seconds))
-    print(await hop(exchange, websocket, options.seconds))
-    print(await listeners(websocket, pid, options.listeners, options.seconds))
+    websocket, seconds = base.replace("http", "ws", 1), options.seconds
+    parts = options.parts.split(",")
+    if "rest" in parts:
+        share = idle_share(pid, seconds)
+        print(f"the books of {len(MARKETS)} markets, without a client: {share * 100:.1f} % of a core")
+        for limit in (20, 1000):
+            print(rest(base, pid, limit, seconds, share))
+    if "hop" in parts:
+        print(asyncio.run(hop(exchange.websocket_base_uri, websocket, seconds)))
+    if "idle" in parts:  # before the others have made the process larger
+        print(asyncio.run(idle(websocket, pid, options.idle)))
+    if "listeners" in parts:
+        print(asyncio.run(listeners(websocket, pid, options.listeners, seconds)))
+    if "unread" in parts:
+        print(asyncio.run(unread(base, websocket, exchange, pid, options.unread)))
+    if "refused" in parts:
+        print(refused(base, pid, options.connections))
 
 
 def ready(base: str) -> bool:

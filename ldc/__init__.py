@@ -39,6 +39,7 @@ from ldc.errors import (
 )
 from ldc.manager.depth_cache import DepthCache
 from ldc.manager.manager import BinanceLocalDepthCacheManager
+from ldc.manager.settings import Endpoints
 from ldc.sequence import FUTURES, SPOT, SequenceRule
 from ldc.shared import SharedBooks
 from ldc.types import (
@@ -91,6 +92,7 @@ __all__ = [
     "DepthCacheNotFound",
     "DepthCacheOutOfSync",
     "DepthCacheStatus",
+    "Endpoints",
     "FeedStatus",
     "Fill",
     "Header",

@@ -81,11 +81,11 @@ class _Collector(Collector):
         )
         statuses = list(self._statuses())
         yield from _families(statuses)
-        progress = self._manager.get_progress()
-        exchange = [self._manager.exchange]
+        progresses = {exchange: self._manager.get_progress(exchange) for exchange in self._manager.exchanges}
         for name in ("synchronized", "failed", "total"):
             gauge = GaugeMetricFamily(f"ldc_markets_{name}", f"Depth caches: {name}", labels=["exchange"])
-            gauge.add_metric(exchange, getattr(progress, name))
+            for exchange, progress in progresses.items():
+                gauge.add_metric([exchange], getattr(progress, name))
             yield gauge
         events = CounterMetricFamily("ldc_gateway_events", "What has happened at the gateway", labels=["event"])
         for event, count in sorted(self._extra().items()):
@@ -103,19 +103,24 @@ class _Collector(Collector):
                 continue
 
 
+def _names(status: Status) -> tuple[str, str]:
+    """Return the labels of a market. That of another exchange than the manager's own is reported with it before it."""
+    return status.exchange, status.market.removeprefix(f"{status.exchange}:")
+
+
 def _families(statuses: list[Status]) -> Iterator[Metric]:
     for name, (text, value_of) in GAUGES.items():
         gauge = GaugeMetricFamily(name, text, labels=_LABELS)
         for status in statuses:
             value = value_of(status)
             if value is not None:
-                gauge.add_metric((status.exchange, status.market), value)
+                gauge.add_metric(_names(status), value)
         yield gauge
     levels = GaugeMetricFamily("ldc_book_levels", "Levels held", labels=(*_LABELS, "side"))
     states = GaugeMetricFamily("ldc_book_state", "1: the state that the market is in", labels=(*_LABELS, "state"))
     causes = GaugeMetricFamily("ldc_book_cause", "1: why it cannot be read", labels=(*_LABELS, "cause"))
     for status in statuses:
-        of = (status.exchange, status.market)
+        of = _names(status)
         levels.add_metric((*of, "bids"), status.bid_count)
         levels.add_metric((*of, "asks"), status.ask_count)
         states.add_metric((*of, status.state.value), 1)
@@ -125,13 +130,13 @@ def _families(statuses: list[Status]) -> Iterator[Metric]:
     for name, (text, count_of) in COUNTERS.items():
         counter = CounterMetricFamily(name, text, labels=_LABELS)
         for status in statuses:
-            counter.add_metric((status.exchange, status.market), count_of(status))
+            counter.add_metric(_names(status), count_of(status))
         yield counter
     for name, (text, label, counts_of) in BY_REASON.items():
         counter = CounterMetricFamily(name, text, labels=(*_LABELS, label))
         for status in statuses:
             for reason, count in counts_of(status).items():
-                counter.add_metric((status.exchange, status.market, reason), count)
+                counter.add_metric((*_names(status), reason), count)
         yield counter
 
 

@@ -24,6 +24,9 @@ A = TypeVar("A")
 Amount = float | Decimal | SupportsIndex
 """A quantity, a notional, a price, a step: an exact number. A float means its repr."""
 Side = Literal["bids", "asks"]
+MarketName = str | tuple[str, str]
+"""What a manager calls a market: "BTCUSDT" of its own exchange; of another one ("binance.com-futures", "BTCUSDT") or
+"binance.com-futures:BTCUSDT"."""
 
 
 class Verdict(enum.IntEnum):

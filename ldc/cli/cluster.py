@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ldc.cli.log import logged_to
 from ldc.cli.signals import Interruption
@@ -20,6 +20,9 @@ from ldc.cluster import operation
 from ldc.cluster.node import Node
 from ldc.cluster.operation import ClusterReport
 from ldc.cluster.reader import ClusterBooks
+
+if TYPE_CHECKING:
+    from ldc.gateway import Gateway
 
 logger = logging.getLogger("binance_local_depth_cache")
 
@@ -37,6 +40,8 @@ def made_node(options: argparse.Namespace) -> Node:
         uris = getattr(options, name)
         if uris:
             manager[name] = uris[0] if len(uris) == 1 else uris
+    if options.share is not None:
+        manager["share"] = options.share
     return Node(
         options.cluster,
         options.name,
@@ -51,6 +56,26 @@ def made_node(options: argparse.Namespace) -> Node:
         config=options.config,
         insecure=options.insecure,
         manager=manager,
+    )
+
+
+def made_gateway(node: Node, options: argparse.Namespace) -> "Gateway | None":
+    """Return the gateway of a node, not started yet; None: there shall be none. The cluster decides what is kept."""
+    if options.gateway is None:
+        return None
+    from ldc.cli.serve import read_token
+    from ldc.gateway import Gateway
+
+    return Gateway(
+        node.manager,
+        host=options.gateway_host,
+        port=options.gateway,
+        token=None if options.token_file is None else read_token(options.token_file),
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        allowed_hosts=options.allow_host,
+        read_only=True,
+        elsewhere=node.gateway_of,
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ldc._version import __version__
@@ -256,6 +256,14 @@ def add_cluster(commands: Any, raw: dict[str, Any]) -> None:
     node.add_argument("--levels", type=positive, default=20, metavar="N", help="levels a side to push (default: 20)")
     node.add_argument("--restful-base-uri", action="append", default=[], metavar="URI", help="another address")
     node.add_argument("--websocket-base-uri", action="append", default=[], metavar="URI", help="another address")
+    node.add_argument("--gateway", type=port, metavar="PORT", help="serve the books by HTTP too, as ldc serve does")
+    node.add_argument("--gateway-host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1)")
+    node.add_argument("--gateway-uri", metavar="URI", help="by which other nodes reach it (default: host and port)")
+    node.add_argument("--token-file", metavar="FILE", help="its first line is the token that the gateway demands")
+    node.add_argument("--tls-cert", metavar="FILE", help="certificate of the gateway, PEM")
+    node.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
+    node.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this machine")
+    node.add_argument("--share", metavar="NAME", help="publish the books of this node in shared memory")
     node.add_argument("--insecure", action="store_true", help="listen on a network address without TLS")
     node.add_argument("--drain-seconds", type=seconds, default=30.0, metavar="N", help="(default: 30)")
     node.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at a signal)")
@@ -449,13 +457,18 @@ def serve(options: argparse.Namespace) -> ExitStatus:
 def node(options: argparse.Namespace) -> ExitStatus:
     """Run `ldc node`."""
     with starting():
-        from ldc.cli.cluster import made_node, run_node
+        from ldc.cli.cluster import made_gateway, made_node, run_node
 
         made = made_node(options)
+        gateway = made_gateway(made, options)
     with Interruption() as interruption:  # before the start, so that no signal ends a node that has joined
         with starting():
             made.start()
-        with made:
+        with made, ExitStack() as stack:
+            if gateway is not None:
+                with starting():
+                    stack.enter_context(gateway)
+                made.announce_gateway(options.gateway_uri or gateway.restful_base_uri)
             return run_node(made, interruption, options.drain_seconds, options.seconds, sys.stderr)
 
 

@@ -2,7 +2,10 @@
 
 Rule 1: nothing is found by multicast. A process knows the endpoints that it is given, and what those know.
 Rule 2: an endpoint that others can reach is encrypted, or the user says that it need not be.
-Rule 3: callbacks run on one thread of the session, in the order of arrival. They return soon.
+Rule 3: callbacks run on one thread of the session, in the order of arrival. They return soon. Pushes of books are
+    taken on the transport's thread, because each thread that must wake costs a tenth of a millisecond.
+Rule 4: two nodes have one link: of two endpoints in one list, the later one dials. With two links, what is on the way
+    on one that ends is lost while the other keeps the session: tokens never arrive, and keys are mixed up.
 """
 
 import contextlib
@@ -45,7 +48,7 @@ class BusOptions(NamedTuple):
     """How a process reaches a cluster."""
 
     connect: Sequence[str] = ()
-    """Endpoints of other processes, such as "tcp/10.0.0.1:7447". Own ones do no harm."""
+    """Endpoints of other processes, such as "tcp/10.0.0.1:7447": the same list, with its own, for each node."""
     listen: Sequence[str] = ()
     """Endpoints of this process. Readers need none."""
     config: str | PathLike[str] | None = None
@@ -68,6 +71,15 @@ def is_private(endpoint: str) -> bool:
         return False
 
 
+def dialled(connect: Sequence[str], listen: Sequence[str]) -> list[str]:
+    """Return the endpoints that a process dials: if its own is in the list, those before it in the alphabet.
+
+    The other ones dial this process, because they have the same list. Who is not in the list, as a reader, dials all.
+    """
+    own = sorted(set(connect) & set(listen))
+    return [endpoint for endpoint in connect if endpoint not in own and (not own or endpoint < own[0])]
+
+
 def configured(options: BusOptions) -> zenoh.Config:
     """Return the configuration of a session. Raises ``ValueError`` for endpoints that are not private."""
     try:
@@ -85,7 +97,7 @@ def configured(options: BusOptions) -> zenoh.Config:
     settings: dict[str, Any] = {
         "mode": "peer",
         "listen/endpoints": listen,
-        "connect/endpoints": connect,
+        "connect/endpoints": dialled(connect, listen),
         "connect/timeout_ms": CONNECT_MS,
         "connect/exit_on_failure": False,
         "connect/retry": {
@@ -95,6 +107,11 @@ def configured(options: BusOptions) -> zenoh.Config:
         },
         "scouting/multicast/enabled": False,
         "scouting/gossip/enabled": True,
+        # What the list has is dialled by rule 4; what gossip tells of is dialled by those that are in no list.
+        "scouting/gossip/autoconnect": {"peer": [] if set(connect) & set(listen) else ["peer"]},
+        "scouting/gossip/autoconnect_strategy": {
+            "peer": {"to_router": "always", "to_peer": "greater-zid" if listen else "always"}
+        },
         "transport/link/tx/lease": LEASE_MS,
         "transport/shared_memory/enabled": False,
     }
@@ -133,22 +150,30 @@ class Question:
 
 
 class BusPublisher:
-    """Publishes under one key. Thread-safe."""
+    """Publishes under one key. Thread-safe: Zenoh's own publisher raises if it ends while another thread publishes."""
 
     def __init__(self, publisher: Any) -> None:
         self._publisher = publisher
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def put(self, data: bytes) -> bool:
         """Publish; return False if the session or the publisher has ended."""
-        try:
-            self._publisher.put(data)
-        except zenoh.ZError:
-            return False
-        return True
+        with self._lock:
+            if self._is_closed:
+                return False
+            try:
+                self._publisher.put(data)
+            except zenoh.ZError:
+                return False
+            return True
 
     def close(self) -> None:
-        """End it."""
-        self._publisher.undeclare()
+        """End it. Idempotent."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._publisher.undeclare()
 
 
 class Bus:
@@ -193,6 +218,25 @@ class Bus:
         return BusPublisher(
             self._session.declare_publisher(key, congestion_control=drop, priority=priority, express=True)
         )
+
+    def subscribe_directly(self, key: str, take: Callable[[str, bytes], None]) -> Any:
+        """Call `take(key, data)` for each message under these keys, on the transport's thread: no thread must wake.
+
+        It must return at once, and neither ask nor declare: `call` does that for it. What is not taken in time is
+        dropped where it was sent.
+        """
+
+        def took(sample: Any) -> None:
+            try:
+                take(str(sample.key_expr), sample.payload.to_bytes())
+            except Exception:  # one message must not end all others; it is logged
+                logger.exception("a message of the cluster is dropped: this is a fault of ldc")
+
+        return self._kept(self._session.declare_subscriber(key, _direct(took)))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the thread of the callbacks, soon."""
+        self._calls.put(function)
 
     def subscribe(self, key: str, take: Callable[[str, bytes], None]) -> Any:
         """Call `take(key, data)` for the latest message under each of these keys.

@@ -5,6 +5,7 @@
 | `ldc/1/<cluster>/node/<name>/<instance>/<version>/<state>` | token of a node; a new state, a new version |
 | `ldc/1/<cluster>/replica/<market>/<name>/<instance>` | token: the node has the market synchronized, and stays |
 | `ldc/1/<cluster>/top/<market>/<name>` | pushes of a market's best levels |
+| `ldc/1/<cluster>/hello/<name>` | which tokens a node has, every 0.25 s: `ldc.cluster.roster` |
 | `ldc/1/<cluster>/ask/<name>/<question>` | questions to one node |
 
 Tokens are Zenoh's liveliness tokens.
@@ -102,6 +103,15 @@ class Keys:
     def replicas(self) -> str:
         """All tokens of replicas."""
         return f"{self._root}/replica/*/*/*"
+
+    def hello(self, name: str) -> str:
+        """Return the key of what a node says about its tokens."""
+        return f"{self._root}/hello/{name}"
+
+    @property
+    def hellos(self) -> str:
+        """What all nodes say about their tokens."""
+        return self.hello("*")
 
     def top(self, market: str, name: str) -> str:
         """Return the key of a node's pushes of a market; "*" is every node."""

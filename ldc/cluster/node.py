@@ -2,7 +2,7 @@
 
 Rule 1: the rules decide (`ldc.cluster.rules`); this module carries out, and reports to them what happens.
 Rule 2: one thread talks to the rules. What the session delivers is put into its queue, and wake it.
-Rule 3: pushes have a thread of their own, so that no decision delays them.
+Rule 3: pushes have a thread of their own, so that no decision delays them. The updates of the manager wake it.
 Rule 4: a proof is read before the update id that it proves. So a reader never takes an old book for a proven one.
 """
 
@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import random
 import secrets
 import socket
 import threading
@@ -24,20 +25,27 @@ from ldc.cluster.bus import Bus, BusOptions, BusPublisher, Question
 from ldc.cluster.keys import Keys, NodeToken, ReplicaToken, checked_name
 from ldc.cluster.message import LEVELS_MAX, Proof, proofs_to_bytes, push_of, refusal
 from ldc.cluster.placement import NodeInfo, checked_weight
+from ldc.cluster.roster import (
+    HELLO_S,
+    Doubt,
+    Hello,
+    Roster,
+    RosterChange,
+    RosterEvent,
+    digest_of,
+    hello_from_bytes,
+    replicas_from_bytes,
+    replicas_to_bytes,
+)
 from ldc.cluster.rules import DEFAULT_RULE_TIMING, ActionKind, NodeRules, RuleTiming
 from ldc.cluster.wanted import WantedMarkets, checked_market, checked_replicas, entries_from_bytes
 
 LEVELS = 20
 """Levels a side that a node pushes, unless told otherwise."""
 
-LOOK_S = 0.05
-"""Seconds between two looks at whether the markets can be read."""
-
-SCAN_S = 0.001
-"""Seconds between two looks for changed books. A change is pushed half of that later, on average."""
-
-SCAN_SHARE = 0.1
-"""Part of a core that the looks for changed books may take; with many markets they are rarer."""
+LOOK_S = 0.25
+"""Seconds between two looks at all markets. The updates of the manager report nearly everything before: not that a
+market was refused permanently."""
 
 ASK_S = 2.0
 """Seconds that another node has for an answer."""
@@ -154,9 +162,11 @@ class Node:
         self._rules = NodeRules(self._info, self._wanted, time.monotonic(), timing)
         self._instance = secrets.token_hex(6)
         self._kept: dict[str, _Kept] = {}
-        self._tokens: dict[str, NodeToken] = {}
-        self._replicas: dict[tuple[str, str], set[str]] = {}
+        self._roster = Roster()
         self._asked_lists: dict[str, float] = {}
+        self._declared: set[str] = set()
+        self._declared_digest = digest_of(())
+        self._hello_at = self._declared_at = 0.0
         self._events: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._ends = threading.Event()
@@ -198,6 +208,9 @@ class Node:
         self._say_state()
         bus.watch(self.keys.nodes, lambda key, is_there: self._post(lambda: self._node_token(key, is_there)))
         bus.watch(self.keys.replicas, lambda key, is_there: self._post(lambda: self._replica_token(key, is_there)))
+        bus.subscribe(self.keys.hellos, lambda key, data: self._post(lambda: self._take_hello(key, data)))
+        self._hello_publisher = bus.publisher(self.keys.hello(self.name))
+        self._updates = self._manager.updates()
         self._threads = [
             threading.Thread(target=self._run, name=f"ldc-node-{self.name}", daemon=True),
             threading.Thread(target=self._push_all, name=f"ldc-push-{self.name}", daemon=True),
@@ -205,6 +218,20 @@ class Node:
         for thread in self._threads:
             thread.start()
         return self
+
+    def announce_gateway(self, base_uri: str | None) -> None:
+        """Say where this node's gateway is. None: it has none any more."""
+
+        def announce() -> None:
+            self._gateway = base_uri
+
+        self._post(announce)
+
+    def gateway_of(self, market: str) -> str | None:
+        """Return the base URI of the gateway of another node that has a market; None: there is none."""
+        names = sorted(self._roster.holders.get(market, ()))
+        found = [token.gateway for name in names if (token := self._roster.tokens.get(name)) and token.gateway]
+        return random.choice(found) if found else None
 
     def drain(self, is_draining: bool = True) -> None:
         """Give all markets away, and serve on until others have them; or, with False, take markets again."""
@@ -225,6 +252,8 @@ class Node:
         """Leave the cluster at once, and stop the manager. `drain` first, to leave no gap. Idempotent."""
         self._ends.set()
         self._wake.set()
+        if self._bus is not None:
+            self._updates.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(5.0)
@@ -296,6 +325,7 @@ class Node:
                     self._note_drained()
                     decides_at = self._rules.next_due(now)
                 self._ask_lists(now)
+                self._say_hello(now)
                 self._wake.wait(max(0.0, min(decides_at, now + LOOK_S) - time.monotonic()))
                 self._wake.clear()
         except BaseException:
@@ -347,10 +377,11 @@ class Node:
 
     def _say_state(self) -> None:
         """Publish what this node says about itself, if it changed: the new token first, then the end of the old one."""
-        said = (self._rules.state, self._wanted.digest)
+        said = (self._rules.state, self._wanted.digest, self._gateway)
         if said == self._own_said or self._bus is None:
             return
         self._own_said, before = said, self._own_token
+        self._declared_at = time.monotonic()
         self._own_version += 1
         token = NodeToken(
             self._rules.state,
@@ -371,50 +402,79 @@ class Node:
         token = self.keys.node_token(key)
         if token is None or token.state.info.name == self.name:
             return
-        name, known = token.state.info.name, self._tokens.get(token.state.info.name)
-        if not is_there:
-            if known is not None and (known.instance, known.version) == (token.instance, token.version):
-                self._forget_node(name)
-            return
-        if token.exchange != self._manager.exchange:
+        if is_there and token.exchange != self._manager.exchange:
+            name = token.state.info.name
             logger.error("node %s keeps %s, and is ignored: this cluster keeps another exchange", name, token.exchange)
             return
-        if known is not None and known.instance == token.instance and known.version >= token.version:
-            return
-        if known is not None and known.instance != token.instance:
-            self._forget_node(name)
-        self._tokens[name] = token
-        self._rules.node_seen(token.state, time.monotonic())
-        for market in self._replicas.get((name, token.instance), ()):
-            self._rules.replica_seen(market, name)
-        if known is None or known.instance != token.instance:
-            logger.info("node %s joined", name)
-
-    def _forget_node(self, name: str) -> None:
-        del self._tokens[name]
-        self._asked_lists.pop(name, None)
-        self._rules.node_gone(name, time.monotonic())
-        logger.info("node %s is gone", name)
+        self._take_changes(self._roster.take_node(token, is_there))
 
     def _replica_token(self, key: str, is_there: bool) -> None:
         token = self.keys.replica_token(key)
-        if token is None or token.name == self.name:
+        if token is not None and token.name != self.name:
+            self._take_changes(self._roster.take_replica(token, is_there))
+
+    def _take_changes(self, changes: list[RosterChange]) -> None:
+        """Report changes of the roster to the rules."""
+        for event, name, market in changes:
+            match event:
+                case RosterEvent.JOINED | RosterEvent.CHANGED:
+                    self._rules.node_seen(self._roster.tokens[name].state, time.monotonic())
+                case RosterEvent.GONE:
+                    self._asked_lists.pop(name, None)
+                    self._rules.node_gone(name, time.monotonic())
+                case RosterEvent.SYNCHRONIZED if market is not None:
+                    self._rules.replica_seen(market, name)
+                case RosterEvent.WITHDRAWN if market is not None:
+                    self._rules.replica_gone(market, name)
+            if event is RosterEvent.JOINED:
+                logger.info("node %s joined", name)
+            elif event is RosterEvent.GONE:
+                logger.info("node %s is gone", name)
+
+    def _say_hello(self, now: float) -> None:
+        """Say which tokens this node has, so that a process that misses one notices it."""
+        if now < self._hello_at:
             return
-        markets = self._replicas.setdefault((token.name, token.instance), set())
-        if is_there:
-            markets.add(token.market)
+        self._hello_at = now + HELLO_S
+        hello = Hello(self.name, self._instance, self._own_version, self._declared_digest)
+        self._hello_publisher.put(hello.to_bytes())
+
+    def _take_hello(self, key: str, data: bytes) -> None:
+        name = self.keys.last_of(key)
+        try:
+            hello = hello_from_bytes(data)
+        except ValueError as error:
+            logger.warning("a message of node %r about its tokens is dropped: %s", name, error)
+            return
+        if self.name in (name, hello.name) or hello.name != name:
+            return  # its own, or one that arrived under a wrong key
+        doubt = self._roster.take_hello(hello)
+        if doubt is None:
+            return
+        assert self._bus is not None
+        logger.info("node %s is asked for what the transport did not deliver: %s", name, doubt.name)
+        question = self.keys.ask(name, doubt.value)
+        if doubt is Doubt.NODE:
+            self._bus.ask(question, b"", lambda _data: None, ASK_S)
         else:
-            markets.discard(token.market)
-            if not markets:
-                del self._replicas[token.name, token.instance]
-        known = self._tokens.get(token.name)
-        if known is not None and known.instance == token.instance:
-            (self._rules.replica_seen if is_there else self._rules.replica_gone)(token.market, token.name)
+            self._bus.ask(question, b"", lambda data: self._post(lambda: self._take_replicas(name, data)), ASK_S)
+
+    def _take_replicas(self, name: str, data: bytes) -> None:
+        try:
+            self._take_changes(self._roster.take_replicas(name, *replicas_from_bytes(data)))
+        except ValueError as error:
+            logger.warning("a list of the replicas of node %r is not used: %s", name, error)
+
+    def _declare_again(self) -> bytes:
+        """Declare the node's token under a new key. Once a second is enough for all that ask."""
+        if time.monotonic() - self._declared_at > 1.0:
+            self._own_said = None
+        return b""
 
     def _ask_lists(self, now: float) -> None:
         """Ask each node whose list of markets differs for that list."""
         assert self._bus is not None
-        for name, token in self._tokens.items():
+        for name, token in self._roster.tokens.items():
             if token.wanted_digest == self._wanted.digest or now < self._asked_lists.get(name, 0.0):
                 continue
             self._asked_lists[name] = now + ASK_S
@@ -445,6 +505,8 @@ class Node:
             "add": lambda request: self._change(json.loads(request)),
             "remove": lambda request: self._change(json.loads(request) | {"replicas": 0}),
             "drain": lambda request: self._take_drain(json.loads(request)),
+            "declare": lambda _payload: self._in_own_thread(self._declare_again),
+            "replicas": lambda _payload: replicas_to_bytes(self._instance, self._declared),
             "audit": lambda request: self._audit(json.loads(request)["markets"]),
         }
         if what not in answers:
@@ -546,23 +608,41 @@ class Node:
     def _declare(self, market: str) -> None:
         assert self._bus is not None
         self._kept[market].token = self._bus.declare(self.keys.replica(ReplicaToken(market, self.name, self._instance)))
+        self._note_declared(self._declared | {market})
 
     def _withdraw(self, market: str) -> None:
         kept = self._kept[market]
         if kept.token is not None:
             kept.token.undeclare()
             kept.token = None
+        self._note_declared(self._declared - {market})
+
+    def _note_declared(self, markets: set[str]) -> None:
+        """Take what this node has declared. The set is replaced, not changed: answers read it on another thread."""
+        self._declared = markets
+        self._declared_digest = digest_of(markets)
 
     # ------------------------------------------------------------------------------------------ pushes
 
     def _push_all(self) -> None:
-        """Push what changed, until the end. Looks at the books: a look at a market costs 0.2 us."""
+        """Push what changed, until the end. All books are looked at when nothing was reported for `LOOK_S`, too."""
+        looks_at = 0.0
         while not self._ends.is_set():
-            started = time.perf_counter()
-            for kept in list(self._kept.values()):
+            try:
+                update = self._updates.get(LOOK_S)
+            except TimeoutError:
+                update = None
+            except EOFError:
+                return
+            if update is not None and (kept := self._kept.get(update.market)) is not None:
                 self._push(kept)
-            took_s = time.perf_counter() - started
-            time.sleep(max(SCAN_S, took_s * (1 - SCAN_SHARE) / SCAN_SHARE if took_s > SCAN_S else SCAN_S))
+                if update.is_lost or update.is_snapshot:
+                    self._wake.set()  # the rules hear at once what can be read, and what cannot
+            now = time.monotonic()
+            if now >= looks_at:
+                looks_at = now + LOOK_S
+                for kept in list(self._kept.values()):
+                    self._push(kept)
 
     def _push(self, kept: _Kept) -> None:
         reader = kept.reader

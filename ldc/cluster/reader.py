@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Self
 
 import ldc
 from ldc.cluster.bus import Bus, BusOptions
-from ldc.cluster.keys import Keys, NodeToken
+from ldc.cluster.keys import Keys
 from ldc.cluster.message import proofs_from_bytes, push_from
 from ldc.cluster.replicas import Disagreement, MarketReplicas, ReplicaStatus, Summary
+from ldc.cluster.roster import Doubt, Roster, RosterChange, RosterEvent, hello_from_bytes, replicas_from_bytes
 from ldc.cluster.wanted import checked_market
 
 PROOF_S = 0.25
@@ -119,13 +120,14 @@ class ClusterBooks:
         self.endpoints = tuple(connect)
         self._markets: dict[str, _Market] = {}
         self._lock = threading.Lock()
-        self._tokens: dict[str, NodeToken] = {}
-        self._holders: dict[str, set[tuple[str, str]]] = {}
+        self._roster = Roster()
+        """Guarded by the lock."""
         self._ends = threading.Event()
         self._bad_messages = self._misrouted_messages = 0
         self._bus = Bus(BusOptions(connect, (), config))
         self._bus.watch(self.keys.nodes, self._node_token)
         self._bus.watch(self.keys.replicas, self._replica_token)
+        self._bus.subscribe(self.keys.hellos, self._take_hello)
         self._thread = threading.Thread(target=self._prove, name=f"ldc-cluster-{cluster}", daemon=True)
         self._thread.start()
         self.subscribe(markets)
@@ -246,13 +248,18 @@ class ClusterBooks:
     def markets(self) -> list[str]:
         """Return the markets of which at least one replica is synchronized."""
         with self._lock:
-            return sorted(market for market, holders in self._holders.items() if holders)
+            return sorted(self._roster.holders)
+
+    def holders(self, market: str) -> frozenset[str]:
+        """Return the nodes that have declared a market: synchronized, and to stay. Case matters. For `ldc cluster`."""
+        with self._lock:
+            return frozenset(self._roster.holders.get(market, ()))
 
     def nodes(self) -> list[ClusterNodeStatus]:
         """Return the nodes that are there."""
         with self._lock:
-            tokens = sorted(self._tokens.items())
-            counts = {name: sum((name, t.instance) in each for each in self._holders.values()) for name, t in tokens}
+            tokens = sorted(self._roster.tokens.items())
+            counts = {name: len(self._roster.replicas_of(name)) for name, _ in tokens}
         return [
             ClusterNodeStatus(
                 name,
@@ -335,7 +342,7 @@ class ClusterBooks:
         name, replicas = market.name, market.replicas
         if cause == "STOPPED" and self._ends.is_set():
             return self._stopped()
-        if replicas.shown is None and cause == "FEEDER_GONE" and self._tokens:
+        if replicas.shown is None and cause == "FEEDER_GONE" and self._roster.tokens:
             return ldc.DepthCacheNotFound(
                 name,
                 cause,
@@ -375,7 +382,7 @@ class ClusterBooks:
                 found = _Market(name)
                 self._markets[name] = found
         if found.subscription is None:
-            found.subscription = self._bus.subscribe(
+            found.subscription = self._bus.subscribe_directly(
                 self.keys.top(name, "*"), lambda key, data: self._pushed(found, self.keys.last_of(key), data)
             )
             self._ask_for_book(found)
@@ -397,9 +404,7 @@ class ClusterBooks:
 
     def _ask_for_book(self, market: _Market) -> None:
         """Ask every node that has a market for its book and its proof: after the subscription, so nothing is missed."""
-        with self._lock:
-            names = {name for name, _ in self._holders.get(market.name, ())}
-        for name in names:
+        for name in self.holders(market.name):
             self._ask_proof(name, [market.name])
             self._bus.ask(
                 self.keys.ask(name, "book"),
@@ -409,7 +414,7 @@ class ClusterBooks:
             )
 
     def _pushed(self, market: _Market, name: str, data: bytes) -> None:
-        """Take a push, on the session's thread."""
+        """Take a push, on any thread of the transport or the session."""
         try:
             push = push_from(data)
         except ValueError as error:
@@ -423,7 +428,7 @@ class ClusterBooks:
             found = market.replicas.pushed(name, push, time.time_ns(), time.monotonic())
             market.changed.notify_all()
         if found is not None:
-            self._tell(found)
+            self._bus.call(lambda: self._tell(found))
 
     def _tell(self, found: Disagreement) -> None:
         """Report that replicas differ: to the log, to the nodes, which audit the market, and to the user."""
@@ -441,62 +446,83 @@ class ClusterBooks:
 
     def _node_token(self, key: str, is_there: bool) -> None:
         token = self.keys.node_token(key)
-        if token is None:
-            return
-        name = token.state.info.name
-        with self._lock:
-            known = self._tokens.get(name)
-            if is_there:
-                if known is not None and known.instance == token.instance and known.version >= token.version:
-                    return
-                self._tokens[name] = token
-                is_gone = known is not None and known.instance != token.instance
-            elif known is not None and (known.instance, known.version) == (token.instance, token.version):
-                del self._tokens[name]
-                is_gone = True
-            else:
-                return
-        self._note("gone" if not is_there else "joined" if known is None or is_gone else "changed", name)
-        if is_gone:
-            for market in list(self._markets.values()):
-                with market.changed:
-                    market.replicas.node_gone(name)
-                    market.changed.notify_all()
+        if token is not None:
+            with self._lock:
+                changes = self._roster.take_node(token, is_there)
+            self._take_changes(changes)
 
     def _replica_token(self, key: str, is_there: bool) -> None:
         token = self.keys.replica_token(key)
-        if token is None:
+        if token is not None:
+            with self._lock:
+                changes = self._roster.take_replica(token, is_there)
+            self._take_changes(changes)
+
+    def _take_changes(self, changes: list[RosterChange]) -> None:
+        """Carry out what changes of the roster mean for reads, on the session's thread."""
+        for event, name, changed in changes:
+            self._note(event.value, name, changed)
+            if event is RosterEvent.GONE:
+                for market in list(self._markets.values()):
+                    with market.changed:
+                        market.replicas.node_gone(name)
+                        market.changed.notify_all()
+            elif event is RosterEvent.SYNCHRONIZED and changed in self._markets:
+                self._ask_for_book(self._markets[changed])
+
+    def _take_hello(self, key: str, data: bytes) -> None:
+        """Take what a node says about its tokens; ask it for what the transport did not deliver."""
+        name = self.keys.last_of(key)
+        try:
+            hello = hello_from_bytes(data)
+        except ValueError as error:
+            self._bad_messages += 1
+            logger.warning("a message of node %r about its tokens is dropped: %s", name, error)
+            return
+        if hello.name != name:
+            self._misrouted_messages += 1
             return
         with self._lock:
-            holders = self._holders.setdefault(token.market, set())
-            (holders.add if is_there else holders.discard)((token.name, token.instance))
-            if not holders:
-                del self._holders[token.market]
-        self._note("synchronized" if is_there else "withdrawn", token.name, token.market)
-        market = self._markets.get(token.market)
-        if is_there and market is not None:
-            self._ask_for_book(market)
+            doubt = self._roster.take_hello(hello)
+        if doubt is None:
+            return
+        take = self._take_nothing if doubt is Doubt.NODE else lambda data: self._take_replicas(name, data)
+        self._bus.ask(self.keys.ask(name, doubt.value), b"", take, ANSWER_S)
+
+    def _take_nothing(self, _data: bytes) -> None:
+        """Take an answer that says nothing: what was asked for arrives as a token."""
+
+    def _take_replicas(self, name: str, data: bytes) -> None:
+        try:
+            instance, markets = replicas_from_bytes(data)
+        except ValueError as error:
+            self._bad_messages += 1
+            logger.warning("a list of the replicas of node %r is not used: %s", name, error)
+            return
+        with self._lock:
+            changes = self._roster.take_replicas(name, instance, markets)
+        self._take_changes(changes)
 
     def _prove(self) -> None:
         """Ask every node how current its books are, until the end."""
         while not self._ends.wait(self._proof_s):
             with self._lock:
-                names = list(self._tokens)
-                by_node: dict[str, list[str]] = {name: [] for name in names}
-                for market, holders in self._holders.items():
+                names = list(self._roster.tokens)
+                by_node: dict[str, dict[str, None]] = {name: {} for name in names}  # sets that keep their order
+                for market, holders in self._roster.holders.items():
                     if market in self._markets:
-                        for name, _ in holders:
-                            by_node.setdefault(name, []).append(market)
+                        for name in holders:
+                            by_node[name][market] = None
                 # A node that leaves a market has withdrawn its token, and serves on.
                 for each in self._markets.values():
                     with each.changed:
                         names_heard = each.replicas.nodes
                     for name in names_heard:
-                        if name in by_node and each.name not in by_node[name]:
-                            by_node[name].append(each.name)
+                        if name in by_node:
+                            by_node[name][each.name] = None
             for name, markets in by_node.items():
-                if markets and name in names:
-                    self._ask_proof(name, markets if len(markets) <= MARKETS_NAMED_MAX else [])
+                if markets:
+                    self._ask_proof(name, list(markets) if len(markets) <= MARKETS_NAMED_MAX else [])
 
     def _ask_proof(self, name: str, markets: list[str]) -> None:
         asked_at = time.monotonic()

@@ -12,12 +12,16 @@ from ldc.book import BookWatch, OrderBook, UpdateQueue
 from ldc.consume.stream import UpdateStream
 from ldc.consume.updates import Source, UpdateNumberType, checked_number, policy_number
 
+FollowedName = tuple[str, str]
+"""(exchange, symbol): of the markets of one manager, that of one."""
+
 
 class Followed(NamedTuple):
     """A market that can be followed."""
 
-    symbol: str
+    name: FollowedName
     market: str
+    """As items report it."""
     book: OrderBook
     inline_queue: Callable[[], UpdateQueue]
     """The queue of the callbacks that run in the thread of its feed."""
@@ -26,24 +30,24 @@ class Followed(NamedTuple):
 class Wish(NamedTuple):
     """What a follower wants to have of which markets."""
 
-    symbols: frozenset[str] | None
+    names: frozenset[FollowedName] | None
     """None: all, also those of the future."""
     policy: int
     number: UpdateNumberType
 
     def wants(self, market: Followed) -> bool:
         """Whether it follows a market."""
-        return self.symbols is None or market.symbol in self.symbols
+        return self.names is None or market.name in self.names
 
-    def add(self, queue: UpdateQueue, market: Followed, exchange: str, handle: object = None) -> BookWatch:
+    def add(self, queue: UpdateQueue, market: Followed, handle: object = None) -> BookWatch:
         """Let a queue note what happens to a market."""
-        source = Source(market.market, exchange, self.number, handle)
+        source = Source(market.market, market.name[0], self.number, handle)
         return queue.add(market.book, source, self.policy, self.number in (str, int))
 
 
-def wish(symbols: Iterable[str] | None, policy: str, number: UpdateNumberType) -> Wish:
+def wish(names: Iterable[FollowedName] | None, policy: str, number: UpdateNumberType) -> Wish:
     """Return a wish whose arguments are checked."""
-    wanted = None if symbols is None else frozenset(symbols)
+    wanted = None if names is None else frozenset(names)
     return Wish(wanted, policy_number(policy), checked_number(number))
 
 
@@ -54,8 +58,7 @@ _Entry = tuple[Wish, Callable[[Followed], UpdateQueue], list[tuple[UpdateQueue, 
 class Followers:
     """The streams and callbacks of one manager. The caller holds a lock around each call."""
 
-    def __init__(self, exchange: str) -> None:
-        self._exchange = exchange
+    def __init__(self) -> None:
         self._streams: weakref.WeakKeyDictionary[UpdateStream, Wish] = weakref.WeakKeyDictionary()
         self._callbacks: dict[object, _Entry] = {}
         self._is_ended = False
@@ -117,10 +120,10 @@ class Followers:
 
     def _attach(self, stream: UpdateStream, wanted: Wish, market: Followed) -> None:
         if wanted.wants(market):
-            wanted.add(stream.queue, market, self._exchange)
+            wanted.add(stream.queue, market)
 
     def _add_to(self, entry: "_Entry", handle: object, market: Followed) -> None:
         wanted, queue_of, watches = entry
         if wanted.wants(market):
             queue = queue_of(market)
-            watches.append((queue, wanted.add(queue, market, self._exchange, handle)))
+            watches.append((queue, wanted.add(queue, market, handle)))

@@ -135,12 +135,12 @@ class BookUpdate:
 
     @property
     def market(self) -> str:
-        """As the user spelt it."""
+        """As the user spelt it; at another exchange than the manager's own, "exchange:market"."""
         return self._source.market  # type: ignore[no-any-return]
 
     @property
     def exchange(self) -> str:
-        """The exchange string of its manager."""
+        """The exchange of the market."""
         return self._source.exchange  # type: ignore[no-any-return]
 
     @property

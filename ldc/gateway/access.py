@@ -11,6 +11,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -23,6 +24,9 @@ COOKIE = "ldc_session"
 SUBPROTOCOL = "ldc"
 """What a browser's websocket requests beside `ldc.bearer.<token>`, and what the gateway chooses."""
 _BEARER_SUBPROTOCOL = "ldc.bearer."
+
+HOSTS_KEPT = 64
+"""Hosts whose reading is kept, because clients send the same with each request."""
 
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -126,6 +130,7 @@ def _cookie(headers: Mapping[str, str]) -> str:
     return "" if found is None else found.value
 
 
+@lru_cache(HOSTS_KEPT)
 def _name_of(host: str | None) -> str | None:
     """Return the name in a Host header, without the port; None for a text that is none."""
     if host is None:
@@ -134,6 +139,7 @@ def _name_of(host: str | None) -> str | None:
     return None if match is None else match[1].lower().rstrip(".")
 
 
+@lru_cache(HOSTS_KEPT)
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name.strip("[]"))

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 import ldc
 from ldc.gateway.books import Books, event_time_ms, tops_of_texts
-from ldc.gateway.channels import Channel, Hub
+from ldc.gateway.channels import Channel, Hub, Render
 from ldc.gateway.diffs import Diffs
 from ldc.gateway.listeners import Listener
 from ldc.wire.control import Subscriptions, answer
@@ -41,24 +41,30 @@ class BinanceStreams:
             assert isinstance(form, Form)
             return framed((wrapped(stream.name, text) if form.combined else text).encode())
 
-        render = _Partial(self.books, stream) if stream.kind == "partial" else _Ticker(self.books, stream)
+        def make_render() -> Render:
+            return _Partial(self.books, stream) if stream.kind == "partial" else _Ticker(self.books, stream)
+
         levels = stream.depth if stream.kind == "partial" else 1
-        return Channel(stream.symbol, levels, stream.interval_ms / 1000, render, None, encode)
+        return Channel(self.books, stream.symbol, levels, stream.interval_ms / 1000, make_render, None, encode)
 
 
 class _Partial:
-    """The text of a partial depth. Its ids continue those of the one before."""
+    """The text of a partial depth, if it is another one. Its ids continue those of the one before."""
 
     def __init__(self, books: Books, stream: StreamName) -> None:
         self._family, self._symbol = books.family, stream.symbol
         self._last_id: int | None = None
+        self._sides: tuple[str, str] | None = None
 
     def __call__(self, texts: ldc.BookTexts) -> str | None:
-        last_id = texts.last_update_id
+        last_id, sides = texts.last_update_id, (texts.bids, texts.asks)
+        if last_id == self._last_id and sides == self._sides:
+            return None  # a refresh has changed what lies farther away
+        self._sides = sides
         previous = last_id - 1 if self._last_id is None or self._last_id >= last_id else self._last_id
         self._last_id = last_id
         ids = UpdateIds(previous + 1, last_id, previous)
-        return partial_text(self._family, self._symbol, ids, event_time_ms(texts), texts.bids, texts.asks)
+        return partial_text(self._family, self._symbol, ids, event_time_ms(texts), *sides)
 
 
 class _Ticker:

@@ -28,12 +28,14 @@ class Books:
         return self.manager.get_depth_cache(symbol)
 
     def symbols(self) -> Iterator[tuple[str, ldc.DepthCache]]:
-        """Return the symbol and the depth cache of each market, in the order of their creation."""
+        """Return the symbol and the depth cache of each market of the gateway's exchange, in order of creation."""
         for market in self.manager.get_list_of_depth_caches():
             try:
-                yield self.venue.normalized_market(market), self.manager.get_depth_cache(market)
+                cache = self.manager.get_depth_cache(market)
             except ldc.DepthCacheError:  # stopped meanwhile
                 continue
+            if cache.exchange == self.venue.exchange:
+                yield self.venue.normalized_market(market), cache
 
     def snapshot(self, symbol: str, limit: int) -> bytes:
         """Return the body of a REST snapshot. Raises what the read raises."""

@@ -3,94 +3,139 @@
 Rule 1: a state is made into text once, and into bytes once for each form, however many listen.
 Rule 2: a book that cannot be read has no state: nothing of it is sent. A channel may say so instead.
 Rule 3: a client that reads slowly gets the newest state once it has read; the states between are left out.
+Rule 4: the updates of the book wake a channel. A timer runs only while a state is too early, a client reads slowly, or
+    the book is lost, because the cause of a loss may change without an update.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Hashable
 
 import ldc
 from ldc.gateway.books import Books
-from ldc.gateway.limits import LOOK_S
+from ldc.gateway.following import followed
+from ldc.gateway.limits import REQUEST_AGAIN_S, SLOW_CLIENT_S
 from ldc.gateway.listeners import Listener
 
 Encode = Callable[[str, Hashable], bytes]
 """(text, form) -> the bytes to write."""
 
+Render = Callable[[ldc.BookTexts], str | None]
+"""The text of a state; None: nothing that the listeners see has changed."""
+
+_NEVER = float("inf")
+
 
 class Channel:
-    """One market in one form of content, and those who listen to it.
+    """One market in one form of content, and those who listen to it. Belongs to the thread of the event loop.
 
     Args:
+        books: where the market is read.
         symbol: the market.
         levels: levels a side.
         interval_s: seconds between two states at least.
-        render: the text of a state; None: nothing that the listeners see has changed.
+        make_render: returns what makes a state into text; another one after each loss of the book.
         render_loss: the text that a book cannot be read, from its error; None: the channel falls silent.
         encode: the bytes of a text.
     """
 
     def __init__(
         self,
+        books: Books,
         symbol: str,
         levels: int,
         interval_s: float,
-        render: Callable[[ldc.BookTexts], str | None],
+        make_render: Callable[[], Render],
         render_loss: Callable[[ldc.DepthCacheError], str] | None,
         encode: Encode,
     ) -> None:
-        self.symbol, self.levels = symbol, levels
+        self.symbol = symbol
         self.listeners: dict[Listener, Hashable] = {}
         """With the form of their messages."""
-        self._interval_s, self._render, self._render_loss, self._encode = interval_s, render, render_loss, encode
+        self._books, self._levels, self._interval_s = books, levels, interval_s
+        self._make_render, self._render_loss, self._encode = make_render, render_loss, encode
+        self._render = make_render()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: set[Listener] = set()
-        self._seen: tuple[object, ...] = ()
         self._text: str | None = None
+        self._loss: tuple[object, ...] | None = None
+        """Of a book that cannot be read: the error and its cause."""
+        self._is_changed = True
         self._due = 0.0
 
     def add(self, listener: Listener, form: Hashable) -> None:
-        """Add a listener, who gets the present state at the next look."""
+        """Add a listener, who gets the present state at once."""
         self.listeners[listener] = form
         self._waiting.add(listener)
+        self._look_at(0.0)
 
     def remove(self, listener: Listener) -> None:
         """Remove a listener."""
         self.listeners.pop(listener, None)
         self._waiting.discard(listener)
 
-    def look(self, books: Books, now: float) -> None:
-        """Send the state of the book, if it is another one and its time has come."""
-        if now >= self._due:
-            text = self._changed(books)
+    def changed(self) -> None:
+        """Send the state of the book, now or when its time has come."""
+        self._is_changed = True
+        self._look()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._is_changed and now >= self._due:
+            self._is_changed = False
+            text = self._state()
             if text is not None:
                 self._due = now + self._interval_s
                 self._publish(text)
-                return
         if self._waiting and self._text is not None:
             frames: dict[Hashable, bytes] = {}
             for listener in [each for each in self._waiting if each.reads]:
                 self._send(listener, self._text, frames)
+        at = self._due if self._is_changed else _NEVER
+        if self._loss is not None:
+            at = min(at, now + REQUEST_AGAIN_S)
+        if self._waiting and self._text is not None:
+            at = min(at, now + SLOW_CLIENT_S)
+        if at < _NEVER:
+            self._look_at(at)
 
-    def _changed(self, books: Books) -> str | None:
-        try:
-            cache = books.cache(self.symbol)
-        except ldc.DepthCacheError as error:
-            return self._lost(error, (type(error), error.cause))
-        reader = cache.reader
-        seen = (cache, reader.last_update_id, reader.unreadable_cause)
-        if seen == self._seen:
-            return None
-        try:
-            texts = reader.texts(self.levels)
-        except ldc.DepthCacheError as error:
-            error = cache.explain(error)
-            return self._lost(error, (cache, reader.last_update_id, error.cause))
-        self._seen = (cache, texts.last_update_id, None)
-        return self._render(texts)
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._time_has_come)
 
-    def _lost(self, error: ldc.DepthCacheError, seen: tuple[object, ...]) -> str | None:
-        if seen == self._seen:
+    def _time_has_come(self) -> None:
+        self._timer = None
+        self._is_changed = self._is_changed or self._loss is not None
+        self._look()
+
+    def _state(self) -> str | None:
+        """Return the text of the state, if it is another one."""
+        try:
+            cache = self._books.cache(self.symbol)
+        except ldc.DepthCacheError as error:
+            return self._lost(error)
+        try:
+            texts = cache.reader.texts(self._levels)
+        except ldc.DepthCacheError as error:
+            return self._lost(cache.explain(error))
+        self._loss = None
+        text = self._render(texts)
+        return None if text == self._text else text
+
+    def _lost(self, error: ldc.DepthCacheError) -> str | None:
+        loss = type(error), error.cause
+        if loss == self._loss:
             return None
-        self._seen, self._text = seen, None
+        self._loss, self._text, self._render = loss, None, self._make_render()
         return None if self._render_loss is None else self._render_loss(error)
 
     def _publish(self, text: str) -> None:
@@ -110,31 +155,59 @@ class Channel:
             self._waiting.add(listener)
 
 
+class _Market:
+    """The channels of one market, and the task that wakes them."""
+
+    def __init__(self, books: Books, symbol: str) -> None:
+        self.channels: set[Channel] = set()
+        self._books, self._symbol = books, symbol
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async with contextlib.aclosing(followed(self._books, self._symbol, "latest")) as items:
+            async for _ in items:
+                for channel in list(self.channels):
+                    channel.changed()
+
+    def close(self) -> None:
+        """Follow the market no longer."""
+        self._task.cancel()
+        for channel in self.channels:
+            channel.close()
+
+
 class Hub:
-    """All channels that somebody listens to. Belongs to the thread of the gateway's event loop."""
+    """All channels that have a listener. Belongs to the thread of the gateway's event loop."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._loop = asyncio.get_running_loop()
         self._channels: dict[Hashable, Channel] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._markets: dict[str, _Market] = {}
 
     def listen(self, key: Hashable, listener: Listener, form: Hashable, make: Callable[[], Channel]) -> None:
         """Add a listener to the channel of that key, which `make` makes if nobody listens to it yet."""
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = make()
+            market = self._markets.get(channel.symbol)
+            if market is None:
+                market = self._markets[channel.symbol] = _Market(self._books, channel.symbol)
+            market.channels.add(channel)
         channel.add(listener, form)
-        if self._timer is None:
-            self._timer = self._loop.call_soon(self._look)  # type: ignore[assignment]
 
     def forget(self, key: Hashable, listener: Listener) -> None:
         """Remove a listener from the channel of that key."""
         channel = self._channels.get(key)
-        if channel is not None:
-            channel.remove(listener)
-            if not channel.listeners:
-                del self._channels[key]
+        if channel is None:
+            return
+        channel.remove(listener)
+        if not channel.listeners:
+            channel.close()
+            del self._channels[key]
+            market = self._markets[channel.symbol]
+            market.channels.discard(channel)
+            if not market.channels:
+                self._markets.pop(channel.symbol).close()
 
     @property
     def listener_count(self) -> int:
@@ -142,12 +215,8 @@ class Hub:
         return sum(len(channel.listeners) for channel in self._channels.values())
 
     def close(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        for channel in list(self._channels.values()):
-            channel.look(self._books, now)
-        self._timer = self._loop.call_later(LOOK_S, self._look) if self._channels else None
+        """Follow nothing any more."""
+        for market in self._markets.values():
+            market.close()
+        self._markets.clear()
+        self._channels.clear()

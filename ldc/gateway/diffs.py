@@ -4,20 +4,22 @@ Rule 1: what is sent continues what was sent before, or shows a gap. A client th
 Rule 2: the bytes are the exchange's. Where windows of redundant connections overlap, `U` and `pu` alone are rewritten,
     so that they continue exactly: quantities are absolute, and strict clients take an overlap for a gap.
 Rule 3: a book that was found wrong and put right at the same id is a gap as well, made by leaving an update out.
+Rule 4: where the exchange restarts its ids below, connections end: most clients take lower ids for old updates.
 """
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Hashable
 
+from aiohttp import WSCloseCode
+
 import ldc
 from ldc.gateway.books import Books
+from ldc.gateway.following import followed
 from ldc.gateway.listeners import Listener
 from ldc.wire.streams import Form, framed
-
-AGAIN_S = 0.5
-"""Seconds until a market that is not served yet, or no longer, is requested of the manager again."""
 
 _FIRST_ID, _PREVIOUS_ID = re.compile(rb'"U":\s*([0-9]+)'), re.compile(rb'"pu":\s*([0-9]+)')
 
@@ -31,10 +33,12 @@ class Chain:
         self._has_sent = False
         self._horizons: tuple[float | None, float | None] = (None, None)
         self._leaves_out_next = False
+        self.went_back = False
+        """Whether the last item has brought the book to a lower id than clients have."""
 
     def take(self, item: ldc.BookUpdate) -> bytes | None:
         """Return the bytes to send for an item, or None."""
-        payload = item.payload
+        payload, self.went_back = item.payload, False
         if payload is None:
             self._not_an_update(item)
             return None
@@ -51,6 +55,8 @@ class Chain:
             return
         horizons = item.bid_horizon, item.ask_horizon
         if item.is_snapshot:
+            last_id = self._last_id
+            self.went_back = last_id is not None and item.last_update_id is not None and item.last_update_id < last_id
             # An update that was sent already is not sent again, and what was left out shows by its ids.
             self._has_sent = self._has_sent and item.last_update_id == self._last_id
         elif self._has_sent and _changes_inside(item, self._horizons):
@@ -94,16 +100,19 @@ class DiffChannel:
         self._task.cancel()
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                with self._books.manager.updates(self._symbol, policy="every") as stream:
-                    async for item in stream:
-                        payload = self._chain.take(item)
-                        if payload is not None:
-                            self._send(payload)
-            except ldc.DepthCacheError:
-                pass  # there is no such market: its streams are silent
-            await asyncio.sleep(AGAIN_S)
+        async with contextlib.aclosing(followed(self._books, self._symbol, "every")) as items:
+            async for item in items:
+                payload = None if item is None else self._chain.take(item)
+                if payload is not None:
+                    self._send(payload)
+                elif self._chain.went_back:
+                    self._end_all()
+
+    def _end_all(self) -> None:
+        """End the connections of all listeners, which then begin with another snapshot."""
+        for listener in {listener for listener, _ in self.listeners}:
+            self._counts["ids_went_back"] += 1
+            listener.end(WSCloseCode.GOING_AWAY, "the exchange has restarted its update ids")
 
     def _send(self, payload: bytes) -> None:
         self._counts["diffs"] += 1

@@ -14,7 +14,7 @@ import aiohttp
 
 from ldc.gateway.books import Books
 from ldc.gateway.limits import EXCHANGE_INFO_BYTES_MAX, EXCHANGE_INFO_S, EXCHANGE_INFO_TIMEOUT_S
-from ldc.gateway.reply import Reply, error_reply, json_reply
+from ldc.gateway.reply import USED_WEIGHT, Reply, error_reply, json_reply
 
 _LISTS = ("symbols", "optionSymbols")
 
@@ -42,7 +42,7 @@ class ExchangeInfo:
                 return json_reply({"code": -1121, "msg": "Invalid symbol."}, 400)
             served = wanted
         cut = {key: [each for each in body[key] if each.get("symbol") in served] for key in _LISTS if key in body}
-        return json_reply(body | cut | {"serverTime": time.time_ns() // 1_000_000})
+        return json_reply(body | cut | {"serverTime": time.time_ns() // 1_000_000}, 200, USED_WEIGHT)
 
     async def _current(self) -> dict[str, Any]:
         async with self._lock:

@@ -46,11 +46,17 @@ class GatewayLimits:
 PONG_S = 60.0
 """Seconds that a websocket client has for a pong; then the connection is aborted."""
 
+LINGER_S = 1.0
+"""Seconds for which a websocket that the gateway closes is read on, so that its client gets the close frame."""
+
 PING_S = 20.0
 """Seconds between two pings of the gateway to a websocket client."""
 
-LOOK_S = 0.02
-"""Seconds between two looks at the books that somebody listens to, for messages that show a book's latest state."""
+REQUEST_AGAIN_S = 0.5
+"""Seconds until a market that is not served yet, or no longer, is requested of the manager again."""
+
+SLOW_CLIENT_S = 0.02
+"""Seconds between two looks whether a client that reads slowly has read. Nobody looks while all clients read."""
 
 EXCHANGE_INFO_S = 3600.0
 """Seconds for which the exchange's `exchangeInfo` is kept. It is fetched again at the first request after them."""

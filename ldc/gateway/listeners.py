@@ -7,16 +7,18 @@ Rule 2: a message that must not be missed is never left out: the client is abort
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, deque
 from typing import Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ldc.gateway.limits import PING_S, PONG_S, GatewayLimits
+from ldc.gateway.limits import LINGER_S, PING_S, PONG_S, GatewayLimits
 from ldc.wire.streams import CLOSE, PING, PONG, framed
 
 _SECOND_S = 1.0
+_CONTROL = WSMsgType.PING, WSMsgType.PONG
 
 
 class Session(Protocol):
@@ -82,7 +84,7 @@ class Listener:
                     self.send(framed((message.data or 1000).to_bytes(2, "big"), CLOSE))
                     return
                 if not self._admits():
-                    self.close(1008, "Too many requests")
+                    await self.refuse(websocket, 1008, "Too many requests")
                     return
                 self._take(message.type, message.data, session)
         finally:
@@ -131,11 +133,24 @@ class Listener:
 
     # ------------------------------------------------------------------------------------------ the end
 
-    def close(self, code: int, reason: str) -> None:
-        """End with a close frame, after what was sent."""
+    async def refuse(self, websocket: web.WebSocketResponse, code: int, reason: str) -> None:
+        """Send a close frame, and nothing any more; then end the connection."""
+        self._say_end(code, reason)
+        # With unread messages the connection would be reset, and the close frame lost: so they are read.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await websocket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY, *_CONTROL):
+                    pass
+        self._transport.close()
+
+    def end(self, code: int, reason: str) -> None:
+        """Send a close frame, and end the connection once it is sent."""
+        self._say_end(code, reason)
+        self._transport.close()
+
+    def _say_end(self, code: int, reason: str) -> None:
         self.send(framed(code.to_bytes(2, "big") + reason.encode(), CLOSE))
         self.is_open = False
-        self._transport.close()
 
     def abort(self) -> None:
         """End without a word; what waits is dropped."""

@@ -7,6 +7,11 @@ from typing import Any
 
 JSON = "application/json;charset=UTF-8"
 
+USED_WEIGHT = {"X-MBX-USED-WEIGHT": "0", "X-MBX-USED-WEIGHT-1M": "0"}
+"""Headers of each answer in the exchange's dialect that is no error. The gateway counts no weight, but some clients
+take no snapshot before they have read it.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

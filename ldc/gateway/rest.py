@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import ldc
 from ldc.gateway.books import Books, event_time_ms, of_refused, refusal_of
-from ldc.gateway.reply import Reply, json_reply
+from ldc.gateway.reply import USED_WEIGHT, Reply, json_reply
 from ldc.wire.requests import Refused, depth_request, requested_symbol
 
 Query = Mapping[str, str]
@@ -23,8 +23,8 @@ class BinanceRest:
         api = books.family.depth_path.removesuffix("depth")
         self.paths: dict[str, Callable[[Query], Reply]] = {
             books.family.depth_path: self._depth,
-            f"{api}ping": lambda _query: Reply(),
-            f"{api}time": lambda _query: json_reply({"serverTime": time.time_ns() // 1_000_000}),
+            f"{api}ping": lambda _query: Reply(headers=USED_WEIGHT),
+            f"{api}time": lambda _query: json_reply({"serverTime": time.time_ns() // 1_000_000}, 200, USED_WEIGHT),
         }
         if books.family.rest_ticker:
             self.paths[f"{api}ticker/bookTicker"] = self._book_ticker
@@ -32,7 +32,8 @@ class BinanceRest:
 
     def _depth(self, query: Query) -> Reply:
         try:
-            return Reply(body=self._books.snapshot(*depth_request(self._books.family, self._books.venue, query)))
+            body = self._books.snapshot(*depth_request(self._books.family, self._books.venue, query))
+            return Reply(body=body, headers=USED_WEIGHT)
         except Refused as refused:
             return of_refused(refused)
         except ldc.DepthCacheError as error:
@@ -44,9 +45,10 @@ class BinanceRest:
         try:
             if "symbol" in query:
                 ticker = self._ticker(requested_symbol(query))
-                return json_reply([ticker] if family.rest_ticker_is_list else ticker)
+                return json_reply([ticker] if family.rest_ticker_is_list else ticker, 200, USED_WEIGHT)
             if "symbols" in query:
-                return json_reply([self._ticker(name) for name in re.findall(r'"([^"]*)"', query["symbols"])])
+                tickers = [self._ticker(name) for name in re.findall(r'"([^"]*)"', query["symbols"])]
+                return json_reply(tickers, 200, USED_WEIGHT)
         except Refused as refused:
             return of_refused(refused)
         except ldc.DepthCacheError as error:
@@ -58,7 +60,7 @@ class BinanceRest:
                 tickers.append(self._ticker(symbol))
             except ldc.DepthCacheError:  # lost meanwhile
                 continue
-        return json_reply(tickers)
+        return json_reply(tickers, 200, USED_WEIGHT)
 
     def _ticker(self, symbol: str) -> dict[str, object]:
         tops, view = self._books.tops(symbol)

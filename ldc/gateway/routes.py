@@ -6,7 +6,7 @@ Rule 2: no path reaches the file system. Files of the page are in a dict, filled
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,10 +15,12 @@ import ldc
 from ldc.gateway.access import SUBPROTOCOL, Access
 from ldc.gateway.binance_streams import BinanceSession, BinanceStreams
 from ldc.gateway.books import Books, not_found, refusal_of
+from ldc.gateway.changes import Changes
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections
 from ldc.gateway.diffs import Diffs
 from ldc.gateway.exchange_info import ExchangeInfo
+from ldc.gateway.forward import Forward
 from ldc.gateway.limits import PING_S
 from ldc.gateway.listeners import Listener
 from ldc.gateway.openapi import document
@@ -52,12 +54,14 @@ class Parts:
     books: Books
     hub: Hub
     diffs: Diffs
+    changes: Changes
     connections: Connections
     rest: BinanceRest
     exchange_info: ExchangeInfo
     status: Status
     page: Page
     ubdcc: Ubdcc
+    forward: Forward
 
 
 class Routes:
@@ -67,7 +71,7 @@ class Routes:
         self._parts = parts
         self._counts = parts.connections.counts
         self._streams = BinanceStreams(parts.books, parts.hub, parts.diffs)
-        self._push = Push(parts.books, parts.hub)
+        self._push = Push(parts.books, parts.hub, parts.changes)
         self._answers: dict[str, Callable[[Query], Reply]] = {
             **parts.rest.paths,
             "/healthz": parts.status.health,
@@ -131,17 +135,36 @@ class Routes:
     async def _http(self, request: web.BaseRequest, path: str, method: str) -> Reply | web.StreamResponse:
         if path == "/ldc/session":
             return self._session(method)
-        if path in self._parts.ubdcc.calls and method in ("GET", "POST"):
-            return await self._parts.ubdcc.answer(path, await _parameters(request))
+        ubdcc = self._parts.ubdcc
+        if path in ubdcc.calls and method in ("GET", "POST"):
+            given = await _parameters(request)
+            found = None if path in ubdcc.changes else self._elsewhere(request, path, given)
+            return await (ubdcc.answer(path, given) if found is None else found)
         if method not in ("GET", "HEAD"):
             return error_reply(405, "this path is read with GET", {"Allow": "GET, HEAD"})
-        found = self._answers.get(path)
-        if found is not None:
-            return found(request.query)
+        if (answers := self._answers.get(path)) is not None:
+            found = self._elsewhere(request, path, request.query) if path in self._parts.rest.paths else None
+            return answers(request.query) if found is None else await found
         if path.startswith("/ldc/events/"):
             return await self._events(request, path.removeprefix("/ldc/events/"))
         is_info = path == self._parts.rest.exchange_info_path
         return await self._parts.exchange_info.answer(request.query) if is_info else not_found()
+
+    def _elsewhere(self, request: web.BaseRequest, path: str, given: Query) -> Awaitable[Reply] | None:
+        """Return the answer of the gateway that has the market of a read; None: it is answered here."""
+        forward, headers = self._parts.forward, request.headers
+        place = forward.place(given, headers)
+        if place is None:
+            return None
+
+        async def answer() -> Reply:
+            try:
+                return await forward.answer(*place, path, given, headers)
+            except ldc.DepthCacheOutOfSync as error:
+                is_call = path in self._parts.ubdcc.calls
+                return self._parts.ubdcc.refused(path, error) if is_call else refusal_of(error)
+
+        return answer()
 
     def _session(self, method: str) -> Reply:
         """Give a page that has shown the token a cookie, because a browser's websocket can carry no header."""
@@ -180,7 +203,7 @@ class Routes:
         if session.subscribe(names):
             await listener.serve(websocket, session)
         else:
-            listener.close(1008, "Too many streams")
+            await listener.refuse(websocket, 1008, "Too many streams")
         return websocket
 
     async def _events(self, request: web.BaseRequest, market: str) -> Reply | web.StreamResponse:

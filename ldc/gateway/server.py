@@ -15,10 +15,12 @@ from aiohttp import web
 import ldc
 from ldc.gateway.access import Access, checked_token, is_loopback
 from ldc.gateway.books import Books
+from ldc.gateway.changes import Changes
 from ldc.gateway.channels import Hub
 from ldc.gateway.connections import Connections, LimitedConnection
 from ldc.gateway.diffs import Diffs
 from ldc.gateway.exchange_info import ExchangeInfo
+from ldc.gateway.forward import Elsewhere, Forward
 from ldc.gateway.limits import STOP_S, GatewayLimits
 from ldc.gateway.page import Page
 from ldc.gateway.rest import BinanceRest
@@ -42,6 +44,8 @@ class Gateway:
         tls_cert, tls_key: files in PEM, for https and wss.
         allowed_hosts: names by which clients address the gateway, beside localhost and IP addresses.
         read_only: refuse requests that create or stop depth caches.
+        elsewhere: called with a market that the manager does not keep; returns the base URI of a gateway that has it,
+            to which reads of REST are passed on, or None. It is called on the gateway's thread, and returns at once.
         limits: a `GatewayLimits`; None: the defaults.
 
     Raises ``ValueError`` for what is not safe. Use it as a context manager, or call `start` and `stop`. Thread-safe.
@@ -59,6 +63,7 @@ class Gateway:
         tls_key: str | Path | None = None,
         allowed_hosts: Iterable[str] = (),
         read_only: bool = False,
+        elsewhere: Elsewhere | None = None,
         limits: GatewayLimits | None = None,
     ) -> None:
         if token is None and not no_token and not is_loopback(host):
@@ -68,7 +73,7 @@ class Gateway:
             )
         if (tls_cert is None) != (tls_key is None):
             raise ValueError("TLS needs both a certificate and its key: tls_cert and tls_key")
-        self._manager, self._host, self._port = manager, host, port
+        self._manager, self._host, self._port, self._elsewhere = manager, host, port, elsewhere
         self._token = None if token is None else checked_token(token)
         self._hosts, self.is_read_only = tuple(allowed_hosts), read_only
         self._limits = limits or GatewayLimits()
@@ -181,18 +186,21 @@ class Gateway:
         limits, started_ms = self._limits, time.time_ns() // 1_000_000
         connections = Connections(limits, self.counts)
         books = Books(self._manager)
-        hub, diffs, rest = Hub(books), Diffs(books, self.counts), BinanceRest(books)
+        hub, diffs, changes = Hub(books), Diffs(books, self.counts), Changes(books, self.counts)
+        rest = BinanceRest(books)
         self._parts = Parts(
             access=Access(self._token, self._hosts, self._tls is not None),
             books=books,
             hub=hub,
             diffs=diffs,
+            changes=changes,
             connections=connections,
             rest=rest,
             exchange_info=ExchangeInfo(books, rest.exchange_info_path),
             status=Status(books, self.counts, started_ms),
             page=Page(),
             ubdcc=Ubdcc(books, limits, self.is_read_only, started_ms),
+            forward=Forward(books, self._elsewhere),
         )
         http = web.Server(
             Routes(self._parts).handle,
@@ -220,5 +228,7 @@ class Gateway:
             server.close()
             hub.close()
             diffs.close()
+            changes.close()
             connections.close()
+            await self._parts.forward.close()
             await http.shutdown(0)

@@ -61,13 +61,17 @@ class Ubdcc:
             error_id, message = error.args
             fields = {"event": event, "message": message, "result": "ERROR", "error_id": error_id}
         except ldc.DepthCacheOutOfSync as error:
-            fields = {"event": event, "message": error.message, "result": "ERROR", "error_id": OUT_OF_SYNC}
-            fields["cause"] = error.cause
+            return self.refused(path, error)
         except ldc.DepthCacheError as error:  # unknown, or stopped
             fields = {"event": event, "message": error.message, "result": "ERROR", "error_id": UNKNOWN}
         if str(given.get("debug", "")).lower() == "true":
             fields["debug"] = {"cluster_execution_time": time.perf_counter() - began}
         return json_reply(fields)
+
+    def refused(self, path: str, error: ldc.DepthCacheError) -> Reply:
+        """Return the answer to a call for a book that cannot be read now."""
+        fields = {"event": path[1:].upper(), "message": error.message, "result": "ERROR", "error_id": OUT_OF_SYNC}
+        return json_reply(fields | {"cause": error.cause})
 
     # ------------------------------------------------------------------------------------------ parameters
 

@@ -10,6 +10,9 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from ldc.network.ubdcc import UbdccCluster
+from ldc.types import MarketName
+
 RENAMED = {
     "create_depth_caches": "create_depth_cache",
     "stop_depth_caches": "stop_depth_cache",
@@ -26,7 +29,6 @@ _NO_VERSION_CHECK = "ldc never checks for newer versions; ask your package manag
 _NO_STREAMS = "ldc keeps its websockets private; get_status(market) reports their state"
 _NO_THREAD = "the manager is no thread; use is_stop_request(), stop_manager(), or a with block"
 GONE = {
-    "cluster": "depth cache clusters are not supported",
     "dc_streams": _NO_STREAMS,
     "depth_caches": "read with get_book(market), or get_depth_cache(market).reader; get_status(market) has the state",
     "get_dc_stream_id": _NO_STREAMS,
@@ -49,14 +51,11 @@ _LICENCES = ("lucit_api_secret", "lucit_license_ini", "lucit_license_profile", "
 IGNORED_PARAMETERS = frozenset({"warn_on_update", "disable_colorama", "auto_data_cleanup_stopped_streams", *_LICENCES})
 """Parameters of the constructor that are accepted with a warning and have no effect."""
 
-_NO_CLUSTER = "depth cache clusters are not supported; markets of one manager share a process"
 REFUSED_PARAMETERS = {
     "default_update_interval": "it is called depth_cache_update_interval",
     "default_websocket_close_timeout": "it is called websocket_close_timeout",
     "default_websocket_ping_interval": "it is called websocket_ping_interval",
     "default_websocket_ping_timeout": "it is called websocket_ping_timeout",
-    "ubdcc_address": _NO_CLUSTER,
-    "ubdcc_port": _NO_CLUSTER,
     "ubra_manager": "snapshots need no REST manager; use restful_base_uri, proxy and weight_share",
     "ubwa_manager": "streams need no websocket manager; use websocket_base_uri and proxy",
 }
@@ -81,11 +80,13 @@ def lookup(owner: object, name: str) -> Any:
 class CompatNames:
     """UBLDC's names of methods, without a warning because many programs use them. The manager has the methods."""
 
-    def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+    def create_depth_cache(
+        self, markets: MarketName | Iterable[MarketName], refresh_interval: float | None = None
+    ) -> bool:
         """Start one or many depth caches."""
         raise NotImplementedError
 
-    def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
+    def stop_depth_cache(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Stop and delete one or many depth caches."""
         raise NotImplementedError
 
@@ -93,11 +94,11 @@ class CompatNames:
         """Return the active markets."""
         raise NotImplementedError
 
-    def refresh(self, markets: str | Iterable[str]) -> bool:
+    def refresh(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Check the levels of these markets against a new snapshot."""
         raise NotImplementedError
 
-    def resync(self, market: str, unsubscribe: bool = True) -> bool:
+    def resync(self, market: MarketName, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again."""
         raise NotImplementedError
 
@@ -105,11 +106,13 @@ class CompatNames:
         """Stop everything."""
         raise NotImplementedError
 
-    def create_depthcache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+    def create_depthcache(
+        self, markets: MarketName | Iterable[MarketName], refresh_interval: float | None = None
+    ) -> bool:
         """As `create_depth_cache`."""
         return self.create_depth_cache(markets, refresh_interval)
 
-    def stop_depthcache(self, markets: str | Iterable[str]) -> bool:
+    def stop_depthcache(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """As `stop_depth_cache`."""
         return self.stop_depth_cache(markets)
 
@@ -121,11 +124,11 @@ class CompatNames:
         """As `markets`."""
         return self.markets()
 
-    def set_refresh_request(self, markets: str | Iterable[str]) -> bool:
+    def set_refresh_request(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """As `refresh`."""
         return self.refresh(markets)
 
-    def set_resync_request(self, market: str, unsubscribe: bool = True) -> bool:
+    def set_resync_request(self, market: MarketName, unsubscribe: bool = True) -> bool:
         """As `resync`."""
         return self.resync(market, unsubscribe)
 
@@ -138,18 +141,20 @@ class CompatNames:
         return self.stop()
 
 
-def check_parameters(parameters: dict[str, Any]) -> None:
-    """Warn of UBLDC parameters that ldc ignores; raise for refused and for unknown ones.
+def cluster_of(parameters: dict[str, Any]) -> UbdccCluster | None:
+    """Return the cluster that UBLDC's parameters name; warn of ignored ones, raise for refused and for unknown ones.
 
     None and False are accepted for a refused parameter: in UBLDC they mean that it is not used.
     Call it from the constructor: the warning names the line of its caller.
     """
+    address, port = parameters.pop("ubdcc_address", None), parameters.pop("ubdcc_port", None)
     for name, value in parameters.items():
         if name not in IGNORED_PARAMETERS and name not in REFUSED_PARAMETERS:
             raise TypeError(f"BinanceLocalDepthCacheManager() got an unexpected keyword argument {name!r}")
         if name in REFUSED_PARAMETERS and value is not None and value is not False:
             raise ValueError(f"{name} is not accepted: {REFUSED_PARAMETERS[name]}")
         warnings.warn(f"{name} has no meaning in ldc and is ignored", DeprecationWarning, stacklevel=3)
+    return None if address is None else UbdccCluster(address, port)
 
 
 def _warn(text: str) -> None:

@@ -7,17 +7,17 @@ Rule 2: the lock is a leaf: no book starts while a consumer is added, and nothin
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ldc.book import UpdateQueue
 from ldc.consume.callbacks import CallbackHandle, CallbackThread, LoopCalls, is_coroutine_function, loop_of_caller
-from ldc.consume.followers import Followed, Followers, wish
+from ldc.consume.followers import Followed, FollowedName, Followers, wish
 from ldc.consume.stream import UpdateStream
 from ldc.consume.updates import Source, UpdateNumberType
 from ldc.feed.market import LiveMarket
 from ldc.manager.depth_cache import DepthCache
-from ldc.manager.routes import Routes
+from ldc.manager.routes import StateCallbacks
 from ldc.sync.actions import StateChanged
 
 _abandoned: list[object] = []
@@ -25,16 +25,16 @@ _abandoned: list[object] = []
 
 
 def _followed(cache: DepthCache) -> Followed:
-    return Followed(cache.live.symbol, cache.market, cache.live.book, cache.group.inline_queue)
+    return Followed((cache.exchange, cache.live.symbol), cache.market, cache.live.book, cache.group.inline_queue)
 
 
 class Consumers:
     """The streams and callbacks of one manager. Thread-safe."""
 
-    def __init__(self, exchange: str, callbacks: CallbackThread, routes: Routes) -> None:
-        self._exchange, self._callbacks, self._routes = exchange, callbacks, routes
+    def __init__(self, callbacks: CallbackThread, caches: Mapping[str, DepthCache], states: StateCallbacks) -> None:
+        self._callbacks, self._caches, self._states = callbacks, caches, states
         self._lock = threading.Lock()
-        self._followers = Followers(exchange)
+        self._followers = Followers()
 
     # the manager's side
 
@@ -47,31 +47,31 @@ class Consumers:
         """Let every stream end after its last item. The books are stopped before."""
         with self._lock:
             self._followers.end()
-            self._routes.state_callbacks = ()
+            self._states.functions = ()
 
     def end_in_child(self, callbacks: CallbackThread) -> None:
         """End in a forked child."""
         _abandoned.append((self._followers.abandon(), self._callbacks, self._followers))
         self._lock = threading.Lock()
-        self._callbacks, self._followers = callbacks, Followers(self._exchange)
+        self._callbacks, self._followers = callbacks, Followers()
         self._followers.end()
 
     # the user's side
 
     def updates(
-        self, symbols: Iterable[str] | None, policy: str, number: UpdateNumberType, queue_max: int
+        self, markets: Iterable[FollowedName] | None, policy: str, number: UpdateNumberType, queue_max: int
     ) -> UpdateStream:
         """Return a stream of these markets; None: of all, also of those that are created later."""
         if isinstance(queue_max, bool) or not isinstance(queue_max, int) or not 1 <= queue_max < 2**31:
             raise ValueError(f"queue_max must be an int from 1 to {2**31 - 1}, not {queue_max!r}")
-        wanted = wish(symbols, policy, number)
+        wanted = wish(markets, policy, number)
         with self._lock:
             return self._followers.open_stream(wanted, self._present(), queue_max)
 
     def on_update(
         self,
         function: Callable[..., object],
-        symbols: Iterable[str] | None,
+        markets: Iterable[FollowedName] | None,
         policy: str,
         number: UpdateNumberType,
         inline: bool,
@@ -82,9 +82,9 @@ class Consumers:
             if inline:
                 raise ValueError(f"{function!r} is a coroutine function, which no feed's thread can run inline")
             calls = LoopCalls(loop_of_caller(function), handle)
-            calls.follow(self.updates(symbols, policy, number, 10_000))
+            calls.follow(self.updates(markets, policy, number, 10_000))
             return handle
-        wanted = wish(symbols, policy, number)
+        wanted = wish(markets, policy, number)
 
         def queue_of(market: Followed) -> UpdateQueue:
             return market.inline_queue() if inline else self._callbacks.queue
@@ -96,7 +96,9 @@ class Consumers:
         handle.on_cancelled(lambda: self._remove(handle))
         return handle
 
-    def on_state_change(self, function: Callable[..., object], symbols: frozenset[str] | None) -> CallbackHandle:
+    def on_state_change(
+        self, function: Callable[..., object], markets: frozenset[FollowedName] | None
+    ) -> CallbackHandle:
         """Call a function with (market, state, cause) at each change, and return its handle."""
         handle = CallbackHandle(_checked(function))
         is_async = is_coroutine_function(function)
@@ -109,18 +111,17 @@ class Consumers:
             def queue(*arguments: Any) -> None:
                 callbacks.call(handle.call, *arguments)
 
-        def state_changed(live: LiveMarket, change: StateChanged) -> None:
-            if not handle.is_cancelled and (symbols is None or live.symbol in symbols):
+        def state_changed(exchange: str, live: LiveMarket, change: StateChanged) -> None:
+            if not handle.is_cancelled and (markets is None or (exchange, live.symbol) in markets):
                 queue(live.market, change.state, change.cause)
 
         with self._lock:
-            self._routes.state_callbacks = (*self._routes.state_callbacks, state_changed)
+            self._states.functions = (*self._states.functions, state_changed)
         cancel_task = handle.release
 
         def release() -> None:
             with self._lock:
-                kept = tuple(each for each in self._routes.state_callbacks if each is not state_changed)
-                self._routes.state_callbacks = kept
+                self._states.functions = tuple(each for each in self._states.functions if each is not state_changed)
             if cancel_task is not None:
                 cancel_task()
 
@@ -132,7 +133,7 @@ class Consumers:
             self._followers.remove_callback(handle)
 
     def _present(self) -> list[Followed]:
-        return [_followed(cache) for cache in list(self._routes.caches.values())]
+        return [_followed(cache) for cache in list(self._caches.values())]
 
 
 def _checked(function: Callable[..., object]) -> Callable[..., object]:

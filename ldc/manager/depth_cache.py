@@ -50,9 +50,9 @@ class DepthCache:
 
     def __init__(self, exchange: str, live: LiveMarket, group: FeedGroup) -> None:
         self.exchange = exchange
-        """The exchange string of its manager."""
+        """Its exchange."""
         self.market = live.market
-        """As the user spelt it."""
+        """As the user spelt it; at another exchange than the manager's own, "exchange:market"."""
         self.reader: BookReader = live.book.reader
         """A read-only view of the compiled book, at the book's own cost: ``best_bid``, ``bids``, ``view``, ...
 

@@ -1,4 +1,4 @@
-"""Many live depth caches of one exchange: `BinanceLocalDepthCacheManager`.
+"""Many live depth caches of one exchange, or of several: `BinanceLocalDepthCacheManager`.
 
 Rule 1: the constructor opens nothing: no socket and no thread, and it never checks for a newer version.
 Rule 2: every method may be called from any thread, callbacks included. None holds a lock while it waits.
@@ -16,12 +16,11 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from ldc._version import __version__
 from ldc.analytics.view import BookView
-from ldc.book import IMPLEMENTATION, OrderBook, read_header
+from ldc.book import IMPLEMENTATION
 from ldc.consume.callbacks import CallbackHandle, CallbackThread
 from ldc.consume.log import logger
 from ldc.consume.stream import UpdateStream
@@ -29,41 +28,46 @@ from ldc.consume.updates import UpdateNumberType
 from ldc.errors import DepthCacheError, DepthCacheNotFound, refused, stopped_manager
 from ldc.feed.connection import ConnectionOptions
 from ldc.feed.cpus import checked_cpus
-from ldc.feed.group import FeedGroup
-from ldc.feed.market import LiveMarket
-from ldc.feed.pool import SharedConnectBudget
 from ldc.limits import DEFAULT_TIMING, Timing
-from ldc.manager import compat, lifecycle, parameters
+from ldc.manager import compat, lifecycle, names, parameters
 from ldc.manager.consumers import Consumers, run_in_thread, wait_async
 from ldc.manager.depth_cache import DepthCache
-from ldc.manager.routes import Routes
-from ldc.manager.settings import Settings, venue_at
+from ldc.manager.exchange import ExchangeFeeds, MarketPlan
+from ldc.manager.routes import Routes, StateCallbacks
+from ldc.manager.settings import Endpoints, Settings, settings_of_others, venue_at
 from ldc.manager.waiting import wait_for_any
-from ldc.network.proxy import ProxyRules, address_key
+from ldc.network.proxy import ProxyRules
 from ldc.network.text import writable
+from ldc.network.ubdcc import UbdccCluster
 from ldc.shared.publisher import Publisher
-from ldc.snapshots.downloader import SnapshotClient, shared_downloader
 from ldc.snapshots.shared_budget import shared_folder
-from ldc.sync.machine import Synchronizer
-from ldc.types import Cause, DepthCacheStatus, Progress, SyncState
-from ldc.venues import did_you_mean
+from ldc.types import Cause, DepthCacheStatus, MarketName, Progress
+from ldc.venues import Venue, did_you_mean, venue_named
 
 
 class BinanceLocalDepthCacheManager(compat.CompatNames):
-    """Keeps exact local copies of an exchange's order books.
+    """Keeps exact local copies of the order books of an exchange, and of others beside it.
+
+    A market is "BTCUSDT" at the manager's own exchange, whatever other exchanges it holds. At another exchange it is
+    ``("binance.com-futures", "BTCUSDT")`` or "binance.com-futures:BTCUSDT", in every call that takes a market, and
+    the latter in everything that reports one. `create_depth_cache` takes the exchange as a parameter, too.
 
     Args:
-        exchange: such as "binance.com" or "binance.com-futures"; a wrong one raises `UnknownExchange` with the choices.
+        exchange: the manager's own, such as "binance.com" or "binance.com-futures"; a wrong one raises
+            `UnknownExchange` with the choices.
         default_refresh_interval: seconds between two checks of each book against a new snapshot. None: only when
             needed. The book stays readable during a refresh.
         depth_cache_update_interval: milliseconds between two updates of a stream. None: the fastest documented one.
+            `create_depth_cache` may give a market another one.
         snapshot_limit: maximum levels a side in a snapshot. None: the exchange's maximum, reached in steps.
+            `create_depth_cache` may give a market another one.
         weight_share: part of the exchange's request weight that all managers of the process may use together.
         markets_per_connection: markets that share a websocket and a thread; 1 gives each its own.
         redundancy: websockets that carry each market at the same time, 1 to 4; on different hosts if there are several.
             The first arrival of an update counts, so the loss of one of two interrupts nothing.
         high_performance: use the whole request weight (`weight_share` 1).
-        init_interval: minimum seconds between two snapshots of this manager. None: only the weight limits them.
+        init_interval: minimum seconds between two snapshots of this manager at one exchange. None: only the weight
+            limits them.
         init_time_window: seconds in which a market gets at most one snapshot.
         on_restart: called as ``on_restart(market, unix_time)`` after a market's stream has recovered from an
             interruption. It runs in a thread of its own and may block or raise.
@@ -71,7 +75,9 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         websocket_close_timeout: seconds that the exchange has to answer a close; ldc waits at most 0.3 of them.
         restful_base_uri, websocket_base_uri: other addresses, as ``scheme://host[:port]``; ldc appends the paths. Lists
             of one length: addresses that serve the same, such as two gateways; after a failure the next one is used,
-            and with `redundancy` several at once.
+            and with `redundancy` several at once. They are those of `exchange`; `exchanges` has those of others.
+        exchanges: other addresses of other exchanges, such as
+            ``{"binance.com-futures": ldc.Endpoints(restful_base_uri=..., websocket_base_uri=...)}``.
         proxy: URL of an HTTP or SOCKS proxy for both. None: the usual environment variables apply.
         share: publish the books in shared memory under this name, for `ldc.SharedBooks` in other processes; or an
             `ldc.shared.Publisher`, which stays the caller's. Another process that feeds the same name is an error at
@@ -88,19 +94,19 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             thread, and takes a whole CPU for each feed group; on a machine without a free one everything gets slower.
         feed_cpus: numbers of the CPUs that feed threads run on (Linux). None: all that the process may use.
         _random: the source of all jitter, a number from 0 up to 1. For tests.
+        compat_parameters: of UBLDC. ``ubdcc_address`` and ``ubdcc_port`` are host and port of a depth cache cluster
+            (UBDCC) or of a gateway, whose REST calls `cluster` then has. It is tried at once. It changes nothing for
+            the books of this manager. docs/migration.md has the others.
 
     Use it as a context manager, with or without ``async``, or call `stop`. Thread-safe.
     """
 
-    # Set by `_prepare`: the address may be unknown before.
-    _urls: Sequence[str]
-    _connect_budget: SharedConnectBudget
-    _downloads: SnapshotClient | None = None
+    cluster: UbdccCluster | None
+    """The REST calls of the cluster at `ubdcc_address`."""
 
-    _stopped: dict[str, str]  # symbol -> the market as the user spelt it
-    _group_sizes: dict[FeedGroup, int]
-    _ending_groups: list[FeedGroup]
-    _launched: Any = None
+    _caches: dict[str, DepthCache]  # by the symbol; of another exchange "exchange:symbol"
+    _stopped: dict[str, str]  # the same key -> the market as the user spelt it
+    _exchanges: dict[str, ExchangeFeeds]
     _is_stopped = False
 
     def __init__(
@@ -122,6 +128,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         websocket_close_timeout: float = 2,
         restful_base_uri: str | Sequence[str] | None = None,
         websocket_base_uri: str | Sequence[str] | None = None,
+        exchanges: Mapping[str, Endpoints] | None = None,
         proxy: str | None = None,
         share: str | Publisher | None = None,
         share_levels: int = 100,
@@ -134,11 +141,11 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         _random: Callable[[], float] = random.random,
         **compat_parameters: Any,
     ) -> None:
-        compat.check_parameters(compat_parameters)
+        self.cluster = compat.cluster_of(compat_parameters)
         with parameters.wrong_types_as_values():
-            self._venue, restful, websocket = venue_at(exchange, restful_base_uri, websocket_base_uri)
-            self._settings = Settings.checked(
-                self._venue,
+            venue, uris = venue_at(exchange, restful_base_uri, websocket_base_uri)
+            settings = Settings.checked(
+                venue,
                 default_refresh_interval=default_refresh_interval,
                 depth_cache_update_interval=depth_cache_update_interval,
                 snapshot_limit=snapshot_limit,
@@ -148,20 +155,19 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
                 redundancy=redundancy,
                 init_interval=init_interval,
                 init_time_window=init_time_window,
-                restful_base_uri=restful,
-                websocket_base_uri=websocket,
                 max_age=max_age,
                 weight_pool=weight_pool,
+                **uris,
             )
+            self._settings_of_others = settings_of_others(settings, exchanges or {})
             keepalive = websocket_ping_interval, websocket_ping_timeout, websocket_close_timeout
-            self._options = self._connection_options(*keepalive, proxy, timing, feed_spin, feed_cpus)
-            parameters.optional_function("on_restart", on_restart)
+            self._options = self._connection_options(venue, *keepalive, proxy, timing, feed_spin, feed_cpus)
+            self._states = StateCallbacks(parameters.optional_function("on_restart", on_restart))
             self._shared_folder, self._share = shared_folder(shared_budget), lifecycle.Share(share, share_levels)
         self._callbacks, self._lock, self._random = CallbackThread(), threading.Lock(), _random
-        self._routes = Routes(self._venue, self._callbacks, on_restart)
-        self._consumers = Consumers(exchange, self._callbacks, self._routes)
-        self._caches, self._stopped, self._group_sizes, self._ending_groups = self._routes.caches, {}, {}, []
-        self._group_numbers, self._serials = count(1), count(1)
+        self._caches, self._stopped, self._own = {}, {}, self._feeds_for(settings)
+        self._exchanges = {venue.exchange: self._own}
+        self._consumers = Consumers(self._callbacks, self._caches, self._states)
         lifecycle.end_in_forked_children(self)
 
     if not TYPE_CHECKING:  # type checkers must still report misspelt names
@@ -204,53 +210,82 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     @property
     def exchange(self) -> str:
-        """The exchange string."""
-        return self._venue.exchange
+        """The manager's own exchange."""
+        return self._own.venue.exchange
+
+    @property
+    def exchanges(self) -> tuple[str, ...]:
+        """The manager's own exchange, then the others that it has had markets of."""
+        with self._lock:
+            return tuple(self._exchanges)
 
     @property
     def restful_base_uris(self) -> tuple[str, ...]:
-        """The REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
-        given = self._settings.restful_base_uri
-        return self._venue.restful_base_uris if given is None else (given,)
+        """Its REST addresses, without paths; empty for an embedded exchange before the first depth cache."""
+        return self._own.restful_base_uris
 
-    def create_depth_cache(self, markets: str | Iterable[str], refresh_interval: float | None = None) -> bool:
+    def create_depth_cache(
+        self,
+        markets: MarketName | Iterable[MarketName],
+        refresh_interval: float | None = None,
+        *,
+        exchange: str | None = None,
+        update_interval: int | None = None,
+        snapshot_limit: int | None = None,
+    ) -> bool:
         """Start one or many depth caches and return True at once; they synchronize in the background.
 
-        Idempotent; restarts stopped markets. Raises ``ValueError`` for a text that cannot be a market, and starts none
-        then; `DepthCacheAlreadyStopped` if the manager was stopped.
+        Idempotent: a market that is there stays as it is. Restarts stopped markets. Raises ``ValueError`` for a text
+        that cannot be a market, and starts none then; `DepthCacheAlreadyStopped` if the manager was stopped.
 
         Args:
             markets: such as "BTCUSDT" or ["BTCUSDT", "ethusdt"]; case does not matter.
             refresh_interval: seconds, instead of the manager's `default_refresh_interval`.
+            exchange: of these markets; None: as their names say, or the manager's own. `UnknownExchange` for a wrong
+                one.
+            update_interval: milliseconds, instead of the manager's `depth_cache_update_interval`. ``ValueError``, with
+                the choices, if the exchange has no such stream.
+            snapshot_limit: levels a side, instead of the manager's.
         """
-        symbols = {self._symbol(market): market for market in parameters.markets(markets)}
+        wanted = parameters.markets(markets)
+        if exchange is not None:
+            wanted = [names.at_exchange(market, parameters.text("exchange", exchange)) for market in wanted]
         if refresh_interval is not None:
             refresh_interval = parameters.seconds("refresh_interval", refresh_interval)
+        if update_interval is not None:
+            update_interval = parameters.integer("update_interval", update_interval)
+        if snapshot_limit is not None:
+            snapshot_limit = parameters.integer("snapshot_limit", snapshot_limit)
         with self._lock:
             if self._is_stopped:
                 raise stopped_manager(Cause.STOPPED)
-            self._prepare()
-            for symbol, market in symbols.items():
-                cache = self._caches.get(symbol)
-                if cache is not None and (cache.group.has_ended or cache.live.is_removed):  # by a failure of the feed
-                    del self._caches[symbol]
-                    self._leave_group(cache.group)
-                    cache = None
-                if cache is None:
-                    self._start(symbol, market, refresh_interval)
+            plans: dict[str, tuple[ExchangeFeeds, MarketPlan]] = {}
+            feeds_at: dict[str, ExchangeFeeds] = {}
+            for name in wanted:
+                venue, market = names.split(name, self._own.venue)
+                feeds = feeds_at.get(venue.exchange) or self._feeds_at(venue)
+                feeds_at[venue.exchange] = feeds
+                plan = feeds.plan(market, self._name(venue, market), refresh_interval, update_interval, snapshot_limit)
+                plans[self._name(venue, plan.symbol)] = feeds, plan
+            self._share.open()
+            for feeds in feeds_at.values():  # every market can be one, so the exchanges are kept
+                self._exchanges[feeds.venue.exchange] = feeds
+                feeds.open()
+            for key, (feeds, plan) in plans.items():
+                self._start_unless_there(key, feeds, plan)
         return True
 
-    def stop_depth_cache(self, markets: str | Iterable[str]) -> bool:
+    def stop_depth_cache(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Stop and delete one or many depth caches. Raises `DepthCacheNotFound` for a market that never had one."""
         markets = parameters.markets(markets)
         with self._lock:
             # Found under the lock, because another thread may stop and create the market again.
-            for cache in [self._found(market) for market in markets]:
-                if self._caches.pop(cache.live.symbol, None) is not None:
-                    self._stopped[cache.live.symbol] = cache.market
-                    self._share.withdraw(cache.live.symbol)
-                    cache.group.remove(cache.live)
-                    self._leave_group(cache.group)
+            for cache in dict.fromkeys(self._found(market) for market in markets):
+                key = self._key_of(cache)
+                self._stopped[key] = cache.market
+                self._share.withdraw(key)
+                cache.group.remove(cache.live)
+                self._forget(cache)
         return True
 
     def stop(self) -> bool:
@@ -291,28 +326,28 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def _stop_all(self) -> None:
         with self._lock:
-            groups, self._group_sizes = [*self._group_sizes, *self._ending_groups], {}
-            self._ending_groups = []
-            downloads, self._downloads, self._routes.downloads = self._downloads, None, None
-            launched, self._launched = self._launched, None
-            self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
+            ending = [feeds.end() for feeds in self._exchanges.values()]
+            self._stopped |= {key: cache.market for key, cache in self._caches.items()}
             self._close_books()  # again, because a call that starts something may have been under way
             self._share.close(self._caches)
             self._caches.clear()
             self._consumers.end()
         give_up_at = time.monotonic() + self._options.timing.stop_s_max
+        groups = [group for each in ending for group in each.groups]
         for group in groups:
             group.stop()
         self._callbacks.stop()
-        if downloads is not None:
-            downloads.close()
+        for each in ending:
+            if each.downloads is not None:
+                each.downloads.close()
         for group in groups:
             if not group.join(max(0.0, give_up_at - time.monotonic())):
                 logger.warning("%s did not end in time; it ends later by itself", group.name)
         self._callbacks.join(max(0.0, give_up_at - time.monotonic()))
         logger.flush(max(0.0, give_up_at - time.monotonic()))
-        if launched is not None:
-            launched.stop()
+        for each in ending:
+            if each.launched is not None:
+                each.launched.stop()
 
     def _close_books(self) -> None:
         """Let no book be read any more, and end all waits, whatever the feeds' threads are doing."""
@@ -322,42 +357,49 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     def _end_in_child(self) -> None:
         """End in a forked child, which has no threads of ldc: books that look alive there would be stale."""
         self._lock = threading.Lock()
-        self._callbacks, self._launched, self._downloads = CallbackThread(), None, None
+        self._callbacks = CallbackThread()
         self._consumers.end_in_child(self._callbacks)
-        self._routes._end_in_child()
-        self._stopped |= {symbol: cache.market for symbol, cache in self._caches.items()}
+        for feeds in self._exchanges.values():
+            feeds.end_in_child()
+        self._stopped |= {key: cache.market for key, cache in self._caches.items()}
         self._caches.clear()
         self._share = lifecycle.Share(None, 1)  # it is the parent's
-        self._group_sizes, self._ending_groups, self._is_stopped = {}, [], True
+        self._is_stopped = True
 
     def renew_connections(self) -> None:
         """Replace every websocket make-before-break: the old one runs until the new one delivers updates."""
         with self._lock:
-            groups = list(self._group_sizes)
+            groups = [group for feeds in self._exchanges.values() for group in feeds.group_sizes]
         for group in groups:
             group.renew()
 
     def markets(self) -> list[str]:
-        """Return the active markets, as the user spelt them."""
+        """Return the active markets, as the user spelt them; those of another exchange as "exchange:market"."""
         with self._lock:
             return [cache.market for cache in self._caches.values()]
 
-    def get_progress(self) -> Progress:
-        """Return how many depth caches can be read, and about how long the others still need. O(markets)."""
+    def get_progress(self, exchange: str | None = None) -> Progress:
+        """Return how many depth caches can be read, and about how long the others still need. O(markets).
+
+        `exchange`: count those of this one alone; None: of all. Two exchanges synchronize at the same time.
+        """
+        wanted = None if exchange is None else venue_named(parameters.text("exchange", exchange)).exchange
         with self._lock:
-            caches, downloads = list(self._caches.values()), self._downloads
-        synchronized = sum(cache.is_synchronized for cache in caches)
-        failed = sum(cache.state is SyncState.FAILED for cache in caches)
-        left = max(0, len(caches) - synchronized - failed)
-        first_limit = self._venue.snapshot_steps(self._settings.snapshot_limit)[0]
-        seconds_left = downloads.estimated_s(left, first_limit) if downloads is not None and left else 0.0
-        return Progress(synchronized, failed, len(caches), seconds_left)
+            counted = [feeds for name, feeds in self._exchanges.items() if wanted in (None, name)]
+            progresses = [feeds.progress() for feeds in counted]
+        left = [each.seconds_left for each in progresses]
+        return Progress(
+            sum(each.synchronized for each in progresses),
+            sum(each.failed for each in progresses),
+            sum(each.total for each in progresses),
+            None if None in left else max(filter(None, left), default=0.0),
+        )
 
     # ------------------------------------------------------------------------------------------ reading
 
     def get_asks(
         self,
-        market: str,
+        market: MarketName,
         limit_count: int | None = None,
         threshold_volume: float | Decimal | None = None,
         *,
@@ -385,7 +427,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def get_bids(
         self,
-        market: str,
+        market: MarketName,
         limit_count: int | None = None,
         threshold_volume: float | Decimal | None = None,
         *,
@@ -399,7 +441,9 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         except DepthCacheError as error:
             raise cache.explain(error) from None
 
-    def get_book(self, market: str, limit_count: int | None = None, *, max_age: float | None = None) -> BookView[float]:
+    def get_book(
+        self, market: MarketName, limit_count: int | None = None, *, max_age: float | None = None
+    ) -> BookView[float]:
         """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
         cache = self._found(market)
         try:
@@ -410,23 +454,25 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def _raise_if_older(self, cache: DepthCache, max_age_s: float | None) -> None:
         if max_age_s is None:
-            max_age_s = self._settings.max_age_s
+            max_age_s = self._own.settings.max_age_s
         if max_age_s is not None:
             cache.raise_if_older(max_age_s)
 
-    def get_depth_cache(self, market: str) -> DepthCache:
+    def get_depth_cache(self, market: MarketName) -> DepthCache:
         """Return the `DepthCache`, whose `reader` reads without the manager."""
         return self._found(market)
 
     # ------------------------------------------------------------------------------------------ state
 
-    def is_depth_cache_synchronized(self, market: str, *, max_age: float | None = None) -> bool:
+    def is_depth_cache_synchronized(self, market: MarketName, *, max_age: float | None = None) -> bool:
         """Return whether both sides can be read; `max_age` as for `get_asks`."""
         cache = self._found(market)
-        max_age = self._settings.max_age_s if max_age is None else parameters.age(max_age)
+        max_age = self._own.settings.max_age_s if max_age is None else parameters.age(max_age)
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
-    def wait_until_synchronized(self, markets: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
+    def wait_until_synchronized(
+        self, markets: MarketName | Iterable[MarketName] | None = None, timeout: float | None = None
+    ) -> bool:
         """Block until all of these markets (None: all) can be read; return False if `timeout` seconds are over first.
 
         Raises `DepthCacheNotFound` for a market without a depth cache, `UnknownMarket` if the exchange has none,
@@ -449,7 +495,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def wait_for_update(
         self,
-        market: str,
+        market: MarketName,
         after_update_id: int | None = None,
         timeout: float | None = None,
         *,
@@ -471,7 +517,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
 
     async def wait_until_synchronized_async(
-        self, markets: str | Iterable[str] | None = None, timeout: float | None = None
+        self, markets: MarketName | Iterable[MarketName] | None = None, timeout: float | None = None
     ) -> bool:
         """As `wait_until_synchronized`, in an event loop; but raise ``TimeoutError`` if the time runs out."""
         if markets is None and self.is_stop_request():
@@ -502,7 +548,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
 
     def updates(
         self,
-        markets: str | Iterable[str] | None = None,
+        markets: MarketName | Iterable[MarketName] | None = None,
         *,
         policy: str = "latest",
         number: UpdateNumberType = float,
@@ -528,7 +574,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
     def on_update(
         self,
         function: Callable[..., object],
-        markets: str | Iterable[str] | None = None,
+        markets: MarketName | Iterable[MarketName] | None = None,
         *,
         policy: str = "latest",
         number: UpdateNumberType = float,
@@ -549,7 +595,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         return self._consumers.on_update(function, self._wanted(markets), policy, number, inline)
 
     def on_state_change(
-        self, function: Callable[..., object], markets: str | Iterable[str] | None = None
+        self, function: Callable[..., object], markets: MarketName | Iterable[MarketName] | None = None
     ) -> CallbackHandle:
         """Call ``function(market, state, cause)`` when a market changes its `SyncState`; return a handle to cancel it.
 
@@ -558,23 +604,25 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """
         return self._consumers.on_state_change(function, self._wanted(markets))
 
-    def _wanted(self, markets: str | Iterable[str] | None) -> frozenset[str] | None:
-        """Return the symbols of markets that exist; None: all."""
+    def _wanted(self, markets: MarketName | Iterable[MarketName] | None) -> frozenset[tuple[str, str]] | None:
+        """Return (exchange, symbol) of markets that exist; None: all."""
         if markets is None:
             return None
-        return frozenset(self._found(market).live.symbol for market in parameters.markets(markets))
+        found = (self._found(market) for market in parameters.markets(markets))
+        return frozenset((cache.exchange, cache.live.symbol) for cache in found)
 
     def wait_for_any(
         self,
-        markets: str | Iterable[str] | None = None,
-        after_update_ids: Mapping[str, int] | None = None,
+        markets: MarketName | Iterable[MarketName] | None = None,
+        after_update_ids: Mapping[str, int] | Mapping[MarketName, int] | None = None,
         timeout: float | None = None,
         *,
         spin_us: float = 0,
     ) -> dict[str, int]:
         """Block until one of many books has moved; return {market: new id} of all that have, spelt as in `markets`.
 
-        Returns {} if `timeout` seconds are over first. So one thread follows many markets::
+        A pair (exchange, market) is returned as "exchange:market". Returns {} if `timeout` seconds are over first. So
+        one thread follows many markets::
 
             seen = {}
             while True:
@@ -601,51 +649,51 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         if after_update_ids is None:
             after = {market: cache.id_past(None) for market, cache in caches.items()}
         else:
-            seen = {self._symbol(market): update_id for market, update_id in after_update_ids.items()}
-            after = {market: seen.get(cache.live.symbol) for market, cache in caches.items()}
+            seen = {self._key(market): update_id for market, update_id in after_update_ids.items()}
+            after = {market: seen.get(self._key_of(cache)) for market, cache in caches.items()}
         return wait_for_any(caches, after, timeout, spin_us)
 
-    def get_status(self, market: str) -> DepthCacheStatus:
+    def get_status(self, market: MarketName) -> DepthCacheStatus:
         """Return the status of a depth cache as an immutable value, with `get_progress` in it. O(markets).
 
         For many markets call `status` of each `DepthCache`, which is O(1), and `get_progress` once.
         """
         return self._found(market).status()._replace(progress=self.get_progress())
 
-    def get_last_update_time(self, market: str) -> int | None:
+    def get_last_update_time(self, market: MarketName) -> int | None:
         """Return when the last update arrived, by the local clock, in milliseconds; None before the first."""
         received_time_ns = self._found(market).reader.received_time_ns
         return None if received_time_ns is None else received_time_ns // 1_000_000
 
-    def get_last_restart_time(self, market: str) -> float | None:
+    def get_last_restart_time(self, market: MarketName) -> float | None:
         """Return the Unix time at which the market's stream last recovered from an interruption, or None."""
         return self._found(market).live.last_restart_time
 
-    def get_restart_count(self, market: str) -> int:
+    def get_restart_count(self, market: MarketName) -> int:
         """Return how often the market's stream has recovered from an interruption."""
         return self._found(market).live.restart_count
 
     # ------------------------------------------------------------------------------------------ requests
 
-    def is_stop_request(self, market: str | None = None) -> bool:
+    def is_stop_request(self, market: MarketName | None = None) -> bool:
         """Return whether the manager, or this depth cache, was stopped."""
         if market is None or self._is_stopped:
             return self._is_stopped
-        symbol = self._symbol(market)
+        key = self._key(market)
         with self._lock:
-            if symbol in self._caches:
+            if key in self._caches:
                 return False
-            if symbol in self._stopped:
+            if key in self._stopped:
                 return True
-        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
+        raise DepthCacheNotFound(key, None, self._not_found(market, key))
 
-    def refresh(self, markets: str | Iterable[str]) -> bool:
+    def refresh(self, markets: MarketName | Iterable[MarketName]) -> bool:
         """Check the levels of these markets against a new snapshot and replace them. The books stay readable."""
         for cache in [self._found(market) for market in parameters.markets(markets)]:
             cache.group.refresh(cache.live)
         return True
 
-    def resync(self, market: str, unsubscribe: bool = True) -> bool:
+    def resync(self, market: MarketName, unsubscribe: bool = True) -> bool:
         """Take a book out of sync and synchronize it again; with a new subscription, unless `unsubscribe` is False."""
         cache = self._found(market)
         cache.group.resync(cache.live, parameters.flag("unsubscribe", unsubscribe))
@@ -666,20 +714,15 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         """Print a table of all depth caches to standard output, with these texts. No other method prints."""
         with self._lock:
             caches = list(self._caches.values())
-        title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {self.exchange}"
+        title = title or f"{self.get_user_agent()}: {len(caches)} depth caches of {', '.join(self.exchanges)}"
         table = _summary(title, [cache.status() for cache in caches], add_string, footer)
         print(writable(table, getattr(sys.stdout, "encoding", None)))  # a console may not know a market's characters
 
     # ------------------------------------------------------------------------------------------ inside
 
-    @property
-    def _spare_urls(self) -> tuple[str, ...]:
-        """The URLs that connections try after a failure: none if each has one of its own, and the others are there."""
-        urls = self._venue.all_stream_urls if self._settings.websocket_base_uri is None else ()
-        return () if 1 < len(urls) <= self._settings.redundancy else urls
-
     def _connection_options(
         self,
+        venue: Venue,
         ping_interval: float,
         ping_timeout: float,
         close_timeout: float,
@@ -692,126 +735,87 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             ping_interval_s=parameters.seconds("websocket_ping_interval", ping_interval),
             ping_timeout_s=parameters.seconds("websocket_ping_timeout", ping_timeout),
             close_timeout_s=parameters.seconds("websocket_close_timeout", close_timeout),
-            messages_per_second=self._venue.messages_per_second,
+            messages_per_second=venue.messages_per_second,
             user_agent=self.get_user_agent(),
             proxies=ProxyRules(proxy),
-            spare_urls=self._spare_urls,
             timing=DEFAULT_TIMING if timing is None else timing,
             spins=parameters.flag("feed_spin", feed_spin),
             cpus=checked_cpus(feed_cpus),
         ).checked()
 
-    def _symbol(self, market: str) -> str:
-        return self._venue.normalized_market(market)
+    def _name(self, venue: Venue, market: str) -> str:
+        """Return how the manager reports a market."""
+        return market if venue.exchange == self.exchange else names.joined(venue.exchange, market)
 
-    def _found(self, market: str) -> DepthCache:
+    def _key(self, market: MarketName) -> str:
+        """Return by what the manager finds a market."""
+        if isinstance(market, tuple):
+            market = parameters.address(market)
+        if not isinstance(market, str) or names.SEPARATOR not in market:  # most of them
+            return self._own.venue.normalized_market(market)
+        venue, plain = names.split(market, self._own.venue)
+        return self._name(venue, venue.normalized_market(plain))
+
+    def _key_of(self, cache: DepthCache) -> str:
+        return self._name(self._exchanges[cache.exchange].venue, cache.live.symbol)
+
+    def _found(self, market: MarketName) -> DepthCache:
         # No lock, because reads come through here: one dict lookup is atomic, with and without the GIL.
         try:
-            cache = self._caches.get(market)
+            cache = self._caches.get(market)  # type: ignore[arg-type]
         except TypeError:  # what cannot be hashed is no text, which the next line says
             cache = None
-        symbol = market if cache is not None else self._symbol(market)
-        cache = cache or self._caches.get(symbol)
         if cache is not None:
             return cache
-        if symbol in self._stopped:
-            raise refused(market, Cause.STOPPED)
-        raise DepthCacheNotFound(market, None, self._not_found(market, symbol))
+        key = self._key(market)
+        cache = self._caches.get(key)
+        if cache is not None:
+            return cache
+        name = market if isinstance(market, str) else key
+        if key in self._stopped:
+            raise refused(name, Cause.STOPPED)
+        raise DepthCacheNotFound(name, None, self._not_found(name, key))
 
-    def _not_found(self, market: str, symbol: str) -> str:
+    def _not_found(self, market: MarketName, key: str) -> str:
         """Return the text about a market without a depth cache."""
-        hint = did_you_mean(symbol, tuple(self._caches))
+        there = tuple(self._caches)
+        # Only another exchange has it, or there is one of nearly that name.
+        elsewhere = [each for each in there if each.rpartition(names.SEPARATOR)[2] == key]
+        hint = elsewhere[0] if elsewhere else did_you_mean(key, there)
         what_next = f"did you mean {hint!r}? Otherwise create it" if hint else "create it"
         return f"The depth cache of {market!r} does not exist; {what_next} with create_depth_cache() first."
 
-    def _prepare(self) -> None:
-        """Open what all depth caches share, before the first one starts. Call it under the lock."""
-        if self._downloads is not None:
-            return
-        self._share.open()
-        if self._venue.launcher is not None and self._settings.websocket_base_uri is None:
-            self._launched = lifecycle.launch(self._venue)
-            self._settings = self._settings.at(self._launched.restful_base_uri, self._launched.websocket_base_uri)
-        self._downloads = self._routes.downloads = shared_downloader().open(
-            self._venue,
-            self._routes.deliver,
-            restful_base_uri=self._settings.restful_base_uri,
-            proxies=self._options.proxies,
-            weight_share=self._settings.weight_share,
-            init_interval_s=self._settings.init_interval_s,
-            init_time_window_s=self._settings.init_time_window_s,
-            user_agent=self.get_user_agent(),
-            weight_pool=self._settings.weight_pool,
-            shared_folder=self._shared_folder,
-        )
-        self._urls = self._venue.stream_urls(self._settings.redundancy, self._settings.websocket_base_uri)
-        proxy = self._options.proxies.for_url(self._urls[0])
-        self._connect_budget = lifecycle.connect_budget(
-            self._venue, self._urls[0], address_key(proxy, self._settings.weight_pool), self._shared_folder
-        )
+    def _feeds_for(self, settings: Settings) -> ExchangeFeeds:
+        routes = Routes(settings.venue, self._callbacks, self._states)
+        return ExchangeFeeds(settings, self._options, routes, self._random, self._shared_folder)
 
-    def _start(self, symbol: str, market: str, refresh_interval_s: float | None) -> None:
-        """Make a depth cache and add it to a feed group. Call it under the lock."""
-        venue, settings = self._venue, self._settings
+    def _feeds_at(self, venue: Venue) -> ExchangeFeeds:
+        """Return the feeds of an exchange; new ones if it has had no market. Call it under the lock."""
+        feeds = self._exchanges.get(venue.exchange)
+        if feeds is None:
+            settings = self._settings_of_others.get(venue.exchange)
+            feeds = self._feeds_for(settings or self._own.settings.of_exchange(venue.exchange, Endpoints()))
+        return feeds
 
-        def make_book() -> OrderBook:
-            return OrderBook(venue.rule, market=market, symbol=symbol)
-
-        book = make_book()
-        synchronizer = Synchronizer(
-            book,
-            make_book=make_book,
-            read_header=read_header,
-            random=self._random,
-            limits=venue.snapshot_steps(settings.snapshot_limit),
-            now=time.monotonic(),
-            symbol=symbol,
-            refresh_interval_s=settings.refresh_interval_s if refresh_interval_s is None else refresh_interval_s,
-            buffers=lifecycle.process_buffers,
-        )
-        stream = venue.stream_name(symbol, settings.update_interval_ms)
-        named = (market, symbol, stream, book, synchronizer, next(self._serials))
-        live = LiveMarket(*named, self._routes.state_changed, self._routes.restarted, self._options.timing)
-        group = self._group_with_room()
-        self._share.publish(book, symbol, venue.exchange)
-        self._group_sizes[group] += 1
-        self._stopped.pop(symbol, None)
-        cache = self._caches[symbol] = DepthCache(venue.exchange, live, group)
+    def _start_unless_there(self, key: str, feeds: ExchangeFeeds, plan: MarketPlan) -> None:
+        """Make a depth cache and let its feed group feed it. Call it under the lock."""
+        cache = self._caches.get(key)
+        if cache is not None:
+            if not cache.group.has_ended and not cache.live.is_removed:
+                return
+            self._forget(cache)  # a failure of the feed has ended it
+        cache = feeds.make(plan)
+        self._share.publish(cache.live.book, key, feeds.venue.exchange)
+        feeds.count_in(cache)
+        self._stopped.pop(key, None)
+        self._caches[key] = cache
         self._consumers.market_started(cache)
-        group.add(live)  # last: reports about the market may come from now on
+        cache.group.add(cache.live)  # last: reports about the market may come from now on
 
-    def _leave_group(self, group: FeedGroup) -> None:
-        """Count a market that has left its group, and stop an empty group. Call it under the lock."""
-        self._group_sizes[group] -= 1
-        if self._group_sizes[group] == 0:
-            del self._group_sizes[group]
-            self._ending_groups = [ending for ending in self._ending_groups if not ending.join(0)]
-            self._ending_groups.append(group)
-            group.stop()
-
-    def _group_with_room(self) -> FeedGroup:
-        for group, size in self._group_sizes.items():
-            if size < self._settings.markets_per_connection and not group.has_ended:
-                return group
-        group = FeedGroup(
-            f"ldc-feed-{self._venue.exchange}-{next(self._group_numbers)}",
-            self._urls,
-            self._options,
-            connect_budget=self._connect_budget,
-            request_snapshot=self._routes.request_snapshot,
-            cancel_snapshot=self._routes.cancel_snapshot,
-            request_probe=self._routes.request_probe,
-            holds_request=self._routes.holds_request,
-            random=self._random,
-        )
-        self._group_sizes[group] = 0
-        try:
-            group.start()
-        except (RuntimeError, MemoryError):  # the system has no more threads, so the group would never do anything
-            del self._group_sizes[group]
-            group.discard()
-            raise
-        return group
+    def _forget(self, cache: DepthCache) -> None:
+        """Hold a depth cache no longer that its feed group has ended, or ends. Call it under the lock."""
+        del self._caches[self._key_of(cache)]
+        self._exchanges[cache.exchange].leave(cache)
 
 
 def _summary(title: str, statuses: Iterable[DepthCacheStatus], *texts: str | None) -> str:

@@ -9,7 +9,7 @@ Rule 2: numbers of numpy, ``Fraction`` and ``Decimal`` are numbers. ``bool`` is 
 | an integer | ``int``, and what has ``__index__``, as the integers of numpy | ``int`` |
 | a number | every ``numbers.Real``, ``Decimal`` | ``float`` |
 | a flag | ``True``, ``False`` | as it is |
-| markets | one ``str``, or an iterable of them | a list of ``str`` |
+| markets | one ``str``, one (exchange, market), or an iterable of them | a list of ``str`` |
 """
 
 import contextlib
@@ -20,6 +20,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
+
+from ldc.manager import names
 
 
 @contextlib.contextmanager
@@ -110,13 +112,31 @@ def base_uris(restful: Any, websocket: Any) -> tuple[list[str], list[str]] | Non
 
 
 def markets(value: Any) -> list[str]:
-    """Return one market or many as a list."""
+    """Return one market or many as a list of texts; a pair of an exchange and a market becomes "exchange:market"."""
     if isinstance(value, str):
         return [str(value)]
+    if is_address(value):
+        return [names.joined(*value)]
     if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"markets is a str such as 'BTCUSDT', or several in a list, not {value!r}")
     found = list(value)
     for market in found:
-        if not isinstance(market, str):
+        if not isinstance(market, str) and not _is_pair(market):
             raise TypeError(f"markets holds texts such as 'BTCUSDT', not {market!r}")
-    return [str(market) for market in found]
+    return [names.joined(*market) if isinstance(market, tuple) else str(market) for market in found]
+
+
+def address(value: tuple[Any, ...]) -> str:
+    """Return a pair of an exchange and a market as "exchange:market"."""
+    if not _is_pair(value):
+        raise TypeError(f"a market is a text such as 'BTCUSDT', or (exchange, market), not {value!r}")
+    return names.joined(*value)
+
+
+def is_address(value: Any) -> bool:
+    """Whether a value is one market as (exchange, market). Two markets in a tuple are not: the first is no exchange."""
+    return _is_pair(value) and names.is_like_exchange(value[0])
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, str) for each in value)

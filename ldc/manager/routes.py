@@ -25,22 +25,28 @@ PROBE_LEVELS = 5
 _PROBE_EPOCH = 0  # the synchronizer's epochs, which name snapshots, begin at 1
 
 
-StateCallback = Callable[[LiveMarket, StateChanged], object]
+StateCallback = Callable[[str, LiveMarket, StateChanged], object]
+
+
+class StateCallbacks:
+    """What all exchanges of one manager call at a restart of a market, and at a change of its state."""
+
+    def __init__(self, on_restart: Callable[[str, float], object] | None) -> None:
+        self.on_restart = on_restart
+        """The user's, called with the market and the Unix time."""
+        self.functions: tuple[StateCallback, ...] = ()
+        """Called with the exchange, the live market and the change. The consumers of the manager write here."""
 
 
 class Routes:
-    """Connects the feed groups of one manager with the downloader and with the user's callback."""
+    """Connects a manager's feed groups at one exchange with the downloader and with the user's callbacks."""
 
-    def __init__(
-        self, venue: Venue, callbacks: CallbackThread, on_restart: Callable[[str, float], object] | None
-    ) -> None:
+    def __init__(self, venue: Venue, callbacks: CallbackThread, states: StateCallbacks) -> None:
         self.caches: dict[str, DepthCache] = {}
-        """By symbol; the manager writes here."""
-        self.state_callbacks: tuple[StateCallback, ...] = ()
-        """Called with the live market and each change of its state; the manager writes here."""
+        """By symbol; `ExchangeFeeds` writes here."""
         self.downloads: SnapshotClient | None = None
         """None before the first depth cache, and after the stop."""
-        self._venue, self._callbacks, self._on_restart = venue, callbacks, on_restart
+        self._venue, self._callbacks, self._states = venue, callbacks, states
         end_in_forked_children(self)
 
     def _end_in_child(self) -> None:
@@ -97,8 +103,9 @@ class Routes:
 
     def restarted(self, live: LiveMarket) -> None:
         """Queue the callback that the user gave."""
-        if self._on_restart is not None:
-            self._callbacks.call(self._on_restart, live.market, live.last_restart_time)
+        on_restart = self._states.on_restart
+        if on_restart is not None:
+            self._callbacks.call(on_restart, live.market, live.last_restart_time)
 
     def state_changed(self, live: LiveMarket, change: StateChanged) -> None:
         """Log the new state of a market in detail, and queue the callbacks. `ldc.feed.outages` logs what matters."""
@@ -111,8 +118,8 @@ class Routes:
             change.cause.value,
             change.last_update_id,
         )
-        for callback in self.state_callbacks:
-            callback(live, change)
+        for function in self._states.functions:
+            function(self._venue.exchange, live, change)
 
     # Called by the downloader's threads.
 

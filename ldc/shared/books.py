@@ -159,8 +159,9 @@ class SharedBooks:
         raise refused(market, Cause.FEEDER_GONE, why=why)
 
     def _open_book(self, market: str) -> int | None:
-        """Return a descriptor of a market's file, or None. The case of the name does not matter."""
-        for name in dict.fromkeys((market, market.upper())):
+        """Return a descriptor of a market's file, or None. The case of the market does not matter."""
+        exchange, separator, symbol = market.rpartition(":")  # published by a manager of several exchanges
+        for name in dict.fromkeys((market, exchange + separator + symbol.upper())):
             try:
                 return os.open(self.folder / book_file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:

@@ -38,8 +38,8 @@ class SimulatedExchange:
         updates_per_second: windows a second. The fastest stream sends one message for each window with a change. The
             exchange has 10.
         levels: levels a side of each market, about; 10 to 20,000.
-        start_time_ms: the event time of the first window, Unix milliseconds; None: now. Later ones follow from the
-            number of windows, never from the clock.
+        start_time_ms: the event time of the first window, Unix milliseconds. Later ones follow from the number of
+            windows, never from the clock. None: event times are the clock's, also after a halt or a pause.
         connection_lifetime_s: seconds after which a connection is closed.
         latency_ms: milliseconds by which everything is sent later.
         ping_interval_s, pong_timeout_s: seconds, of the server's pings; None: as the exchange documents.
@@ -82,9 +82,10 @@ class SimulatedExchange:
             on_demand=on_demand,
             seed=seed,
             levels=levels,
-            start_time_ms=time.time_ns() // 1_000_000 if start_time_ms is None else start_time_ms,
+            start_time_ms=start_time_ms,
             interval_ms=interval_ms,
             faults=self._faults,
+            clock_ms=lambda: time.time_ns() // 1_000_000,
         )
         weight = row.weight_per_minute if weight_per_minute is None else weight_per_minute
         self._rest = Rest(family, row, self._markets, weight, ban_s)

@@ -2,7 +2,8 @@
 
 Rule 1: the same seed gives the same market, byte for byte, on every Python. So it uses only integers and `getrandbits`
     of one generator of its own: no float, no libm, no clock, no hash of the process.
-Rule 2: time is the number of windows. The fastest stream sends the changes of one window in one message.
+Rule 2: time is the number of windows, unless the owner says what time it is at the end of each. The fastest stream
+    sends the changes of one window in one message.
 Rule 3: every change of the book goes through `_set`, which adds it to the window and to the log.
 """
 
@@ -122,7 +123,9 @@ class Market:
         self.windows = 0
         self._bits = Random(seed).getrandbits
         self._engine_ids = engine_ids
-        self._start_time_ms, self._interval_ms = start_time_ms, interval_ms
+        self.event_time_ms = start_time_ms
+        """The time of the last window."""
+        self._interval_ms = interval_ms
         self.last_update_id = 1_000_000_000 + self._bits(30)
         """The update id of the book, which may be inside of a window."""
         self.sent_update_id = self.last_update_id
@@ -142,11 +145,6 @@ class Market:
         self._previous: _Era | None = None
         self._restarts = 0
         self.begin_window()
-
-    @property
-    def event_time_ms(self) -> int:
-        """The time of the last window."""
-        return self._start_time_ms + self.windows * self._interval_ms
 
     @property
     def tops(self) -> tuple[int, int, int, int]:
@@ -169,13 +167,20 @@ class Market:
     def _era(self) -> "_Era":
         return _Era(self.bids.quantities, self.asks.quantities, self.log, self.last_update_id)
 
-    def end_window(self) -> Update | None:
-        """Trade to the end of the window; return its changes, or None if there were none."""
+    def end_window(self, now_ms: int | None = None) -> Update | None:
+        """Trade to the end of the window; return its changes, or None if there were none.
+
+        `now_ms` is the time of that end, if it follows a clock. Times grow, also where that clock does not.
+        """
         if not self._engine_ids:
             self._begin()
         while self._events_left:
             self._event()
         self.windows += 1
+        if now_ms is None:
+            self.event_time_ms += self._interval_ms
+        else:
+            self.event_time_ms = max(self.event_time_ms + 1, now_ms)
         return self._finished()
 
     def begin_window(self) -> None:

@@ -6,7 +6,7 @@ Rule 2: access to a running market needs `lock`. The event loop's thread holds i
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ldc.simulator.connection import Connection
@@ -47,6 +47,7 @@ class Markets:
     Args:
         symbols: the listed ones.
         on_demand: whether every valid name of the family becomes a market when it is requested.
+        start_time_ms: the event time at which each market begins; None: event times follow `clock_ms`.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Markets:
         on_demand: bool,
         seed: int,
         levels: int,
-        start_time_ms: int,
+        start_time_ms: int | None,
         interval_ms: int,
         faults: PendingFaults,
+        clock_ms: Callable[[], int],
     ) -> None:
         self.lock = threading.RLock()
         self.faults = faults
@@ -68,6 +70,7 @@ class Markets:
         """Markets that are not ticked yet."""
         self._family, self._on_demand, self._seed = family, on_demand, seed
         self._levels, self._start_time_ms, self._interval_ms = levels, start_time_ms, interval_ms
+        self._clock_ms = clock_ms
         self._listings: dict[str, Listing] = {}
         for symbol in (*symbols, *(DEFAULT_MARKETS[family.name] if on_demand else ())):
             self.add(symbol)
@@ -117,7 +120,7 @@ class Markets:
             seed=int.from_bytes(digest[:8], "big"),
             levels=self._levels,
             engine_ids=self._family.engine_ids,
-            start_time_ms=self._start_time_ms,
+            start_time_ms=self._clock_ms() if self._start_time_ms is None else self._start_time_ms,
             interval_ms=self._interval_ms,
         )
 
@@ -166,7 +169,7 @@ class Markets:
                     market.restart_ids()
             if now < running.halted_until:
                 return False, outgoing
-            update = market.end_window()
+            update = market.end_window(self._clock_ms() if self._start_time_ms is None else None)
             for name, stream in running.streams.items():
                 self._address(running, name, stream.window_ended(update), outgoing)
             market.begin_window()

@@ -13,6 +13,8 @@ from network_kit import free_port
 import ldc
 import ldc.cluster
 from ldc.cli.main import main
+from ldc.cluster.bus import Bus, BusOptions
+from ldc.cluster.keys import ReplicaToken
 from ldc.cluster.message import push_of
 from ldc.cluster.rules import RuleTiming
 from ldc.simulator import SimulatedExchange
@@ -117,6 +119,52 @@ def test_a_message_under_the_key_of_another_market_is_dropped(cluster):
     assert books.misrouted_messages == before + 1
     market = books._markets["BTCUSDT"].replicas
     assert market.shown.push.market == "BTCUSDT"
+
+
+def test_a_token_that_the_transport_lost_is_noticed_and_comes_back(cluster):
+    """As after a SIGCONT: the link is there, but a node and a reader never get what b has declared."""
+    node, books = cluster.nodes["a"], cluster.books
+    token = books._roster.tokens["b"]
+    key = books.keys.node(token)
+    node._post(lambda: node._node_token(key, False))
+    books._bus._calls.put(lambda: books._node_token(key, False))
+    wait_until(lambda: node.status().members == () and len(books.nodes()) == 1, "the loss")
+    wait_until(lambda: node.status().members == ("b",) and len(books.nodes()) == 2, "the token", 10)
+    assert books._roster.tokens["b"].version > token.version
+    wait_until(lambda: is_covered(books, MARKETS, 2), "its replicas", 10)
+
+
+def test_a_token_of_a_replica_that_the_transport_lost_comes_back(cluster):
+    node, books = cluster.nodes["a"], cluster.books
+    key = books.keys.replica(ReplicaToken("BTCUSDT", "b", books._roster.tokens["b"].instance))
+    node._post(lambda: node._replica_token(key, False))
+    books._bus._calls.put(lambda: books._replica_token(key, False))
+    wait_until(lambda: books.holders("BTCUSDT") == {"a"}, "the loss")
+    wait_until(lambda: books.holders("BTCUSDT") == {"a", "b"}, "the replica", 10)
+    wait_until(lambda: node._rules.holders("BTCUSDT") == {"a", "b"}, "the replica on a", 10)
+
+
+def test_a_publisher_may_end_while_another_thread_publishes():
+    """Zenoh's raises "Already borrowed" then. That ended nodes that gave a market away while it was pushed."""
+    with Bus(BusOptions(listen=[f"tcp/127.0.0.1:{free_port()}"])) as bus:
+        publishers, ends = [], threading.Event()
+
+        def publish():
+            while not ends.is_set():
+                for publisher in publishers[-2:]:
+                    publisher.put(bytes(100_000))
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        for number in range(300):
+            publishers.append(bus.publisher(f"test/{number}"))
+            time.sleep(0)
+            publishers[-1].put(b"")
+            publishers[-1].close()
+        ends.set()
+        thread.join()
+        assert not publishers[-1].put(b"")
+        publishers[-1].close()
 
 
 def test_too_strict_an_age_is_refused_with_what_was_found(cluster):

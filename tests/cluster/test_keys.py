@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldc.cluster.bus import BusOptions, configured, is_private
+from ldc.cluster.bus import BusOptions, configured, dialled, is_private
 from ldc.cluster.keys import Keys, NodeToken, ReplicaToken, checked_name
 from ldc.cluster.placement import NodeInfo
 from ldc.cluster.rules import NodeState
@@ -88,3 +88,15 @@ def test_nothing_is_found_by_multicast_and_a_hang_is_noticed_after_a_second(tmp_
         assert config.get_json("transport/link/tx/lease") == "1000"
         assert "[::]" not in config.get_json("listen/endpoints")
     assert "7555" in config.get_json("connect/endpoints")
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, unique=True))
+def test_of_two_nodes_in_one_list_one_dials(endpoints):
+    dials = {endpoint: dialled(endpoints, [endpoint]) for endpoint in endpoints}
+    for one in endpoints:
+        for other in endpoints:
+            assert (other in dials[one]) + (one in dials[other]) == (one != other)
+
+
+def test_who_is_not_in_the_list_dials_all():
+    assert dialled(["b", "a"], []) == dialled(["b", "a"], ["c"]) == ["b", "a"]

@@ -85,6 +85,25 @@ def test_an_overlap_upstream_is_sent_as_a_chain_that_continues_exactly():
                 assert after.get("pu", after["U"] - 1) == before["u"]
 
 
+def test_connections_end_where_the_exchange_restarts_its_ids_and_others_live_on():
+    """Most clients take a lower id for an old update, and would stand still for good."""
+    with (
+        served(exchange_settings={"updates_per_second": 50.0}) as row,
+        ClientOf(row, "/ws/btcusdt@depth@100ms") as diffs,
+        ClientOf(row, "/ws/btcusdt@bookTicker") as ticker,
+    ):
+        until(lambda: row.gateway.call(lambda parts: len(parts.diffs._channels)) == 1)
+        last_id = ticker.message()["u"]
+        row.exchange.resume("BTCUSDT")
+        diffs.message()
+        row.exchange.inject("id_reset")
+        assert diffs.close_code() == 1001
+        ticker.message(lambda message: message["u"] < last_id)
+        with ClientOf(row, "/ws/btcusdt@depth@100ms") as again:
+            assert again.message()["u"] < last_id
+        assert row.gateway.counts["ids_went_back"] == 1
+
+
 @pytest.mark.parametrize("venue", VENUE_NAMES)
 @pytest.mark.parametrize("fault", ["drop", "reset", "id_reset", "close_1001", "reorder", "duplicate", "truncate"])
 def test_another_ldc_is_a_replica_under_every_fault_upstream(venue: str, fault: str):
@@ -153,6 +172,18 @@ def test_a_loss_without_a_lost_update_is_no_gap():
     chain = Chain()
     items = Item(5, is_snapshot=True), diff(6, 8), Item(8, is_lost=True), Item(8, is_snapshot=True), diff(7, 9)
     assert sent(chain, *items) == [(6, 8), (9, 9)]
+
+
+def test_ids_that_restart_below_are_noticed_and_nothing_else_is_taken_for_that():
+    chain = Chain()
+    items = Item(500, is_snapshot=True), diff(501, 508), Item(508, is_lost=True), Item(508, is_snapshot=True)
+    for item in (*items, Item(507, is_lost=True), Item(509, is_snapshot=True)):
+        chain.take(item)  # type: ignore[arg-type]
+        assert not chain.went_back
+    chain.take(Item(7, is_snapshot=True))  # type: ignore[arg-type]
+    assert chain.went_back
+    assert sent(chain, diff(8, 9)) == [(8, 9)]
+    assert not chain.went_back
 
 
 def test_a_deepening_changes_nothing_that_a_client_knows_and_a_cure_is_a_gap():

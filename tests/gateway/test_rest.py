@@ -50,6 +50,14 @@ def test_a_wrong_request_gets_the_exchange_s_own_error(spot: Served, query: dict
     assert (ours.status_code, ours.json()) == (theirs.status_code, theirs.json())
 
 
+@pytest.mark.parametrize("path", ["ping", "time", "exchangeInfo", "depth?symbol=BTCUSDT", "ticker/bookTicker"])
+def test_an_answer_says_that_no_weight_was_used(spot: Served, path: str):
+    """UBLDC takes no snapshot before it has read the weight, and the time of its answer."""
+    headers = spot.get(f"/api/v3/{path}").headers
+    assert (headers["X-MBX-USED-WEIGHT"], headers["X-MBX-USED-WEIGHT-1M"]) == ("0", "0")
+    assert headers["Date"].endswith(" GMT")
+
+
 def test_what_clients_ask_first_is_answered(spot: Served):
     assert spot.get("/api/v3/ping").json() == {}
     assert isinstance(spot.get("/api/v3/time").json()["serverTime"], int)

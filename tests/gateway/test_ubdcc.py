@@ -1,10 +1,12 @@
 """The calls of UBDCC: its envelope and error ids, by GET and POST; and what only a page of this gateway may change."""
 
+import asyncio
 import json
 
 import pytest
 from gateway_kit import PATIENCE_S, Served, served, until
 
+import ldc
 from ldc.gateway import GatewayLimits
 
 
@@ -100,3 +102,83 @@ def test_the_openapi_document_names_every_path_that_is_served(row: Served):
     hidden = {"/add_credentials", "/remove_credentials", "/get_credentials_list"}
     assert served_paths - hidden <= document["paths"].keys()
     assert json.dumps(document)
+
+
+# ------------------------------------------------------------------------------------------ ldc as a client
+
+
+@pytest.fixture
+def cluster(row: Served):
+    with ldc.BinanceLocalDepthCacheManager(
+        "binance.com", ubdcc_address="127.0.0.1", ubdcc_port=row.gateway.port
+    ) as manager:
+        yield manager.cluster
+
+
+def test_ldc_reads_a_cluster_as_ubldc_does(row: Served, cluster):
+    assert cluster.test_connection() is True
+    assert cluster.get_asks(**OF, limit_count=3)["asks"] == row.manager.get_asks("BTCUSDT", 3)
+    assert cluster.get_bids("binance.com", "BTCUSDT", threshold_volume=100_000)["bids"] == row.manager.get_bids(
+        "BTCUSDT", threshold_volume=100_000
+    )
+    view = row.manager.get_book("BTCUSDT", 2)
+    assert cluster.get_book(**OF, limit_count=2)["last_update_id"] == view.last_update_id
+    assert cluster.get_asks(**OF | {"market": "NOPE"})["error_id"] == "#7000"
+    assert cluster.get_depthcache_info(**OF)["depthcache_info"]["is_synchronized"] is True
+    assert cluster.get_cluster_info()["cluster_info"]["depthcaches"]["binance.com"].keys() == {"BTCUSDT", "ETHUSDT"}
+    figures = cluster.get_asks(**OF, debug=True)["debug"]
+    assert 0 <= figures["transmission_time"] <= figures["request_time"]
+
+
+def test_ldc_changes_a_cluster_as_ubldc_does():
+    with (
+        served(markets=("BTCUSDT", "ETHUSDT")) as row,
+        ldc.BinanceLocalDepthCacheManager(ubdcc_address="localhost", ubdcc_port=row.gateway.port) as manager,
+    ):
+        cluster = manager.cluster
+        assert cluster.stop_depthcache("binance.com", "ETHUSDT")["result"] == "OK"
+        assert cluster.get_depthcache_list()["depthcache_list"] == {"binance.com": ["BTCUSDT"]}
+        assert cluster.create_depthcaches("binance.com", ["ETHUSDT"])["result"] == "OK"
+        assert cluster.create_depthcache("binance.com", "BTCUSDT")["result"] == "OK"
+        assert cluster.get_depthcache_list()["depthcache_list"] == {"binance.com": ["BTCUSDT", "ETHUSDT"]}
+        assert manager.get_list_of_depth_caches() == []
+
+
+def test_the_twins_for_asyncio_answer_the_same(row: Served, cluster):
+    async def read() -> list[object]:
+        given = {**OF, "limit_count": 2}
+        return [
+            (await cluster.get_asks_async(**given))["asks"],
+            (await cluster.get_bids_async(**given))["bids"],
+            (await cluster.get_book_async(**given))["last_update_id"],
+            (await cluster.get_depthcache_list_async())["result"],
+            (await cluster.get_depthcache_info_async(**OF))["result"],
+            (await cluster.get_cluster_info_async())["result"],
+            (await cluster.get_test_async())["result"],
+            await cluster.test_connection_async(),
+            (await cluster.create_depthcache_async(**OF))["result"],
+            (await cluster.create_depthcaches_async("binance.com", ["BTCUSDT"]))["result"],
+            (await cluster.stop_depthcache_async("binance.com", "NOPE"))["error_id"],
+        ]
+
+    view = row.manager.get_book("BTCUSDT", 2)
+    sides = [[list(level) for level in side] for side in (view.asks, view.bids)]
+    assert asyncio.run(read()) == [*sides, view.last_update_id, "OK", "OK", "OK", "OK", True, "OK", "OK", "#7000"]
+
+
+def test_what_is_no_cluster_is_an_error_of_the_constructor(row: Served):
+    port = int(row.exchange.restful_base_uri.rpartition(":")[2])
+    with pytest.raises(ldc.DepthCacheClusterNotReachableError, match=f"127.0.0.1:{port}"):
+        ldc.BinanceLocalDepthCacheManager(ubdcc_address="127.0.0.1", ubdcc_port=port)
+    for port in (0, 65536, "80", True):
+        with pytest.raises(ValueError, match="ubdcc_port"):
+            ldc.BinanceLocalDepthCacheManager(ubdcc_address="127.0.0.1", ubdcc_port=port)  # type: ignore[arg-type]
+    assert ldc.BinanceLocalDepthCacheManager().cluster is None
+
+
+def test_a_cluster_that_is_gone_is_an_answer_and_no_exception():
+    with served() as row:
+        manager = ldc.BinanceLocalDepthCacheManager(ubdcc_address="127.0.0.1", ubdcc_port=row.gateway.port)
+        row.gateway.stop()
+        assert "127.0.0.1" in manager.cluster.get_asks(**OF)["error"]
+        assert manager.cluster.test_connection() is False

@@ -13,6 +13,7 @@ import pytest
 from loopback_exchange import EXCHANGES, PATIENCE_S, LoopbackExchange
 from wire_frames import CLOSE
 
+from ldc.consume import log
 from ldc.errors import DepthCacheOutOfSync
 from ldc.feed.connection import FeedConnection
 from ldc.manager.manager import BinanceLocalDepthCacheManager
@@ -50,8 +51,9 @@ def no_jitter() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test does, all threads of ldc have ended some time after it."""
+    monkeypatch.setattr(log, "IDLE_S", 0.01)  # each test would wait for the log's thread: 0.2 s, 500 times
     yield
     assert_no_thread_is_left()
 

@@ -455,6 +455,7 @@ def test_a_thread_that_cannot_be_started_is_started_later(count, thread, error, 
             raise error
         start(self)
 
+    eventually(lambda: logger._thread is None, "the end of a log thread that an earlier test had")
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with watched(count, on_restart=lambda market, at: called.set()) as (exchange, manager):
         for number in range(4):

@@ -595,14 +595,14 @@ def test_the_narrower_the_known_range_the_sooner_it_is_made_deeper():
         far = [(f"{100 - n:.2f}", "1") for n in range(1, 99)], [(f"{100 + n:.2f}", "1") for n in range(1, 199)]
         exchange.markets["BUSDT"] = Market("BUSDT", 1000, *far)
         manager.create_depth_cache("AUSDT")
-        request = manager._downloads.request
+        request = manager._own.downloads.request
 
         def note(symbol, epoch, purpose, limit, *, owner, due, need):
             if purpose is ldc.manager.routes.Purpose.DEEPEN:
                 asked[symbol] = need
             request(symbol, epoch, purpose, limit, owner=owner, due=due, need=need)
 
-        manager._downloads.request = note
+        manager._own.downloads.request = note
         manager.create_depth_cache("BUSDT")
         eventually(lambda: len(asked) == 2, "two deeper snapshots")
         assert asked["AUSDT"] > 50 > asked["BUSDT"] > 0
@@ -712,8 +712,8 @@ def test_parameters_after_the_exchange_are_keyword_only():
         ("websocket_base_uri", "ws://host/path", "without a path"),
         ("proxy", "gopher://host", "http://"),
         ("ubra_manager", object(), "restful_base_uri"),
-        ("ubdcc_address", "host", "not supported"),
-        ("ubdcc_port", 1, "not supported"),
+        ("ubdcc_address", "http://host", "without a scheme"),
+        ("ubdcc_address", 100, "without a scheme"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_the_constructor_in_its_users_words(parameter, value, word):
@@ -883,7 +883,7 @@ def test_the_proxy_is_used_for_both():
             manager.create_depth_cache("BTCUSDT")
             eventually(lambda: manager.get_status("BTCUSDT").last_error, "an error")
             assert "proxy" in manager.get_status("BTCUSDT").last_error.lower()
-            manager._downloads.request("BTCUSDT", 1 << 32 | 1, ldc.manager.routes.Purpose.SYNCHRONIZE, 100)
+            manager._own.downloads.request("BTCUSDT", 1 << 32 | 1, ldc.manager.routes.Purpose.SYNCHRONIZE, 100)
             eventually(lambda: any("depth" in path for path in asked), "a snapshot through the proxy")
 
 
@@ -892,7 +892,7 @@ def test_a_manager_that_nobody_holds_warns_and_continues():
         exchange.add_market()
         manager = BinanceLocalDepthCacheManager("binance.com", **exchange.uris)
         synchronize(exchange, manager)
-        cache, routes = manager.get_depth_cache("BTCUSDT"), manager._routes
+        cache, routes = manager.get_depth_cache("BTCUSDT"), manager._own.routes
         with pytest.warns(ResourceWarning, match=r"'BTCUSDT', continue; call stop_manager\(\)"):
             del manager
         last = exchange.update()

@@ -1033,7 +1033,7 @@ def test_a_request_of_a_stopped_market_neither_replaces_nor_cancels_that_of_its_
             new = manager.get_depth_cache("BTCUSDT").live
             eventually(lambda: new.synchronizer.requests.awaited is not None, "the request of the new market")
             action = new.synchronizer.requests.awaited
-            routes = manager._routes
+            routes = manager._own.routes
             eventually(lambda: routes.holds_request(new, action.epoch), "the request in the queue")
             routes.request_snapshot(old, action)
             routes.cancel_snapshot(old, action.epoch)

@@ -32,10 +32,11 @@ PARAMETERS = {
     "websocket_ping_timeout": 20,
     "disable_colorama": True,
     "ubdcc_address": None,
+    "ubdcc_port": 80,
     "ubra_manager": None,
     "warn_on_update": False,
 }
-"""All of 2.14 behind `exchange`, as programs give them; `ubdcc_port` apart, which has no value that means nothing."""
+"""All of 2.14 behind `exchange`, as programs give them."""
 
 METHODS = {
     "create_depth_cache", "create_depthcache", "get_asks", "get_bids", "get_dc_stream_id", "get_last_restart_time",
@@ -86,7 +87,7 @@ def manager():
 
 
 def test_the_page_names_the_whole_surface():
-    surface = {"exchange", "ubdcc_port", *PARAMETERS, *METHODS, *ATTRIBUTES, *EXCEPTIONS}
+    surface = {"exchange", *PARAMETERS, *METHODS, *ATTRIBUTES, *EXCEPTIONS}
     assert surface | OLDER_METHODS | OLDER_PARAMETERS <= NAMES_ON_PAGE
 
 
@@ -129,7 +130,7 @@ def test_every_parameter_is_taken(parameter):
     assert {warning.filename for warning in caught} <= {__file__}  # the line of the user, not of ldc
 
 
-@pytest.mark.parametrize("parameter", sorted(OLDER_PARAMETERS | {"ubdcc_address", "ubdcc_port", "ubra_manager"}))
+@pytest.mark.parametrize("parameter", sorted(OLDER_PARAMETERS | {"ubra_manager"}))
 def test_a_parameter_that_would_change_something_is_taken_without_effect_or_refused_with_the_way_out(parameter):
     if parameter.startswith("lucit"):
         with pytest.warns(DeprecationWarning, match=parameter):

@@ -27,7 +27,7 @@ def test_seconds_are_any_number(name: str, value: Any):
 @pytest.mark.parametrize("name", ["snapshot_limit", "markets_per_connection"])
 def test_counts_are_integers_of_numpy_too(name: str):
     with BinanceLocalDepthCacheManager("binance.com", **{name: numpy.int64(100)}) as manager:
-        assert type(getattr(manager._settings, name)) is int
+        assert type(getattr(manager._own.settings, name)) is int
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_managers_of_one_weight_pool_share_their_budgets_whatever_proxies_they_u
     try:
         for manager in managers:
             manager.create_depth_cache("BTCUSDT")
-        pools = [manager._downloads.queue_client.pool_name for manager in managers]
-        connects = [manager._connect_budget for manager in managers]
+        pools = [manager._own.downloads.queue_client.pool_name for manager in managers]
+        connects = [manager._own.connect_budget for manager in managers]
         assert len(set(pools[:3])) == len({id(each) for each in connects[:3]}) == 3
         assert len(set(pools[3:])) == len({id(each) for each in connects[3:]}) == 1
         assert pools[3] not in pools[:3]

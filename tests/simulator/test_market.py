@@ -10,8 +10,10 @@ import pytest
 pytest.importorskip("aiohttp", reason="the embedded exchange needs aiohttp")
 
 from ldc.simulator.changelog import CHANGES_MAX
+from ldc.simulator.faults import Fault, PendingFaults
 from ldc.simulator.listing import DEFAULT_MARKETS, listing_of
 from ldc.simulator.market import LEVELS_MAX, LEVELS_MIN, Market
+from ldc.simulator.markets import Markets
 from ldc.simulator.messages import diff_of, snapshot_of
 from ldc.wire.families import FAMILIES, Family
 
@@ -49,6 +51,41 @@ def traffic(family: Family, market: Market, updates: int):
         if update is not None and updates % 500 == 0:
             sides = market.bids.top(1000), market.asks.top(1000)
             yield snapshot_of(family, market.listing, market.last_update_id, market.event_time_ms, *sides).encode()
+
+
+def test_event_times_follow_the_number_of_windows_or_the_clock_of_the_owner():
+    market = made(FAMILY["spot"], start_time_ms=1000)
+    market.end_window()
+    assert market.event_time_ms == 1100
+    for now_ms, expected in ((5000, 5000), (5000, 5001), (4000, 5002), (9000, 9000)):
+        market.end_window(now_ms)
+        assert market.event_time_ms == expected
+    assert made(FAMILY["spot"]).event_time_ms == 1_700_000_000_000
+
+
+@pytest.mark.parametrize("start_time_ms", [None, 1_000])
+def test_a_market_that_starts_late_or_was_halted_has_the_time_of_the_clock_if_there_is_one(start_time_ms: int | None):
+    """An exchange that runs for an hour, and then gets another market, must not date it an hour back."""
+    clock_ms = 1_000
+    faults = PendingFaults(1)
+    markets = Markets(
+        FAMILY["spot"], ["BTCUSDT"], on_demand=True, seed=1, levels=50, start_time_ms=start_time_ms, interval_ms=100,
+        faults=faults, clock_ms=lambda: clock_ms,
+    )  # fmt: skip
+    times = []
+    for symbol in ("BTCUSDT", "LATEUSDT"):
+        running = markets.run(symbol)
+        assert running is not None
+        clock_ms += 3_600_000
+        markets.tick(running, 0.0)
+        times.append(running.market.event_time_ms)
+    faults.add(Fault(name="halt", market="BTCUSDT", duration_s=5.0))
+    running = markets.running["BTCUSDT"]
+    markets.tick(running, 10.0)
+    clock_ms += 5_000
+    markets.tick(running, 15.0)
+    times.append(running.market.event_time_ms)
+    assert times == ([3_601_000, 7_201_000, 7_206_000] if start_time_ms is None else [1_100, 1_100, 1_200])
 
 
 # Computed once, on CPython 3.11; compared on every Python of the tests. A change of the market's random numbers changes

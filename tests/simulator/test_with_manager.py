@@ -219,7 +219,7 @@ def test_the_manager_starts_an_exchange_of_its_own(exchange):
         manager.create_depth_cache(["BTCUSDT", "MADEUPUSDT"])
         assert manager.wait_until_synchronized(timeout=PATIENCE_S)
         assert manager.get_asks("BTCUSDT", limit_count=3)
-        launched = manager._launched
+        launched = manager._own.launched
         assert_true(launched, "MADEUPUSDT", manager.get_depth_cache("MADEUPUSDT").reader.view(number=Decimal))
         manager.create_depth_cache("NOSUCHMARKET")
         with pytest.raises(DepthCacheError, match="NOSUCHMARKET"):

@@ -215,7 +215,7 @@ def test_a_killed_process_keeps_no_lock(tmp_path):
 
 def test_managers_share_what_the_folder_says(tmp_path):
     with live(weight_share=0.5, shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
-        family = manager._venue.weight_budget_name(exchange.restful_base_uri)
+        family = manager._own.venue.weight_budget_name(exchange.restful_base_uri)
         foreign = SharedBudget(tmp_path, ("", family), 6000)
         assert foreign.take(2990, 3000, time.monotonic())[1]
         synchronize(exchange, manager)
@@ -289,7 +289,7 @@ def test_processes_that_connect_at_once_never_connect_more_than_300_times_in_fiv
 
 def test_a_connect_that_other_processes_leave_no_room_for_waits(tmp_path):
     with live(shared_budget=tmp_path) as (exchange, manager):
-        url = manager._venue.stream_urls(1, exchange.websocket_base_uri)[0]
+        url = manager._own.venue.stream_urls(1, exchange.websocket_base_uri)[0]
         foreign = shared_connects(tmp_path, ("", url), 300, CONNECT_WINDOW_S)
         long_ago = time.monotonic() - CONNECT_WINDOW_S + 2.0
         assert foreign.take(300, 300, long_ago)[1]
@@ -367,7 +367,7 @@ def test_weight_taken_for_a_cancelled_request_is_given_back(tmp_path):
     with live(shared_budget=tmp_path, snapshot_limit=100) as (exchange, manager):
         synchronize(exchange, manager)
         exchange.add_market("ETHUSDT")
-        family = manager._venue.weight_budget_name(exchange.restful_base_uri)
+        family = manager._own.venue.weight_budget_name(exchange.restful_base_uri)
         budget = SharedBudget(tmp_path, ("", family), 6000)
         used = budget.used(time.monotonic())
         taken, go_on = threading.Event(), threading.Event()
@@ -386,7 +386,7 @@ def test_weight_taken_for_a_cancelled_request_is_given_back(tmp_path):
             assert taken.wait(60)
             assert budget.used(time.monotonic()) == used + 5
             manager.stop_depth_cache("ETHUSDT")
-            waiting = manager._downloads.queue_client
+            waiting = manager._own.downloads.queue_client
             eventually(lambda: waiting.waiting_count == 0, "the request to end")
             go_on.set()
             eventually(lambda: budget.used(time.monotonic()) == used, "the weight to be given back")
