@@ -29,7 +29,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
 .PHONY: help test lint check check-cluster simulate-cluster bench-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
-	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-peers bench-peers-loopback \
+	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-pace bench-peers bench-peers-loopback \
 	bench-peers-recordings bench-recovery bench-scale bench-shared \
 	web web-test web-screenshots
 .DELETE_ON_ERROR:
@@ -51,6 +51,7 @@ help:
 	@echo "make bench-analytics       what a mid, a fill, a depth costs at 1, 20 and 1,000 levels"
 	@echo "make bench-blocks          the order book alone, on a machine that is not quiet; beside other builds of it"
 	@echo "make bench-fresh           how old the book is while the bot's own threads compute"
+	@echo "make bench-pace            at the pace of real markets: from the exchange's write to a waiting thread"
 	@echo "make bench-consume         streams, callbacks and waits: from the exchange's write to the user's code"
 	@echo "make bench-scale           a thousand markets in one process; and what readers cost the writer"
 	@echo "make bench-recovery        how soon markets are readable again after resets, gaps and a cut of all connections"
@@ -153,6 +154,10 @@ bench-analytics: $(VENV)/.installed
 bench-fresh: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_fresh.py $(ARGS)
 
+# From the exchange's write to a waiting thread at the pace of real markets, beside websocket-client's bare loop.
+bench-pace: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_pace.py $(ARGS)
+
 # A thousand markets, and what readers cost the writer.
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
@@ -177,7 +182,7 @@ bench-recovery: $(VENV)/.installed
 # What others have made, in an environment of its own: they need a hundred packages, and some a certain Python.
 PEERS_VENV ?= build/peers-venv
 PEERS_PYTHON ?= $(PYTHON)
-PEERS := unicorn-binance-local-depth-cache python-binance ccxt cryptofeed nautilus_trader hftbacktest sortedcontainers orjson
+PEERS := unicorn-binance-local-depth-cache python-binance ccxt cryptofeed nautilus_trader hftbacktest sortedcontainers picows orjson
 $(PEERS_VENV)/.peers:
 	$(PEERS_PYTHON) -m venv --clear $(PEERS_VENV)
 	for peer in $(PEERS); do $(PEERS_VENV)/bin/python -m pip --quiet --disable-pip-version-check install $$peer || \

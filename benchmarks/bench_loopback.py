@@ -26,7 +26,7 @@ from typing import Any
 
 import bench_loopback_clients
 import bench_loopback_exchange
-from bench_loopback_clients import CLIENTS, NO_BOOK, TOP, Levels, Top
+from bench_loopback_clients import CLIENTS, TOP, YARDSTICKS, Levels, Top
 from bench_loopback_report import print_results
 from bench_peers import conditions, version_of
 from bench_recordings import Market, load_busy_spot_recording, synthetic_recording
@@ -186,6 +186,7 @@ def measure_run(
         sent = [(names[place % len(names)], ids[place], sent_ns[place]) for place in range(len(ids))]
         delays = sorted(latencies_ns(sent, found["noted"]))
         result |= {"p50 us": delays[len(delays) // 2] / 1000, "p99 us": delays[len(delays) * 99 // 100] / 1000}
+        result |= {"delays ns": delays, "woken ns": found["woken"]}
     else:
         ends = [min(at_ns for name, at, at_ns in found["noted"] if name == each and at >= last[each]) for each in last]
         result["updates a second"] = updates * len(names) / (max(ends) - sent_ns[0]) * 1e9
@@ -205,6 +206,7 @@ def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "updates a second" not in result:
             return [*paced, result]
     quickest = max(unpaced, key=lambda result: float(result["updates a second"]))
+    paced = [{what: found for what, found in run.items() if not what.endswith(" ns")} for run in paced]
     return [*paced, quickest | {"us per update": statistics.median(one["us per update"] for one in unpaced)}]
 
 
@@ -215,10 +217,20 @@ def measure(
     runs: list[tuple[float, int]],
     patience_s: float = PATIENCE_S,
     target: Any = bench_loopback_clients.run,
+    tls_folder: Path | None = None,
+    makes_book: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the results of all runs of one library with so many markets. `target` is the process of its client."""
+    """Return the results of all runs of one library with so many markets.
+
+    Args:
+        target: the process of its client.
+        tls_folder: where the certificate is put, if it is served over TLS.
+        makes_book: whether a book is judged; None: as its name says.
+    """
     names = bench_loopback_exchange.names_of(count)
-    with process(bench_loopback_exchange.serve, names, truth.recorded) as server:
+    if makes_book is None:
+        makes_book = name not in YARDSTICKS
+    with process(bench_loopback_exchange.serve, names, truth.recorded, tls_folder) as server:
         port = server.recv()
         with process(target, name, port, names, patience_s) as client:
             ready = answer(client, ("ready",), patience_s + 5)
@@ -231,7 +243,7 @@ def measure(
             results: list[dict[str, Any]] = []
             for pace, updates in runs:
                 # A book that is wrong once says nothing afterwards.
-                held_to = None if name == NO_BOOK else truth
+                held_to = truth if makes_book else None
                 lost = results and results[-1].get("wrong") != ""
                 results.append(
                     dict(results[-1]) if lost else measure_run(client, server, pace, updates, held_to, patience_s)

@@ -58,6 +58,8 @@ class Client:
         self.ids = dict.fromkeys(names, 0)
         self.noted: list[tuple[str, int, int]] = []
         """Market, update id, and the time at which that could be read, in nanoseconds of the monotonic clock."""
+        self.woken_ns: list[int] = []
+        """Of a client that says so: from the receive to the woken thread."""
         self.polled_s = 0.0
         """Processor time of a reader that polls; it is taken off."""
 
@@ -117,6 +119,38 @@ class Yardstick(Client):
             text = socket.recv_frame().data
             id_at = text.index(b'"u":') + 4
             self.note(streams[text[11 : text.index(b'"', 11)]], int(text[id_at : text.index(b",", id_at)]))
+
+    def top(self, name: str) -> Top:
+        return self.ids[name], [], []
+
+
+class Picows(Client):
+    """Receives with picows, and makes no book."""
+
+    package = "picows"
+    how = "`ws_connect` with a listener that looks for the names and ids: no book"
+
+    def follow(self) -> None:
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        import picows
+
+        note = self.note
+        streams = {f"{name.lower()}@depth@100ms".encode(): name for name in self.names}
+
+        class Listener(picows.WSListener):  # type: ignore[misc]
+            def on_ws_frame(self, transport: Any, frame: Any) -> None:
+                if frame.msg_type == picows.WSMsgType.PING:
+                    transport.send_pong(frame.get_payload_as_bytes())
+                    return
+                text = frame.get_payload_as_bytes()
+                id_at = text.index(b'"u":') + 4
+                note(streams[text[11 : text.index(b'"', 11)]], int(text[id_at : text.index(b",", id_at)]))
+
+        url = f"{self.ws}/stream?streams={b'/'.join(streams).decode()}"
+        transport, _ = await picows.ws_connect(Listener, url)
+        await transport.wait_disconnected()
 
     def top(self, name: str) -> Top:
         return self.ids[name], [], []
@@ -350,10 +384,13 @@ class HftBacktest(Client):
 
 
 NO_BOOK = "websocket-client"
+YARDSTICKS = (NO_BOOK, Picows.package)
+"""They make no book."""
 
 CLIENTS: dict[str, type[Client]] = {
     "ldc": Ldc,
     NO_BOOK: Yardstick,
+    Picows.package: Picows,
     "python-binance": PythonBinance,
     "ccxt": Ccxt,
     "cryptofeed": Cryptofeed,
@@ -377,7 +414,7 @@ def _obey(client: Client, pipe: Pipe, patience_s: float) -> None:
                 wait_until(lambda: all(_seen(client).get(name, 0) >= NOTED_MIN for name in client.names), patience_s)
                 pipe.send({name: client.ids[name] for name in client.names})
             elif order == "begin":
-                client.noted = []
+                client.noted, client.woken_ns = [], []
                 computed_s = time.process_time() - client.polled_s
                 pipe.send(True)
             else:
@@ -385,7 +422,7 @@ def _obey(client: Client, pipe: Pipe, patience_s: float) -> None:
                 wait_until(partial(_stands_at, client, last), patience_s)
                 spent_s = time.process_time() - client.polled_s - computed_s
                 tops = {name: client.top(name) for name in client.names if client.ids[name]}
-                pipe.send({"computed s": spent_s, "noted": client.noted, "tops": tops})
+                pipe.send({"computed s": spent_s, "noted": client.noted, "tops": tops, "woken": client.woken_ns})
     except EOFError:
         os._exit(0)
     except Exception:

@@ -11,10 +11,11 @@ import re
 import time
 from array import array
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Any
 
 from bench_recordings import Market
-from bench_sender import Client, Sender, frame
+from bench_sender import Client, Sender, frame, tls_in
 
 WARM_UP_S = 0.1
 """Time between two updates of a market before anything is measured: what the exchange's own stream has."""
@@ -81,9 +82,9 @@ class Replayed:
 class Exchange:
     """All markets, and who is told of them."""
 
-    def __init__(self, names: list[str], recorded: Market) -> None:
+    def __init__(self, names: list[str], recorded: Market, tls_folder: Path | None = None) -> None:
         self.markets = {name: Replayed(name, recorded) for name in names}
-        self.sender = Sender(self._answer)
+        self.sender = Sender(self._answer, tls_in(tls_folder))
 
     def _answer(self, path: str, query: dict[str, str]) -> bytes:
         if path.endswith("/depth"):
@@ -163,9 +164,9 @@ def exchange_info(names: dict[str, Any]) -> dict[str, Any]:
     return {"timezone": "UTC", "serverTime": now_ms, "rateLimits": [], "exchangeFilters": [], "symbols": symbols}
 
 
-def serve(pipe: Pipe, names: list[str], recorded: Market) -> None:
+def serve(pipe: Pipe, names: list[str], recorded: Market, tls_folder: Path | None = None) -> None:
     """Tell the port; then for each (updates a second, updates) of the pipe send them, and tell what `run` returns."""
-    exchange = Exchange(names, recorded)
+    exchange = Exchange(names, recorded, tls_folder)
     pipe.send(exchange.sender.port)
     exchange.warm_up(pipe)
     while (order := exchange.sender.order(pipe)) is not None:

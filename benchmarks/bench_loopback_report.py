@@ -11,8 +11,8 @@ from typing import Any
 
 from bench_peers_report import BARS, HEAD, LEFT, OURS, ROW, STYLE, WIDTH, as_markdown, said, write_report
 
-YARDSTICK = "websocket-client"
-"""Makes no book."""
+YARDSTICKS = ("websocket-client", "picows")
+"""They make no book."""
 
 MARKS = ("<!-- loopback figures: begin -->", "<!-- loopback figures: end -->")
 README_MARKS = ("<!-- loopback: begin -->", "<!-- loopback: end -->")
@@ -53,7 +53,7 @@ def table(results: Results, is_shown: Callable[[Run], bool], text: Callable[[Run
     shown = [number for number, run in enumerate(results["runs"]) if is_shown(run)]
     yield ["", *(name_of(results["runs"][number]) for number in shown)]
     for name in libraries(results):
-        row = [f"{name} {results['libraries'][name]['version']}".strip() + (", no book" if name == YARDSTICK else "")]
+        row = [f"{name} {results['libraries'][name]['version']}".strip() + (", no book" if name in YARDSTICKS else "")]
         for number in shown:
             found, ours = results["found"][name][number], results["found"].get(OURS, results["found"][name])[number]
             row.append(without_number(found) or text(found, {} if name == OURS or without_number(ours) else ours))
@@ -144,7 +144,7 @@ def headline(results: Results) -> str:
         for name in libraries(results)
         if not without_number(results["found"][name][run])
     }
-    others = [name for name in sorted(speeds, key=lambda name: -speeds[name]) if name not in (OURS, YARDSTICK)]
+    others = [name for name in sorted(speeds, key=lambda name: -speeds[name]) if name not in (OURS, *YARDSTICKS)]
     ours = f"{speeds[OURS]:,.0f}" if OURS in speeds else "no"
     markets = results["runs"][run]["markets"]
     return (
@@ -193,7 +193,7 @@ def _panel(title: str, bars: dict[str, Run], top: int, lowest: float, highest: f
         kind = "bar ours" if name == OURS else "bar"
         parts.append(f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 7}" rx="2"/>')
         label = escape(_computed(found, {}))
-        if name == YARDSTICK:
+        if name in YARDSTICKS:
             label += " – no book"
         if "updates a second" in found:
             label += escape(f", {found['updates a second']:,.0f} updates a second")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 Side = dict[Decimal, Decimal]
 
@@ -115,6 +116,53 @@ def _four_markets(folder: Path, name: str, rule: str, prefix: str, updates_max: 
             body = line[request.end() :].rstrip()
             markets.append(_market(market, rule, body, frames[market][:updates_max], tops.get(market, [])))
     return Recording(name, tuple(markets))
+
+
+def with_larger_frames(recording: Recording, frame_bytes: int) -> Recording:
+    """Return a recording with frames of about so many bytes, made of what follows one another; the books are the same.
+
+    A price is named once, with its last quantity, best first, as the exchange does it.
+    """
+    markets = []
+    for market in recording.markets:
+        frames, joined = [], _Joined()
+        for frame in market.frames:
+            joined.add(json.loads(frame))
+            if joined.size >= frame_bytes:
+                frames.append(joined.frame())
+                joined = _Joined()
+        if joined.size:
+            frames.append(joined.frame())
+        markets.append(Market(market.name, market.rule, market.snapshot, tuple(frames), market.bids, market.asks))
+    name = f"{recording.name}, frames of {frame_bytes:,} bytes"
+    return Recording(name, tuple(markets), recording.is_made_up)
+
+
+class _Joined:
+    """Updates that follow one another, as one."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Any] = {}
+        self._last: dict[str, Any] = {}
+        self._levels: dict[str, dict[str, list[str]]] = {"b": {}, "a": {}}
+        self.size = 0
+        """Bytes of the levels, about."""
+
+    def add(self, message: dict[str, Any]) -> None:
+        self._first = self._first or message["data"]
+        self._last = message
+        for key, levels in self._levels.items():
+            for level in message["data"][key]:
+                if level[0] not in levels:
+                    self.size += len(level[0]) + len(level[1]) + 8
+                levels[level[0]] = level
+
+    def frame(self) -> bytes:
+        event = self._last["data"]
+        event |= {key: self._first[key] for key in ("U", "pu") if key in event}
+        for key, levels in self._levels.items():
+            event[key] = sorted(levels.values(), key=lambda level: Decimal(level[0]), reverse=key == "b")
+        return json.dumps(self._last, separators=(",", ":")).encode()
 
 
 # -------------------------------------------------------------------------------------------------------- synthetic

@@ -173,6 +173,15 @@ def _first_frame(received: bytes) -> tuple[int, bytes, bytes] | None:
     return received[0] & 15, payload, received[end:]
 
 
+def tls_in(folder: Path | None) -> ssl.SSLContext | None:
+    """Return what TLS is spoken with; its certificate is put into the folder. None: no folder, no TLS."""
+    if folder is None:
+        return None
+    from scripted_server import tls_context
+
+    return tls_context(folder)
+
+
 def serve(pipe: Pipe, data: bytes, folder: Path | None) -> None:
     """Tell the port; on each "go" send everything to the websocket that was opened last; on anything else end.
 
@@ -181,12 +190,7 @@ def serve(pipe: Pipe, data: bytes, folder: Path | None) -> None:
         data: frames, ready to be sent.
         folder: where to put the certificate, if TLS is wanted.
     """
-    tls = None
-    if folder is not None:
-        from scripted_server import tls_context
-
-        tls = tls_context(folder)
-    sender = Sender(tls=tls)
+    sender = Sender(tls=tls_in(folder))
     pipe.send(sender.port)
     while sender.order(pipe) == "go":
         with contextlib.suppress(OSError):  # the client has had enough

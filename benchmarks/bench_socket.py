@@ -1,6 +1,7 @@
 """From the socket to the book: a feed group against websocket-client's bare loop, over loopback, with and without TLS.
 
     python benchmarks/bench_socket.py [--rounds N]           (LDC_CAPTURES names the recordings, as for run.py)
+    python benchmarks/bench_socket.py --frame-bytes 20000 --only spot USD-M       frames as large, made of recorded ones
 
 Another process sends a recording's frames as fast as they are taken. One contender only receives them with
 ``WebSocket.recv_frame`` (its UTF-8 check is off) and forgets them; the other is ldc's feed group, which also finds the
@@ -8,7 +9,8 @@ market, checks, judges and applies every update. They take turns within each rou
 What the group's books hold in the end is compared with the recording's own account first; a wrong book gets no number.
 
 Two more rows are ldc with a thread that waits for each update of each market in turn, and ldc with a refresh under way
-for every market, whose snapshot never comes: each update is applied, and its bytes are kept.
+for every market, whose snapshot never comes: each update is applied, and its bytes are kept. The core alone applies
+the same bytes in this process, from memory, without a socket: what remains above it is receiving.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from typing import Any
 
 import websocket
 
-from bench_recordings import Market, Recording, load_recordings, synthetic_recording
+from bench_recordings import Market, Recording, load_recordings, synthetic_recording, with_larger_frames
 from bench_sender import frame, serve
 from ldc.book import OrderBook, UpdateWaiter, read_header
 from ldc.feed.connection import ConnectionOptions
@@ -43,14 +45,18 @@ from ldc.types import SyncState
 
 PATIENCE_S = 120.0
 UPDATES_MIN = 2_000
-"""A shorter recording is over before a clock that is looked at every millisecond can tell how long it took."""
+"""A shorter recording is over too soon."""
+
+LOOK_S = 0.0002
+"""How often the end of a recording is looked for; it is found later by half of that."""
 
 COMPLETE = 5000
 """Levels a side that the snapshots are said to have been asked for: more than they hold, so the books are complete."""
 
 BARE, LDC = "websocket-client recv_frame", "ldc feed group"
 WITH_REFRESH, WITH_WAITER = "ldc, a refresh under way", "ldc, a thread that waits"
-CONTENDERS = (BARE, LDC, WITH_REFRESH, WITH_WAITER)
+CORE = "the core alone, no socket"
+CONTENDERS = (BARE, LDC, WITH_REFRESH, WITH_WAITER, CORE)
 OPTIONS = ConnectionOptions(
     ping_interval_s=60,
     ping_timeout_s=60,
@@ -85,15 +91,20 @@ def stream_of(market: Market) -> str:
     return f"{market.name.lower()}@depth@100ms"
 
 
-def wire(recording: Recording) -> bytes:
-    """Return all updates as websocket frames, those of several markets by turns."""
+def in_turn(recording: Recording) -> list[tuple[Market, int]]:
+    """Return which market's update of which number comes when: those of several markets by turns."""
     places = [
         (number / len(market.frames), market, number)
         for market in recording.markets
         for number in range(len(market.frames))
     ]
+    return [(market, number) for _, market, number in sorted(places, key=lambda place: place[0])]
+
+
+def wire(recording: Recording) -> bytes:
+    """Return all updates as websocket frames."""
     frames = []
-    for _, market, number in sorted(places, key=lambda place: place[0]):
+    for market, number in in_turn(recording):
         payload = market.frames[number]
         if not payload.startswith(b'{"stream":'):
             payload = b'{"stream":"%s","data":%s}' % (stream_of(market).encode(), payload)
@@ -144,6 +155,27 @@ def receive_bare(url: str, pipe: Pipe, count: int, trusted: Path | None) -> tupl
         client.shutdown()
 
 
+def apply_alone(recording: Recording) -> tuple[float, float, bool]:
+    """Apply all frames from memory, each as it came, those of several markets by turns."""
+    books = {}
+    for market in recording.markets:
+        books[market.name] = OrderBook(market.rule)
+        books[market.name].load_snapshot(market.snapshot, COMPLETE)
+    frames = [(books[market.name].apply, market.frames[number]) for market, number in in_turn(recording)]
+
+    def apply() -> None:
+        for apply_one, frame_ in frames:
+            apply_one(frame_)
+
+    elapsed, computed = timed(apply)
+    return elapsed, computed, all(are_right(books[market.name], market) for market in recording.markets)
+
+
+def are_right(book: OrderBook, market: Market) -> bool:
+    """Whether a book is what the recording's own account says."""
+    return dict(book.bids(number=Decimal)) == market.bids and dict(book.asks(number=Decimal)) == market.asks
+
+
 class Group:
     """A feed group of a recording's markets, whose snapshots come from the recording."""
 
@@ -184,7 +216,7 @@ class Group:
                 raise TimeoutError(
                     [(feed.market, feed.synchronizer.state, self.group.last_error) for feed in self.feeds]
                 )
-            pause.wait(0.001)
+            pause.wait(LOOK_S)
 
     def are_synchronized(self) -> bool:
         """Whether all books can be read."""
@@ -192,10 +224,7 @@ class Group:
 
     def are_correct(self) -> bool:
         """Whether all books are what the recording's own account says."""
-        return all(
-            dict(feed.book.bids(number=Decimal)) == market.bids and dict(feed.book.asks(number=Decimal)) == market.asks
-            for feed, market in zip(self.feeds, self.markets, strict=True)
-        )
+        return all(are_right(feed.book, market) for feed, market in zip(self.feeds, self.markets, strict=True))
 
     def begin_refreshes(self) -> None:
         """Request a refresh of every market, and begin a download that never ends."""
@@ -262,6 +291,9 @@ def socket_to_book(recording: Recording, rounds: int, *, is_tls: bool) -> Socket
                 for contender in CONTENDERS if number % 2 else CONTENDERS[::-1]:
                     if contender is BARE:
                         elapsed, computed = receive_bare(url, pipe, recording.updates, trusted)
+                    elif contender is CORE:
+                        elapsed, computed, is_correct = apply_alone(recording)
+                        timing.is_wrong |= not is_correct
                     else:
                         elapsed, computed, is_correct = receive_with_ldc(recording, url, pipe, contender)
                         timing.is_wrong |= not is_correct
@@ -289,19 +321,27 @@ def print_socket_timing(timing: SocketTiming) -> None:
             f"{timing.computed_us(BARE) / computed_us:.2f}",
             flush=True,
         )
+    core = statistics.median(a / b for a, b in zip(timing.elapsed[LDC], timing.elapsed[CORE], strict=True))
+    print(f"    {LDC} takes {core:.2f} times as long as the core alone", flush=True)
 
 
 def main() -> int:
     """Measure; return the exit code."""
     parser = argparse.ArgumentParser(description="measure ldc from the socket to the book")
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--frame-bytes", type=int, help="make frames of about so many bytes of the recorded ones")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="recordings whose names begin so")
+    options = parser.parse_args()
     folder = os.environ.get("LDC_CAPTURES")
     recordings = [each for each in load_recordings(Path(folder)) if each.updates >= UPDATES_MIN] if folder else []
     is_any_wrong = False
     for recording in [*recordings, synthetic_recording(5, 20_000)]:
+        if not recording.name.startswith(tuple(options.only)):
+            continue
+        if options.frame_bytes:
+            recording = with_larger_frames(recording, options.frame_bytes)  # noqa: PLW2901
         for is_tls in (False, True):
-            timing = socket_to_book(recording, rounds, is_tls=is_tls)
+            timing = socket_to_book(recording, options.rounds, is_tls=is_tls)
             print_socket_timing(timing)
             is_any_wrong |= timing.is_wrong
     return 1 if is_any_wrong else 0

@@ -7,8 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+import bench_fresh
 import bench_loopback
 import bench_loopback_report
+import bench_pace
 import bench_peers
 import bench_peers_check
 import bench_peers_report
@@ -19,7 +21,7 @@ import bench_scale_traffic
 from bench_budgets import Budget
 from bench_contenders import COMPILED, CONTENDERS
 from bench_measure import bytes_to_book
-from bench_recordings import Market, Recording, load_recordings, synthetic_recording
+from bench_recordings import Market, Recording, load_recordings, synthetic_recording, with_larger_frames
 from bench_simulator import measure as measure_simulator
 from bench_socket import LDC, print_socket_timing, socket_to_book
 from ldc._build import BUILD
@@ -68,6 +70,18 @@ def test_what_comes_through_a_socket_ends_with_the_right_book(is_tls: bool, monk
     assert len(timing.elapsed[LDC]) == 2
     print_socket_timing(timing)
     assert "updates/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["spot", "futures"])
+def test_larger_frames_lead_to_the_same_book(rule: str) -> None:
+    if rule == "futures":
+        recording = next(one for one in recorded() if one.name.startswith("USD-M ETHUSDT"))
+    else:
+        recording = synthetic_recording(5, 300, levels=500)
+    larger = with_larger_frames(recording, 5_000)
+    assert len(larger.markets[0].frames) < recording.updates / 5
+    assert min(map(len, larger.markets[0].frames[:-1])) > 5_000
+    assert bytes_to_book(larger, rounds=1).wrong == []
 
 
 def test_blocks_are_measured_of_several_builds_and_not_of_a_wrong_one(capsys) -> None:
@@ -228,6 +242,29 @@ def test_over_loopback_a_wrong_book_gets_no_number() -> None:
         ({"A": (last, bids, [(asks[0][0], 0.5), *asks[1:]])}, "ask 1 is"),
     ):
         assert about in wrong_with(tops, {"A": last}, truth)
+
+
+def test_a_thread_that_waits_is_measured_over_tls(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(bench_loopback, "SETTLE_S", 0)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "loopback.pem"))
+    [recorded] = synthetic_recording(5, 700, levels=200).markets
+    found = bench_pace.measured(bench_pace.ROWS["waiting-tls"], 0.5, bench_loopback.Truth(recorded), tmp_path)
+    numbers = bench_pace.figures([found, found])
+    assert numbers["n"] == 2 * 5
+    text = bench_pace.said("waiting-tls", numbers, numbers)
+    assert "p50 1.00, processor 1.00" in text
+    assert text.count("kept") == 2
+    spinning = bench_pace.figures([found | {"woken ns": [3_000, 4_000, 9_000]}] * 200)
+    assert "received to woken, p50 4.0" in bench_pace.said("spinning", spinning, numbers)
+    assert "must p99 us 300: not judged" in bench_pace.said("spinning", numbers, numbers)
+
+
+def test_the_age_of_a_book_is_measured_beside_threads_that_compute(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    rows = bench_fresh.measured_ldc("ldc-tls", 5)
+    assert [len(rows[str(busy)][what]) for busy in (0, 1, 2) for what in ("received", "seen")] == [5] * 6
+    bench_fresh.told("ldc-tls", rows, rows)
+    assert capsys.readouterr().out.count("must") == 4
 
 
 def test_latency_is_until_the_book_stands_at_the_update_or_past_it() -> None:

@@ -48,9 +48,16 @@ FEED_TESTS = (
     "feed/test_native_loop.py", "book/test_frames.py", "feed/test_keepalive.py", "book/test_book_retain.py",
     "consume/test_signal.py", "manager/test_waiting.py", "feed/test_connection.py", "feed/test_tls.py",
 )  # fmt: skip
-COMMIT_TESTS = ("feed/test_native_loop.py", *BOOK_TESTS)
+NUMBER_TESTS = ("book/test_book_analytics.py", "book/test_book_arrays.py", "book/test_view_arrow.py", *BOOK_TESTS)
+CONSUMER_TESTS = (
+    "consume/test_signal.py", "consume/test_update_policies.py", "consume/test_update_histories.py",
+    "consume/test_streams.py", "consume/test_manager_consumers.py", *BOOK_TESTS,
+)  # fmt: skip
+SHARED_TESTS = ("shared/test_share.py", "shared/test_regions.py", "shared/test_processes.py")
 TESTS_OF = dict.fromkeys(("frames", "loop", "waiter", "wait", "keepalive"), FEED_TESTS)
-TESTS_OF |= {"tls": ("feed/test_tls.py",), "commit": COMMIT_TESTS}
+TESTS_OF |= dict.fromkeys(("analytics", "arrays", "walks", "wide"), NUMBER_TESTS)
+TESTS_OF |= dict.fromkeys(("shared", "mapped"), SHARED_TESTS) | dict.fromkeys(("tls", "openssl"), ("feed/test_tls.py",))
+TESTS_OF |= {"commit": ("feed/test_native_loop.py", *BOOK_TESTS)} | dict.fromkeys(("queue", "updates"), CONSUMER_TESTS)
 """By the name of a part; of the others the tests of the book."""
 
 DIRECTIVES = "boundscheck=True,wraparound=False,initializedcheck=True,cdivision=False,binding=True,embedsignature=True"
@@ -238,7 +245,7 @@ def build(mutants: dict[int, tuple[Mutant, str]]) -> tuple[Path, dict[int, tuple
         print(f"{len(gone)} are no code: {sorted(gone)}", flush=True)
     target = folder / "ldc" / f"_book{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = ["gcc", "-shared", "-fPIC", "-O1", "-std=c11", "-DLDC_CHECKED=1", "-UNDEBUG", "-w"]
-    command += [f"-I{sysconfig.get_path('include')}", "_book.c", "-o", str(target), "-ldl"]
+    command += [f"-I{sysconfig.get_path('include')}", f"-I{PROJECT / 'include'}", "_book.c", "-o", str(target), "-ldl"]
     subprocess.run(command, cwd=folder, check=True)
     return folder, mutants
 
