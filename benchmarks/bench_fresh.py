@@ -116,10 +116,11 @@ def exchange(folder: Path | None) -> Iterator[int]:
     ours, theirs = context.Pipe()
     server = context.Process(target=serve, args=(theirs, folder), daemon=True)
     server.start()
+    theirs.close()
     try:
         yield ours.recv()
     finally:
-        ours.send("end")
+        ours.close()  # which it reads as the end
         server.join(5)
         server.kill()
 

@@ -10,7 +10,8 @@ What the group's books hold in the end is compared with the recording's own acco
 
 Two more rows are ldc with a thread that waits for each update of each market in turn, and ldc with a refresh under way
 for every market, whose snapshot never comes: each update is applied, and its bytes are kept. The core alone applies
-the same bytes in this process, from memory, without a socket: what remains above it is receiving.
+the same bytes in this process, from memory, without a socket; and the bytes alone are received into memory, as many at
+once as there are, and forgotten. Both together are what no way of receiving into books goes below.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from ldc.feed.connection import ConnectionOptions
 from ldc.feed.group import FeedGroup
 from ldc.feed.market import LiveMarket
 from ldc.feed.pool import SharedConnectBudget
+from ldc.frames import RECEIVE_BYTES
 from ldc.network.proxy import ProxyRules
 from ldc.sync.actions import Purpose
 from ldc.sync.machine import Synchronizer
@@ -47,16 +49,17 @@ PATIENCE_S = 120.0
 UPDATES_MIN = 2_000
 """A shorter recording is over too soon."""
 
-LOOK_S = 0.0002
-"""How often the end of a recording is looked for; it is found later by half of that."""
+LOOK_S = 0.001
+LOOK_NEAR_END_S = 0.0001
+"""How often the end is looked for, near the end of a market; rarely before, because a look takes time."""
 
 COMPLETE = 5000
 """Levels a side that the snapshots are said to have been asked for: more than they hold, so the books are complete."""
 
 BARE, LDC = "websocket-client recv_frame", "ldc feed group"
 WITH_REFRESH, WITH_WAITER = "ldc, a refresh under way", "ldc, a thread that waits"
-CORE = "the core alone, no socket"
-CONTENDERS = (BARE, LDC, WITH_REFRESH, WITH_WAITER, CORE)
+CORE, BYTES = "the core alone, no socket", "the bytes alone, no book"
+CONTENDERS = (BARE, LDC, WITH_REFRESH, WITH_WAITER, CORE, BYTES)
 OPTIONS = ConnectionOptions(
     ping_interval_s=60,
     ping_timeout_s=60,
@@ -155,6 +158,24 @@ def receive_bare(url: str, pipe: Pipe, count: int, trusted: Path | None) -> tupl
         client.shutdown()
 
 
+def receive_bytes(url: str, pipe: Pipe, count: int, trusted: Path | None) -> tuple[float, float]:
+    """Receive so many bytes, by large receives, and forget them."""
+    client = websocket.WebSocket(skip_utf8_validation=True, sslopt={"ca_certs": str(trusted)} if trusted else {})
+    client.connect(url)
+    room = bytearray(2 * RECEIVE_BYTES)
+
+    def receive() -> None:
+        pipe.send("go")
+        take, missing = client.sock.recv_into, count
+        while missing:
+            missing -= take(room)
+
+    try:
+        return timed(receive)
+    finally:
+        client.shutdown()
+
+
 def apply_alone(recording: Recording) -> tuple[float, float, bool]:
     """Apply all frames from memory, each as it came, those of several markets by turns."""
     books = {}
@@ -218,6 +239,18 @@ class Group:
                 )
             pause.wait(LOOK_S)
 
+    def wait_for_ids(self, last: list[int]) -> None:
+        """Wait until the books stand at these ids, and note it soon after."""
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE_S
+        books = [feed.book for feed in self.feeds]
+        begun = [book.last_update_id or 0 for book in books]
+        near = [end - (end - begin) // 8 for begin, end in zip(begun, last, strict=True)]
+        while (reached := [book.last_update_id or 0 for book in books]) != last:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the books are at {reached}, and should be at {last}")
+            is_near = any(now >= end for now, end in zip(reached, near, strict=True))
+            pause.wait(LOOK_NEAR_END_S if is_near else LOOK_S)
+
     def are_synchronized(self) -> bool:
         """Whether all books can be read."""
         return all(feed.synchronizer.state is SyncState.SYNCHRONIZED for feed in self.feeds)
@@ -246,7 +279,7 @@ def _ignore(feed: LiveMarket, change: object) -> None:
     """Nobody listens."""
 
 
-def follow(feeds: list[LiveMarket], last: list[int | None]) -> None:
+def follow(feeds: list[LiveMarket], last: list[int]) -> None:
     """Wait for each update of all markets in one thread, until the last ones."""
     seen = [feed.book.last_update_id or 0 for feed in feeds]
     with UpdateWaiter([feed.binding for feed in feeds]) as waiter:
@@ -257,11 +290,10 @@ def follow(feeds: list[LiveMarket], last: list[int | None]) -> None:
 
 def receive_with_ldc(recording: Recording, url: str, pipe: Pipe, contender: str = LDC) -> tuple[float, float, bool]:
     """Receive all frames into books."""
-    last = [read_header(market.frames[-1]).last_update_id for market in recording.markets]
+    last = [read_header(market.frames[-1]).last_update_id or 0 for market in recording.markets]
     group = Group(recording, url)
     try:
         group.wait_for(group.are_synchronized)
-        books = [feed.book for feed in group.feeds]
         if contender == WITH_REFRESH:
             group.begin_refreshes()
         elif contender == WITH_WAITER:
@@ -270,7 +302,7 @@ def receive_with_ldc(recording: Recording, url: str, pipe: Pipe, contender: str 
 
         def receive() -> None:
             pipe.send("go")
-            group.wait_for(lambda: [book.last_update_id for book in books] == last)
+            group.wait_for_ids(last)
 
         elapsed, computed = timed(receive)
         return elapsed, computed, group.are_correct()
@@ -283,7 +315,8 @@ def socket_to_book(recording: Recording, rounds: int, *, is_tls: bool) -> Socket
     timing = SocketTiming(recording, is_tls)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) if is_tls else None
-        with sending(wire(recording), folder) as (url, pipe):
+        frames = wire(recording)
+        with sending(frames, folder) as (url, pipe):
             trusted = folder / "loopback.pem" if folder is not None else None
             if trusted is not None:
                 os.environ["REQUESTS_CA_BUNDLE"] = str(trusted)
@@ -291,6 +324,8 @@ def socket_to_book(recording: Recording, rounds: int, *, is_tls: bool) -> Socket
                 for contender in CONTENDERS if number % 2 else CONTENDERS[::-1]:
                     if contender is BARE:
                         elapsed, computed = receive_bare(url, pipe, recording.updates, trusted)
+                    elif contender is BYTES:
+                        elapsed, computed = receive_bytes(url, pipe, len(frames), trusted)
                     elif contender is CORE:
                         elapsed, computed, is_correct = apply_alone(recording)
                         timing.is_wrong |= not is_correct
@@ -321,8 +356,10 @@ def print_socket_timing(timing: SocketTiming) -> None:
             f"{timing.computed_us(BARE) / computed_us:.2f}",
             flush=True,
         )
-    core = statistics.median(a / b for a, b in zip(timing.elapsed[LDC], timing.elapsed[CORE], strict=True))
-    print(f"    {LDC} takes {core:.2f} times as long as the core alone", flush=True)
+    for parts in ((CORE,), (CORE, BYTES)):
+        alone = [sum(several) for several in zip(*(timing.elapsed[part] for part in parts), strict=True)]
+        times = statistics.median(a / b for a, b in zip(timing.elapsed[LDC], alone, strict=True))
+        print(f"    {LDC}: {times:.2f} times as long as {' and '.join(parts)}", flush=True)
 
 
 def main() -> int:

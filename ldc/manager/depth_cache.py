@@ -311,9 +311,8 @@ class DepthCache:
             after = self.reader.last_update_id
         timeout_s = parameters.timeout(timeout)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        can_sleep = after is not None and self.id_past(after) is None and self.is_synchronized
-        if after is not None and can_sleep and has_system_threads():
-            self.raise_if_own_thread()
+        # Between two updates a waiting thread runs little else than this, with cold caches: so it asks C first.
+        if after is not None and has_system_threads() and not self._group.is_own_thread:
             reached = self._live.binding.wait_past(after, timeout_s, spin_us / 1e6)
             if reached is not None:
                 return reached

@@ -35,6 +35,8 @@ def wrong_types_as_values() -> Iterator[None]:
 
 def integer(name: str, value: Any) -> int:
     """Return an integer."""
+    if type(value) is int:  # what nearly all callers pass, found without an exception's machinery
+        return value
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
             return operator.index(value)
@@ -43,6 +45,8 @@ def integer(name: str, value: Any) -> int:
 
 def number(name: str, value: Any) -> float:
     """Return a number; NaN is none."""
+    if type(value) is int:
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
         raise TypeError(f"{name} is a number, not {value!r}")
     as_float = float(value)
