@@ -4,7 +4,7 @@
 #     make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, in an environment of its own
 #     make test ARGS="-k horizon -x"                  arguments for pytest
 #     make test PARALLEL=                             one process
-#     make demo DEMO_ARGS="--markets 6"               arguments for ldc demo
+#     make demo DEMO_ARGS="--count 6"                 arguments for ldc demo
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -46,7 +46,7 @@ def made_node(options: argparse.Namespace) -> Node:
         options.cluster,
         options.name,
         exchange=options.exchange,
-        markets=[market for text in options.markets for market in text.split(",") if market],
+        markets=[market for text in (*options.named, *options.markets) for market in text.split(",") if market],
         replicas=options.replicas,
         connect=options.connect,
         listen=options.listen,

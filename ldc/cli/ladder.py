@@ -277,7 +277,7 @@ def stacked(groups: list[list[Line]], height: int) -> list[Line]:
     return with_blanks if len(with_blanks) <= height else [line for group in groups for line in group]
 
 
-def short_facts(sample: Sample, width: int) -> list[Line]:
+def short_facts(sample: Sample, width: int, glyphs: Glyphs) -> list[Line]:
     """Return the facts in two lines."""
     status = sample.status
     rate = "-" if sample.updates_per_s is None else f"{sample.updates_per_s:.1f}"
@@ -286,11 +286,12 @@ def short_facts(sample: Sample, width: int) -> list[Line]:
     causes = sorted(status.resyncs.items(), key=lambda item: -item[1])
     by_cause = "  ".join(f"{cause} {count}" for cause, count in causes)
     return [
-        ends([(f" {rate}", ""), ("/s  ", "dim"), (age, "")], [*known, (" ", "")], width),
+        ends([(f" {rate}", ""), ("/s  ", "dim"), (age, "")], [("  ", ""), *known, (" ", "")], width, glyphs.more),
         ends(
             [(" resyncs ", "dim"), (str(resyncs_of(sample)), "alert" if causes else ""), (f"  {by_cause}", "dim")],
-            [(f"{status.bid_count}+{status.ask_count} levels " if sample.is_readable else "", "dim")],
+            [(f"  {status.bid_count}+{status.ask_count} levels " if sample.is_readable else "", "dim")],
             width,
+            glyphs.more,
         ),
     ]
 
@@ -313,4 +314,4 @@ def bare_panel(sample: Sample, width: int, height: int, levels_max: int | None, 
     """Return the ladder under a title, with the facts below it."""
     title = ends([(" ", ""), (one_line(sample.status.market), "strong")], [*badge(sample, glyphs), (" ", "")], width)
     lines = ladder(sample, width, height - 3, levels_max, glyphs)
-    return [title, *(fitted(line, width) for line in lines), *short_facts(sample, width)]
+    return [title, *(fitted(line, width) for line in lines), *short_facts(sample, width, glyphs)]

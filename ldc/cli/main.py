@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldc._version import __version__
 from ldc.book import IMPLEMENTATION
+from ldc.cli.completion import SHELLS, completion_of
 from ldc.cli.log import LEVELS, logged_to
 from ldc.cli.plain import FIELDS
 from ldc.cli.shared import SharedSource
@@ -47,6 +48,22 @@ market: name=value, separated by single blanks. "-" is an unknown value, or one 
     + "\n".join(f"  {name:<18}{meaning}" for name, meaning in FIELDS.items())
     + "\n"
 )
+
+DESCRIPTION = "Exact local copies of Binance order books."
+
+EXAMPLES = """
+examples:
+  ldc demo                                 a live book without a network
+  ldc demo BTCUSDT ETHUSDT --fault drop:0.01
+  ldc watch BTCUSDT --exchange binance.com-futures
+  ldc watch BTCUSDT --plain | cut -d' ' -f2-8
+  ldc simulate --port 8000                 an exchange for your own bot
+  ldc serve BTCUSDT --open                 a page with the book, and Binance's own paths
+  ldc feed BTCUSDT --share desk            books for other processes; then: ldc watch --shared desk
+  source <(ldc completion bash)            completion by the Tab key; also zsh, fish
+
+`ldc COMMAND --help` has the options of a command.
+"""
 
 FAULTS = """
 faults:
@@ -84,6 +101,16 @@ CLUSTER_ACTIONS = {
     "drain": "let a node give its markets away, and serve on until others have them",
     "events": "print what happens to nodes and replicas, a line each",
 }
+
+
+KINDS = {"spot": "simulator", "futures": "simulator-futures"}
+"""What `ldc demo --exchange-kind` of earlier versions meant."""
+
+COMPLETION = """
+bash:  source <(ldc completion bash)         in ~/.bashrc
+zsh:   source <(ldc completion zsh)          in ~/.zshrc, after compinit
+fish:  ldc completion fish | source          in ~/.config/fish/config.fish
+"""
 
 
 class CannotStart(Exception):
@@ -153,10 +180,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the definition of the command line."""
-    parser = argparse.ArgumentParser(prog="ldc", description="Exact local copies of Binance order books.")
+    raw: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="ldc", description=DESCRIPTION, epilog=EXAMPLES, **raw)
     parser.add_argument("--version", action="version", version=f"ldc {__version__} ({IMPLEMENTATION})")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    raw: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 
     what = "show live order books of an exchange"
     watch = commands.add_parser("watch", help=what, description=what + ".", epilog=OUTPUT + EXIT_STATUS, **raw)
@@ -175,25 +202,41 @@ def make_parser() -> argparse.ArgumentParser:
     feed.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_source(feed)
 
+    add_embedded(commands, raw)
+    add_serve(commands, raw)
+    add_cluster(commands, raw)
+
+    what = "print what makes a shell complete the words of ldc"
+    completion = commands.add_parser("completion", help=what, description=what + ".", epilog=COMPLETION, **raw)
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
+    return parser
+
+
+def add_embedded(commands: Any, raw: dict[str, Any]) -> None:
+    """Add `ldc demo` and `ldc simulate`. Words of earlier versions are accepted, and not shown."""
+    hidden = argparse.SUPPRESS
     what = "show live order books of the embedded exchange, without a network"
     demo = commands.add_parser("demo", help=what, description=what + ".", epilog=FAULTS + OUTPUT + EXIT_STATUS, **raw)
-    which = demo.add_mutually_exclusive_group()
-    which.add_argument("--market", nargs="+", metavar="NAME", help="these markets (default: BTCUSDT)")
-    which.add_argument("--markets", type=positive, metavar="N", help="N markets")
-    demo.add_argument("--exchange-kind", choices=("spot", "futures"), default="spot", help="(default: spot)")
+    demo.add_argument("markets", nargs="*", metavar="MARKET", help="such as BTCUSDT (default: BTCUSDT)")
+    demo.add_argument("--count", "--markets", type=positive, metavar="N", help="N markets, if none is named")
+    demo.add_argument(
+        "--exchange", choices=("simulator", "simulator-futures"), default="simulator", help="(default: simulator)"
+    )
+    demo.add_argument("--exchange-kind", choices=tuple(KINDS), help=hidden)
+    demo.add_argument("--market", nargs="+", default=[], help=hidden)
     add_output(demo)
     add_exchange(demo)
 
     what = "serve the embedded exchange to programs on this machine"
     simulate = commands.add_parser("simulate", help=what, description=what + ".", epilog=FAULTS, **raw)
+    simulate.add_argument("markets", nargs="*", metavar="MARKET", help="(default: every requested one)")
+    simulate.add_argument("--markets", nargs="+", dest="market", default=[], help=hidden)
     simulate.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one (default: 8000)")
-    simulate.add_argument("--markets", nargs="+", default=[], metavar="NAME", help="(default: every requested one)")
-    simulate.add_argument("--venue", default="binance.com", metavar="NAME", help="the exchange to imitate")
+    simulate.add_argument(
+        "--exchange", "--venue", default="binance.com", metavar="NAME", help="the exchange to imitate"
+    )
     simulate.add_argument("--seconds", type=seconds, metavar="N", help="end after N seconds (default: at Ctrl-C)")
     add_exchange(simulate)
-    add_serve(commands, raw)
-    add_cluster(commands, raw)
-    return parser
 
 
 def add_cluster(commands: Any, raw: dict[str, Any]) -> None:
@@ -203,7 +246,8 @@ def add_cluster(commands: Any, raw: dict[str, Any]) -> None:
     node.add_argument("--cluster", required=True, metavar="NAME", help="the name of the cluster")
     node.add_argument("--name", metavar="NAME", help="of this node (default: the name of the machine)")
     node.add_argument("--exchange", default="binance.com", metavar="NAME", help=f"one of {', '.join(VENUES)}")
-    node.add_argument("--markets", action="append", default=[], metavar="A,B", help="the cluster shall keep these")
+    node.add_argument("named", nargs="*", metavar="MARKET", help="the cluster shall keep these")
+    node.add_argument("--markets", action="append", default=[], metavar="A,B", help="the same, by commas")
     node.add_argument("--replicas", type=positive, default=2, metavar="N", help="nodes for each of them (default: 2)")
     node.add_argument("--listen", action="append", default=[], metavar="ENDPOINT", help="such as tcp/127.0.0.1:7447")
     add_connect(node)
@@ -340,8 +384,11 @@ def demo(options: argparse.Namespace) -> ExitStatus:
         from ldc.cli.simulate import FaultInjector, demo_exchange, demo_markets
 
         faults = parsed_faults(options.fault)
-        venue = {"spot": "simulator", "futures": "simulator-futures"}[options.exchange_kind]
-        markets = demo_markets(venue, options.market, options.markets)
+        venue = KINDS.get(options.exchange_kind, options.exchange)
+        named = [*options.markets, *options.market]
+        if named and options.count:
+            raise ValueError("name the markets or their number, not both")
+        markets = demo_markets(venue, named, options.count)
         exchange = demo_exchange(venue, markets, options.seed).start()
     with exchange:
         manager = BinanceLocalDepthCacheManager(
@@ -349,7 +396,7 @@ def demo(options: argparse.Namespace) -> ExitStatus:
         )
         with manager:
             manager.create_depth_cache(markets)
-            view = make_watch(options, manager, f"ldc demo {options.exchange_kind}")
+            view = make_watch(options, manager, f"ldc demo {venue}")
             view.on_round = FaultInjector(exchange, faults).round
             return view.run(is_live=is_live)
 
@@ -360,11 +407,12 @@ def simulate(options: argparse.Namespace) -> ExitStatus:
         from ldc.cli.simulate import serve, served_exchange
 
         faults = parsed_faults(options.fault)
-        exchange = served_exchange(options.port, options.markets, options.venue, options.seed).start()
+        markets = [*options.markets, *options.market]
+        exchange = served_exchange(options.port, markets, options.exchange, options.seed).start()
     with exchange:
         for fault in faults:
             exchange.inject(fault)
-        return serve(exchange, options.markets, options.venue, options.seed, options.seconds, sys.stdout)
+        return serve(exchange, markets, options.exchange, options.seed, options.seconds, sys.stdout)
 
 
 def serve(options: argparse.Namespace) -> ExitStatus:
@@ -432,6 +480,12 @@ def cluster(options: argparse.Namespace) -> ExitStatus:
         return operate(options, sys.stdout)
 
 
+def complete(options: argparse.Namespace) -> ExitStatus:
+    """Run `ldc completion`."""
+    sys.stdout.write(completion_of(make_parser(), options.shell))
+    return ExitStatus.SYNCHRONIZED
+
+
 def make_watch(options: argparse.Namespace, manager: Source, title: str) -> Watch:
     """Return the `Watch` of the options that `watch` and `demo` share."""
     return Watch(
@@ -474,6 +528,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "serve": serve,
             "node": node,
             "cluster": cluster,
+            "completion": complete,
         }
         return commands[options.command](options)
     except CannotStart as error:

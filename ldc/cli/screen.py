@@ -45,6 +45,8 @@ class Screen(NamedTuple):
     """The latest log message."""
     note: str = ""
     """The end of the last line."""
+    selected: int | None = None
+    """The market that is shown alone; None: all of them."""
     levels_max: int | None = None
     """Maximum levels a side; None: as many as fit."""
     waited_s: float = 0.0
@@ -86,7 +88,8 @@ def drawn(samples: Sequence[Sample], screen: Screen, width: int, height: int, gl
     lines: list[Line] = [header(samples, screen, width, glyphs)]
     body_height = height - 2
     if body_height > 0:
-        body = body_of(samples, screen, width, body_height, glyphs)
+        shown = samples if screen.selected is None else samples[screen.selected : screen.selected + 1]
+        body = body_of(shown, screen, width, body_height, glyphs)
         lines.extend((body + [[]] * body_height)[:body_height])
     lines.append(footer(screen, width, glyphs))
     return [fitted(line, width) for line in lines[:height]]

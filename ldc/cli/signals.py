@@ -28,6 +28,7 @@ class Interruption:
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
         self._keys: int | None = None
+        self._pressed = ""
 
     def __enter__(self) -> Self:
         self._reader.setblocking(False)
@@ -74,6 +75,13 @@ class Interruption:
             self._keys = None
         elif b"q" in keys.lower():
             self.is_requested = True
+        else:
+            self._pressed += keys.decode("ascii", "ignore").lower()
+
+    def pressed(self) -> str:
+        """Return the keys that were pressed since the last call, in lower case."""
+        keys, self._pressed = self._pressed, ""
+        return keys
 
     @contextlib.contextmanager
     def keyboard(self, stream: TextIO | None) -> Iterator[None]:

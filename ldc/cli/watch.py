@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TextIO
 
+from ldc.cli.ladder import one_line
 from ldc.cli.plain import plain_line
 from ldc.cli.samples import Sample, Sampler, Watched
 from ldc.cli.screen import Screen, drawn, levels_for
@@ -82,6 +83,16 @@ def glyphs_for(stream: TextIO) -> Glyphs:
     return UNICODE
 
 
+def selected_by(key: str, selected: int | None, count: int) -> int | None:
+    """Return which market the view shows alone after a key; None: all of them."""
+    if key == "a":
+        return None
+    step = {"n": 1, "p": -1}.get(key)
+    if step is None:
+        return selected
+    return (0 if step == 1 else count - 1) if selected is None else (selected + step) % count
+
+
 class Source(Protocol):
     """Markets that can be watched: a manager, or a share of another process."""
 
@@ -118,6 +129,7 @@ class Watch:
     levels_max: int | None = None
     on_round: Callable[[Sequence[Sample], float], str] | None = None
     note: str = ""
+    selected: int | None = None
     samplers: Sequence[Sampler] = ()
     samples: Sequence[Sample] = ()
 
@@ -204,13 +216,16 @@ class Watch:
                         title=self.title,
                         clock=time.strftime("%H:%M:%S"),
                         event=log.events[-1] if log.events else "",
-                        note=self.note or "q ends",
+                        note=self.note or ("q ends" if len(self.samples) == 1 else "n p a select, q ends"),
+                        selected=self.selected,
                         levels_max=self.levels_max,
                         waited_s=now - in_sync_at,
                         seconds_left=None if are_all_readable else self.manager.get_progress().seconds_left,
                     )
                     terminal.show(drawn(self.samples, screen, width, height, glyphs))
                     is_over = interruption.wait(until - time.monotonic()) or until == ends_at or self._is_hopeless()
+                    for key in interruption.pressed():
+                        self.selected = selected_by(key, self.selected, len(self.samples))
                 self._sample(1)
         finally:
             logging.getLogger().removeHandler(log)
@@ -224,9 +239,10 @@ class Watch:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(status.resyncs.items()))
             resyncs = plural(sum(status.resyncs.values()), "resync") + (f" ({causes})" if causes else "")
             state = sample.state.value if sample.cause is None else f"{sample.state.value} ({sample.cause})"
+            error = "" if sample.is_readable or not status.last_error else f"; {one_line(status.last_error)}"
             self.stream.write(
                 f"{status.market}: {state} at update id {sample.update_id or '-'}, "
-                f"{plural(status.counters.updates_applied, 'update')} in {duration(seconds)}, {resyncs}\n"
+                f"{plural(status.counters.updates_applied, 'update')} in {duration(seconds)}, {resyncs}{error}\n"
             )
         self.stream.flush()
 

@@ -1,8 +1,10 @@
 """The command line as users run it: arguments, exit status, lines, the view in a real terminal, Ctrl-C."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 import cli_kit
@@ -10,10 +12,11 @@ import pytest
 from cli_kit import Program, frames
 
 import ldc
-from ldc.cli.main import main
+from ldc.cli.completion import SHELLS
+from ldc.cli.main import KINDS, main, make_parser
 from ldc.cli.plain import FIELDS
 from ldc.cli.signals import Interruption
-from ldc.cli.watch import ExitStatus
+from ldc.cli.watch import ExitStatus, selected_by
 
 on_terminals = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
@@ -34,8 +37,8 @@ WITHOUT_AIOHTTP = "import sys; sys.modules['aiohttp'] = None\n"
         (["watch", "BTCUSDT", "--seconds", "nan"], "no positive number"),
         (["watch", "BTCUSDT", "--seconds", "soon"], "--seconds"),
         (["watch", "BTCUSDT", "--levels", "0"], "not 1 or more"),
-        (["demo", "--market", "BTCUSDT", "--markets", "2"], "not allowed with"),
-        (["demo", "--exchange-kind", "moon"], "invalid choice"),
+        (["demo", "--exchange", "moon"], "invalid choice"),
+        (["completion", "moon"], "invalid choice"),
         (["simulate", "--port", "70000"], "no port"),
     ],
 )
@@ -56,11 +59,12 @@ def test_a_wrong_command_line_is_status_2_and_says_what_is_wrong(
         (["watch", "BTCUSDT", "--update-interval", "7"], "choose one of 100, 1000"),
         (["watch", "BTCUSDT", "--websocket-base-uri", "http://x"], "ws://"),
         (["watch", "BTCUSDT", "--proxy", "moon://x"], "proxy is a URL"),
-        (["demo", "--market", "NOPE"], "'NOPE' cannot be a market"),
+        (["demo", "NOPE"], "'NOPE' cannot be a market"),
+        (["demo", "BTCUSDT", "--count", "2"], "not both"),
         (["demo", "--fault", "moon"], "there is no fault 'moon'; the faults are drop"),
         (["demo", "--fault", "drop:2"], "probability"),
-        (["simulate", "--venue", "moon"], "the exchanges are binance.com"),
-        (["simulate", "--markets", "NOPE"], "'NOPE' cannot be a market"),
+        (["simulate", "--exchange", "moon"], "the exchanges are binance.com"),
+        (["simulate", "NOPE"], "'NOPE' cannot be a market"),
     ],
 )
 def test_errors_of_the_parts_are_status_2_too_with_their_messages(
@@ -90,6 +94,87 @@ def test_help_documents_every_field_and_every_exit_status(capsys: pytest.Capture
         assert f"\n  {status.value} " in text
 
 
+def test_help_of_the_program_has_examples_that_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.partition("examples:")[2].splitlines()
+    examples = [line.split("   ")[0].partition(" | ")[0].split()[1:] for line in lines if line.startswith("  ldc ")]
+    assert len(examples) > 5
+    for example in examples:
+        make_parser().parse_args(example)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meaning"),
+    [
+        (["demo", "BTCUSDT"], ["demo", "--market", "BTCUSDT"]),
+        (
+            ["demo", "--exchange", "simulator-futures", "--count", "3"],
+            ["demo", "--exchange-kind", "futures", "--markets", "3"],
+        ),
+        (["simulate", "BTCUSDT", "--exchange", "x"], ["simulate", "--markets", "BTCUSDT", "--venue", "x"]),
+        (["node", "A", "B", "--cluster", "c"], ["node", "--cluster", "c", "--markets", "A,B"]),
+    ],
+)
+def test_words_of_earlier_versions_are_accepted(arguments: list[str], meaning: list[str]) -> None:
+    def said(line: list[str]) -> dict[str, object]:
+        options = vars(make_parser().parse_args(line))
+        texts = [*options.get("named", []), *options.get("market", []), *options["markets"]]
+        kind = KINDS.get(options.pop("exchange_kind", None), options["exchange"])
+        names = [name for text in texts for name in text.split(",")]
+        return {"exchange": kind, "names": names, "count": options.get("count")}
+
+    assert said(arguments) == said(meaning)
+
+
+@pytest.mark.parametrize("command", ["watch", "demo", "simulate", "serve", "feed", "node"])
+def test_every_command_names_markets_and_exchange_by_the_same_words(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "[MARKET ...]" in text
+    assert "--exchange" in text
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ldc", "wa"], ["watch"]),
+        (["ldc", "demo", "--co"], ["--count"]),
+        (["ldc", "watch", "BTCUSDT", "--exchange", "binance.us"], ["binance.us"]),
+        (["ldc", "demo", "--exchange-k"], []),
+    ],
+)
+def test_bash_completes_commands_options_and_exchanges(
+    typed: list[str], offered: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == ExitStatus.SYNCHRONIZED
+    words = f"COMP_WORDS=({' '.join(typed)}); COMP_CWORD={len(typed) - 1}; _ldc; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    script = capsys.readouterr().out + words
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.split() == offered
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_completion_has_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == ExitStatus.SYNCHRONIZED
+    script = capsys.readouterr().out
+    assert all(command in script for command in ("watch", "demo", "simulate", "feed", "serve", "node", "completion"))
+    if (program := shutil.which(shell)) is not None:
+        subprocess.run([program, "-n"], input=script, text=True, check=True, capture_output=True)
+
+
+def test_output_does_not_die_of_an_encoding() -> None:
+    code = "import os, sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')\n" + cli_kit.RUN
+    with Program("demo", "币安人生USDT", "--seconds", "2", code=code) as program:
+        assert program.end() == ExitStatus.SYNCHRONIZED
+        assert b"market=\\u5e01" in program.written
+        assert program.errors() == ""
+
+
 def test_a_taken_port_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["simulate", "--port", str(taken.getsockname()[1])]) == ExitStatus.UNAVAILABLE
@@ -100,7 +185,7 @@ def test_a_taken_port_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_seconds_end_it_and_the_lines_are_one_a_second_and_market_and_need_no_rich() -> None:
-    with Program("demo", "--markets", "2", "--seconds", "3.2", code=WITHOUT_RICH + cli_kit.RUN) as program:
+    with Program("demo", "--count", "2", "--seconds", "3.2", code=WITHOUT_RICH + cli_kit.RUN) as program:
         assert program.end() == ExitStatus.SYNCHRONIZED
         assert [line["market"] for line in program.lines] == ["BTCUSDT", "ETHUSDT"] * 4
         assert all(list(line) == list(FIELDS) for line in program.lines)
@@ -163,7 +248,7 @@ def test_a_fault_fires_when_the_markets_are_in_sync_and_the_lines_show_the_resyn
 
 
 def test_a_simulated_exchange_can_be_watched_from_another_process() -> None:
-    with Program("simulate", "--port", "0", "--venue", "binance.com-futures") as exchange:
+    with Program("simulate", "--port", "0", "--exchange", "binance.com-futures") as exchange:
         said = exchange.read_until(lambda written: b"curl" in written).decode()
         [watch] = [line.split() for line in said.splitlines() if line.strip().startswith("ldc watch")]
         with Program(*watch[1:], "--seconds", "3") as program:
@@ -237,6 +322,54 @@ def test_the_first_line_says_how_long_the_others_will_take_until_all_can_be_read
             assert " left" not in frames(program.written)[-1][0]
             program.press(b"q")
             assert program.end() == ExitStatus.SYNCHRONIZED
+
+
+@on_terminals
+def test_keys_show_one_market_alone_and_all_again() -> None:
+    with Program("demo", "BTCUSDT", "ETHUSDT", terminal=(120, 30)) as program:
+
+        def shows(*names: str) -> None:
+            def has(written: bytes) -> bool:
+                text = "\n".join(frames(written)[-1][1:-1]) if frames(written) else ""
+                return {name for name in ("BTCUSDT", "ETHUSDT") if name in text} == set(names)
+
+            program.read_until(has)
+
+        shows("BTCUSDT", "ETHUSDT")
+        program.press(b"n")
+        shows("BTCUSDT")
+        program.press(b"n")
+        shows("ETHUSDT")
+        program.press(b"A")
+        shows("BTCUSDT", "ETHUSDT")
+        program.press(b"q")
+        program.end()
+        assert program.errors() == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "selected"), [("n", 0), ("nn", 1), ("nnn", 2), ("nnnn", 0), ("p", 2), ("pp", 1), ("na", None), ("x", None)]
+)
+def test_which_market_keys_select(keys: str, selected: int | None) -> None:
+    shown = None
+    for key in keys:
+        shown = selected_by(key, shown, 3)
+    assert shown == selected
+
+
+@on_terminals
+def test_the_last_line_of_a_view_repeats_the_error() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # reserved, without a listener
+        port = bound.getsockname()[1]
+        uris = ["--restful-base-uri", f"http://127.0.0.1:{port}", "--websocket-base-uri", f"ws://127.0.0.1:{port}"]
+        with Program("watch", "BTCUSDT", *uris, terminal=(100, 24)) as program:
+            program.read_until(lambda written: b"refused" in written)
+            program.press(b"q")
+            assert program.end() == ExitStatus.OUT_OF_SYNC
+            last = program.written.partition(b"\x1b[?1049l")[2].decode()
+            assert "BTCUSDT: IDLE (NOT_LOADED)" in last
+            assert "cannot connect to" in last
 
 
 def fresh_terminal() -> list[object]:

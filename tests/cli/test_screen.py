@@ -4,9 +4,9 @@ import re
 from decimal import Decimal
 
 import pytest
-from cli_kit import lost_sample, sample, text_of, texts_of, widths_of
+from cli_kit import lost_sample, sample, status, text_of, texts_of, widths_of
 
-from ldc.cli.ladder import MEANING, WAITING
+from ldc.cli.ladder import MEANING, WAITING, short_facts
 from ldc.cli.screen import Screen, drawn, levels_for
 from ldc.cli.text import ASCII, UNICODE
 from ldc.types import Cause, SyncState
@@ -218,3 +218,12 @@ def test_totals_run_up_from_the_best_price() -> None:
     lines = texts_of(drawn([sample(levels=4, size="0.5")], SCREEN, 80, 24))
     totals = [line.split()[2] for line in lines if line.startswith(" 61840.")]
     assert totals == ["5.0", "3.0", "1.5", "0.5"]
+
+
+def test_the_facts_below_a_ladder_do_not_collide():
+    """A regression: "GAP 7  STREA801+797 levels"."""
+    lost = sample(status=status(resyncs={"GAP": 7, "STREAM_CLOSED": 1}, bid_count=801, ask_count=797))
+    for width in range(40, 70):
+        line = "".join(text for text, _ in short_facts(lost, width, UNICODE)[1])
+        assert len(line) == width
+        assert re.search(rf"(STREAM_CLOSED 1 *  |{UNICODE.more} +)801\+797 levels $", line), line

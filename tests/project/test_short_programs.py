@@ -21,7 +21,7 @@ SHORT = PROJECT / "examples" / "short"
 PROGRAMS = sorted(SHORT.glob("*.py"))
 
 PRINTS = {
-    "a_top_of_five": r"(?s)(.*\bXRPUSDT [\d.]+ [\d.]+\n)",
+    "a_top_of_five": r"(?s)(?=.*\bBTCUSDT)(?=.*\bXRPUSDT)(\w+USDT [\d.]+ [\d.]+\n){5,}",
     "b_asyncio_bot": r"(?s)(?=.*quote BTCUSDT [\d.]+ [\d.]+\n)(quote \w+ [\d.]+ [\d.]+\n){3,}",
     "c_callback": r"BTCUSDT \d+ \[\([\d.]+, [\d.]+\), .+\n(BTCUSDT \d+ \[.*\] \[.*\] 0\n)+",
     "d_prices": r"buy 2 at [\d.]+\nPrices\(mid=Decimal.+\)\nimbalance -?[\d.]+\n",
