@@ -28,7 +28,7 @@ PACKAGE := $(shell find ldc -type d -not -name __pycache__) \
 	$(wildcard ldc/gateway/static/*) \
 	include/ldc_shared.h binance_local_depth_cache.py setup.py pyproject.toml MANIFEST.in README.md LICENSE
 
-.PHONY: help test lint check check-cluster simulate-cluster bench-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
+.PHONY: help test lint audit check check-cluster simulate-cluster bench-cluster check-shared coverage matrix fuzz torn torn-shared feeders clean analytics simulate mutants mutants-core \
 	demo detect soak docs bench bench-analytics bench-blocks bench-consume bench-fresh bench-gateway bench-pace bench-peers bench-peers-loopback \
 	bench-peers-recordings bench-recovery bench-scale bench-shared \
 	web web-test web-screenshots
@@ -369,6 +369,16 @@ KERNEL := $(abspath build/check/kernel)
 check-notebook: $(VENV)/.installed
 	$(PIP) install --upgrade --target $(KERNEL) nbclient ipykernel || echo "a kernel cannot be installed here" >&2
 	PYTHONPATH=$(KERNEL) $(PYTEST) $(ARGS) tests/project/test_notebook.py
+
+# Known vulnerabilities of what the extras install, by name and version. It needs the service that knows them: what cannot be
+# audited is an error as well.
+AUDIT := build/audit
+audit:
+	$(PYTHON) -m venv --clear $(AUDIT)/installed && $(PYTHON) -m venv --clear $(AUDIT)/tool
+	$(AUDIT)/installed/bin/python -m pip --quiet --disable-pip-version-check install '.[all]'
+	$(AUDIT)/tool/bin/python -m pip --quiet --disable-pip-version-check install 'pip-audit>=2.9'
+	$(AUDIT)/installed/bin/python -m pip freeze --exclude binance-local-depth-cache > $(AUDIT)/requirements.txt
+	$(AUDIT)/tool/bin/pip-audit --strict --no-deps --disable-pip -r $(AUDIT)/requirements.txt $(ARGS)
 
 # What surrounds the threads, with the long tests: processes that are stopped for 20 s, exceptions at every call. By hand.
 check-hostile: $(VENV)/.installed
