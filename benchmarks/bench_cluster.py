@@ -1,6 +1,6 @@
 """A cluster on one machine: what a local read costs, how much later a push arrives, a thousand markets.
 
-    make bench-cluster [ARGS="--parts read,push,scale --markets 1000 --nodes 4"]
+    make bench-cluster [ARGS="--parts read,message,push,scale --markets 1000 --nodes 4"]
 
 The exchange is a process of its own, and each node is one. Times of the part push are of one process, which has a depth
 cache of its own and a reader of the cluster: how much later the reader knew an update id than the depth cache. The part
@@ -8,6 +8,7 @@ scale counts the processor time of the nodes between two moments at which all is
 """
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 
 import ldc
 import ldc.cluster
+from ldc.cluster.message import push_from, push_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kits"))
 from cluster_kit import ClusterProcesses, is_covered, wait_until
@@ -70,6 +72,18 @@ def read() -> None:
             best_us = min(timer.repeat(20, 500)) / 500 * 1e6
             must = f" (at most {READ_MUST_US:g})" if levels == 20 else ""
             print(f"read    {levels:>5} levels   {best_us:7.2f} us{must}")
+
+
+def message() -> None:
+    """Print what a push costs a node and a reader."""
+    book = ldc.OrderBook("spot", market="BTCUSDT")
+    sides = {"bids": [[str(100 - each), "1.5"] for each in range(50)]}
+    sides["asks"] = [[str(101 + each), "1.5"] for each in range(50)]
+    book.load_snapshot(json.dumps({"lastUpdateId": 1, **sides}))
+    data = push_of("BTCUSDT", book.reader, 20)
+    for what, function in (("node", lambda: push_of("BTCUSDT", book.reader, 20)), ("reader", lambda: push_from(data))):
+        best_us = min(timeit.repeat(function, number=2000, repeat=10)) / 2000 * 1e6
+        print(f"message {len(data):>5} bytes    {best_us:7.2f} us on the {what}")
 
 
 def follow(wait: object, known: dict[int, float], ends: threading.Event) -> None:
@@ -146,7 +160,7 @@ def scale(count: int, names: str, updates_per_second: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="read,push,scale")
+    parser.add_argument("--parts", default="read,message,push,scale")
     parser.add_argument("--markets", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--updates", type=float, default=1.0, help="a second and market, in the part scale")
@@ -154,6 +168,8 @@ def main() -> None:
     parts = options.parts.split(",")
     if "read" in parts:
         read()
+    if "message" in parts:
+        message()
     if "push" in parts:
         push()
     if "scale" in parts:

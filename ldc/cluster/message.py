@@ -1,6 +1,6 @@
 """The bytes that nodes and readers exchange: the best levels of a book, and proofs that books are current.
 
-Rule 1: a book travels as one message, so that both sides belong to one update id.
+Rule 1: a book travels as one message, in the layout of shared memory: one encoder, one decoder (`ldc.shared`).
 Rule 2: ages travel as durations. No clock of another machine is believed.
 Rule 3: a message names its market. The transport numbers its keys, and reuses the numbers: while publishers come and
     go, a message may arrive under the key of another market.
@@ -10,23 +10,22 @@ Rule 4: readers survive any bytes. What cannot be read is a ``ValueError``.
 import math
 import operator
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import ldc
-
-MAGIC = b"LDCT"
-VERSION = 1
+from ldc.shared import decode, encode
 
 LEVELS_MAX = 1000
 """Levels a side of a message. More are refused: whole books travel by a gateway."""
 
+MALFORMED = frozenset({"MALFORMED", "BUSY"})
+"""Causes of a message that holds what no node writes."""
+
 CAUSE_BYTES_MAX = 24
 """Bytes of a cause. Every cause of ldc is shorter."""
 
-_HEAD = struct.Struct(f"<4sHHqqqddII{CAUSE_BYTES_MAX}s")
 _PROOF = struct.Struct(f"<BqI{CAUSE_BYTES_MAX}s")
-_NO_TIME = -1
 _AGE_MS_MAX = 2**32 - 1
 
 
@@ -36,32 +35,15 @@ class Push(NamedTuple):
     market: str
     last_update_id: int
     event_time_ms: int | None
-    transaction_time_ms: int | None
-    bid_horizon: float | None
-    """The lowest price to which these bids are complete: the nearer of the book's horizon and the last level."""
-    ask_horizon: float | None
     cause: str | None
     """Why the book cannot be read; None: it can."""
-    counts: tuple[int, int]
-    """Bids and asks."""
-    levels: bytes
-    """Bids, then asks: price and quantity of each as float64, little endian."""
+    levels: ldc.BookView[float] | None
+    """None: it cannot be read. Its horizons are the nearer of the book's and of the last level."""
 
     def view(self, received_time_ns: int) -> ldc.BookView[float]:
-        """Return the levels as the manager's reads do. O(levels)."""
-        bid_count, ask_count = self.counts
-        numbers = struct.unpack(f"<{2 * (bid_count + ask_count)}d", self.levels)
-        pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-        return ldc.BookView(
-            pairs[:bid_count],
-            pairs[bid_count:],
-            self.last_update_id,
-            self.event_time_ms,
-            self.transaction_time_ms,
-            received_time_ns,
-            self.bid_horizon,
-            self.ask_horizon,
-        )
+        """Return the levels as the manager's reads do, with the time at which this process received them."""
+        assert self.levels is not None, "a book that cannot be read has no levels"
+        return self.levels._replace(received_time_ns=received_time_ns)
 
 
 class Proof(NamedTuple):
@@ -77,65 +59,36 @@ class Proof(NamedTuple):
 
 def push_of(market: str, reader: ldc.BookReader, levels: int) -> bytes:
     """Return the message with the best levels of a book. One atomic read; a book that cannot be read says why."""
-    try:
-        view = reader.view(levels)
-    except ldc.DepthCacheError as error:
-        return refusal(market, reader.last_update_id or 0, error.cause or "NOT_LOADED")
-    bids, asks, name = view.bids, view.asks, market.encode()
-    head = _HEAD.pack(
-        MAGIC,
-        VERSION,
-        len(name),
-        view.last_update_id,
-        _NO_TIME if view.event_time_ms is None else view.event_time_ms,
-        _NO_TIME if view.transaction_time_ms is None else view.transaction_time_ms,
-        _horizon(bids, view.bid_horizon, view.bids_truncated),
-        _horizon(asks, view.ask_horizon, view.asks_truncated),
-        len(bids),
-        len(asks),
-        b"",
-    )
-    numbers = [number for side in (bids, asks) for level in side for number in level]
-    return head + name + struct.pack(f"<{len(numbers)}d", *numbers)
+    return encode(reader, levels, market=market)
 
 
-def refusal(market: str, last_update_id: int, cause: str) -> bytes:
-    """Return the message that a book cannot be read."""
-    name, text = market.encode(), cause.encode()[:CAUSE_BYTES_MAX]
-    nothing = (_NO_TIME, _NO_TIME, math.nan, math.nan, 0, 0)
-    return _HEAD.pack(MAGIC, VERSION, len(name), last_update_id, *nothing, text) + name
+def refusal(market: str, cause: str | None) -> bytes:
+    """Return the message that a node does not have a book. None: it never had one."""
+    book = ldc.OrderBook("spot")
+    if cause is not None:
+        book.suspend(cause)
+    return encode(book, 1, market=market)
 
 
 def push_from(data: bytes) -> Push:
-    """Return a message as values. Raises ``ValueError`` for bytes that are none. O(1): levels are decoded later."""
-    if len(data) < _HEAD.size:
-        raise ValueError(f"a push has {len(data)} bytes, and {_HEAD.size} are the least")
-    fields = _HEAD.unpack_from(data)
-    magic, version, length, last_update_id, event_ms, transaction_ms, *horizons, bids, asks, cause = fields
-    bid_horizon, ask_horizon = horizons
-    if magic != MAGIC or version != VERSION:
-        raise ValueError(f"a push begins with {magic!r}, version {version}; {MAGIC!r}, version {VERSION} is known")
-    start = _HEAD.size + length
-    if max(bids, asks) > LEVELS_MAX or len(data) != start + 16 * (bids + asks):
-        raise ValueError(f"a push of {len(data)} bytes claims {bids} bids and {asks} asks")
-    return Push(
-        data[_HEAD.size : start].decode(),
-        last_update_id,
-        None if event_ms < 0 else event_ms,
-        None if transaction_ms < 0 else transaction_ms,
-        None if math.isnan(bid_horizon) else bid_horizon,
-        None if math.isnan(ask_horizon) else ask_horizon,
-        _cause(cause),
-        (bids, asks),
-        data[start:],
-    )
+    """Return a message as values. Raises ``ValueError`` for bytes that are none. O(levels)."""
+    try:
+        reader = decode(data)
+        view = reader.view()
+    except ldc.MalformedMessage as error:
+        raise ValueError(error.message) from None
+    except ldc.DepthCacheError as error:
+        if error.cause in MALFORMED:
+            raise ValueError(error.message) from None
+        return Push(reader.market, reader.last_update_id or 0, None, error.cause or "NOT_LOADED", None)
+    return Push(reader.market, view.last_update_id, view.event_time_ms, None, view)
 
 
 def differ(one: Push, other: Push) -> bool:
     """Return whether two readable books at the same update id contradict each other where both are complete."""
-    if one.counts == other.counts and one.levels == other.levels:
+    mine, theirs = one.levels, other.levels
+    if mine is None or theirs is None or (mine.bids == theirs.bids and mine.asks == theirs.asks):
         return False
-    mine, theirs = one.view(0), other.view(0)
     bid_end = max(_or(mine.bid_horizon, -math.inf), _or(theirs.bid_horizon, -math.inf))
     ask_end = min(_or(mine.ask_horizon, math.inf), _or(theirs.ask_horizon, math.inf))
     bids = ([level for level in view.bids if level[0] >= bid_end] for view in (mine, theirs))
@@ -168,11 +121,6 @@ def proofs_from_bytes(data: bytes) -> list[Proof]:
         start += length
         proofs.append(Proof(name.decode(), last_update_id, age_ms / 1000, _cause(cause)))
     return proofs
-
-
-def _horizon(side: Sequence[tuple[float, float]], horizon: float | None, is_truncated: bool) -> float:
-    """Return the price to which the levels of a side are complete; NaN: to every price."""
-    return side[-1][0] if is_truncated else _or(horizon, math.nan)
 
 
 def _or(value: float | None, otherwise: float) -> float:

@@ -515,7 +515,7 @@ class Node:
 
     def _book(self, market: str) -> bytes:
         kept = self._kept.get(market)
-        return refusal(market, 0, "NOT_LOADED") if kept is None else push_of(market, kept.reader, self._levels)
+        return refusal(market, None) if kept is None else push_of(market, kept.reader, self._levels)
 
     def _change(self, request: dict[str, Any]) -> bytes:
         """Add markets to the list, or with 0 replicas remove them."""
@@ -601,7 +601,7 @@ class Node:
         if kept is None:
             return  # it could not be started
         self._manager.stop_depth_cache(market)
-        kept.publisher.put(refusal(market, kept.pushed_id or 0, "STOPPED"))
+        kept.publisher.put(refusal(market, "STOPPED"))
         kept.publisher.close()
         logger.info("node %s stops %s", self.name, market)
 

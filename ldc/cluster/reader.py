@@ -529,18 +529,22 @@ class ClusterBooks:
         self._bus.ask(
             self.keys.ask(name, "proof"),
             ",".join(markets).encode(),
-            lambda data: self._proven(name, data, asked_at),
+            lambda data: self._proven(name, data, asked_at, markets),
             ANSWER_S,
         )
 
-    def _proven(self, name: str, data: bytes, asked_at: float) -> None:
-        """Take proofs, on the session's thread."""
+    def _proven(self, name: str, data: bytes, asked_at: float, asked: list[str]) -> None:
+        """Take proofs, on the session's thread. A market that was asked for and is not among them is not there."""
         try:
             proofs = proofs_from_bytes(data)
         except ValueError as error:
             self._bad_messages += 1
             logger.warning("the proofs of node %r are dropped: %s", name, error)
             return
+        for absent in set(asked or list(self._markets)) - {proof.market for proof in proofs}:
+            stopped = self._markets[absent]  # the push that says so is one message, and may be lost
+            with stopped.changed:
+                stopped.replicas.node_gone(name)
         for proof in proofs:
             market = self._markets.get(proof.market)
             if market is None:

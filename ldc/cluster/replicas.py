@@ -29,7 +29,7 @@ RESTART_MS = 1000
 
 
 class Shown:
-    """A book that can be shown. Its levels are decoded when they are read first."""
+    """A book that can be shown."""
 
     __slots__ = ("_view", "node", "push", "received_time_ns")
 
@@ -41,7 +41,7 @@ class Shown:
 
     @property
     def view(self) -> ldc.BookView[float]:
-        """The levels. Two threads may both decode them, with the same result."""
+        """The levels. Two threads may both make the view, with the same result."""
         view = self._view
         if view is None:
             view = self._view = self.push.view(self.received_time_ns)

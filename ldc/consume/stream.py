@@ -147,6 +147,7 @@ class Waitable:
         self._reader: _LoopReader | None = None
         self._is_closed = False
         self._is_ended = False
+        self._is_woken_by: MergedStream | None = None
 
     # to be given by a subclass
 
@@ -343,7 +344,6 @@ class UpdateStream(Waitable):
     def __init__(self, queue: UpdateQueue) -> None:
         super().__init__()
         self._queue = queue
-        self._is_woken_by: MergedStream | None = None
 
     def __repr__(self) -> str:
         return f"<UpdateStream{', closed' if self._is_closed else ''}>"
@@ -357,6 +357,9 @@ class UpdateStream(Waitable):
     def waiting(self) -> int:
         """How many items of the policy "every" wait."""
         return self._queue.waiting
+
+    def _leaves(self) -> "list[UpdateStream]":
+        return [self]
 
     def _take(self) -> BookUpdate | None:
         fields = self._queue.take()
@@ -385,13 +388,15 @@ class MergedStream(Waitable):
     It ends after the last of them has ended. `close` closes them all. Take from it alone, not from them.
     """
 
-    def __init__(self, streams: Sequence[UpdateStream]) -> None:
+    def __init__(self, merged: "Sequence[UpdateStream | MergedStream]") -> None:
         super().__init__()
         self._queue = UpdateQueue()
-        self._streams = list(streams)
+        self._merged = list(merged)  # held, because a merged stream that nobody holds closes its streams
+        self._streams = [stream for each in merged for stream in each._leaves()]
         self._turn = 0
+        for each in self._merged:
+            each._is_woken_by = self
         for stream in self._streams:
-            stream._is_woken_by = self
             stream._queue.set_parent(self._queue)
         self._queue.wake()  # something may wait already
 
@@ -422,14 +427,19 @@ class MergedStream(Waitable):
     def _has_ended(self) -> bool:
         return all(stream._is_ended or stream._is_closed for stream in self._streams)
 
+    def _leaves(self) -> list[UpdateStream]:
+        return self._streams
+
     def _drop(self) -> None:
         for stream in self._streams:
             stream._queue.set_parent(None)
             stream.close()
+        for each in self._merged:
+            each.close()
 
 
-def merge(*streams: UpdateStream) -> MergedStream:
-    """Return one stream of several, of one manager or of many. They take turns.
+def merge(*streams: UpdateStream | MergedStream) -> MergedStream:
+    """Return one stream of several, of one manager or of many. They take turns. Merged ones may be merged again.
 
     Raises ``ValueError`` for no streams, a closed one, one twice, or one that is merged already.
     """
@@ -438,8 +448,10 @@ def merge(*streams: UpdateStream) -> MergedStream:
     if len(set(map(id, streams))) < len(streams):
         raise ValueError("merge() got a stream twice")
     for stream in streams:
-        if not isinstance(stream, UpdateStream):
-            raise TypeError(f"merge() merges streams that updates() has returned, not {type(stream).__name__}")
+        if not isinstance(stream, UpdateStream | MergedStream):
+            raise TypeError(
+                f"merge() merges streams that updates() or merge() has returned, not {type(stream).__name__}"
+            )
         if stream._is_closed:
             raise ValueError("merge() got a stream that is closed")
         if stream._is_woken_by is not None and not stream._is_woken_by.is_closed:

@@ -207,6 +207,17 @@ cdef tuple SHARED_CAUSES = (
     "MALFORMED", "BUSY")
 
 
+cdef object shared_cause(int status, const SharedView* view):
+    """Return why both sides of a copy cannot be read, or None."""
+    if status == SHARED_SUSPENDED:
+        return fixed_text(view.cause, 32)
+    if status == SHARED_NOT_LOADED:
+        suspended_by = fixed_text(view.cause, 32)
+        if suspended_by and is_final(suspended_by):
+            return suspended_by
+    return SHARED_CAUSES[status]
+
+
 @cython.final
 cdef class SharedReader:
     """One market of a share, read without a lock, a thread or a network: it has the reads of `BookReader`.
@@ -591,13 +602,7 @@ cdef class SharedReader:
         """Why reading both sides would raise at this moment: the cause it would have, or None: they can be read."""
         cdef SharedView view
         cdef int status = self._look(&view)
-        if status == SHARED_SUSPENDED:
-            return fixed_text(view.cause, 32)
-        if status == SHARED_NOT_LOADED:
-            suspended_by = fixed_text(view.cause, 32)
-            if suspended_by and is_final(suspended_by):
-                return suspended_by
-        return SHARED_CAUSES[status]
+        return shared_cause(status, &view)
 
     @property
     def suspended_by(self):

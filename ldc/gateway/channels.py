@@ -33,7 +33,7 @@ class Channel:
         books: where the market is read.
         symbol: the market.
         levels: levels a side.
-        interval_s: seconds between two states at least.
+        interval_s: seconds between two states; two of them may be half as far apart.
         make_render: returns what makes a state into text; another one after each loss of the book.
         render_loss: the text that a book cannot be read, from its error; None: the channel falls silent.
         encode: the bytes of a text.
@@ -91,7 +91,8 @@ class Channel:
             self._is_changed = False
             text = self._state()
             if text is not None:
-                self._due = now + self._interval_s
+                # In the rhythm of those before, so that a late timer does not make the next state later still.
+                self._due = max(self._due, now - self._interval_s / 2) + self._interval_s
                 self._publish(text)
         if self._waiting and self._text is not None:
             frames: dict[Hashable, bytes] = {}

@@ -2,6 +2,7 @@
 
     publisher.py   the feeder: its lock, its files, its heartbeat
     books.py       the readers
+    updates.py     their stream of updates
     folder.py      where the files lie, and whom they belong to
     feeder.py      the file that says who feeds a share, and its lock
     message.py     a book as bytes in the same layout, for other transports
@@ -14,5 +15,6 @@ from ldc.shared.books import SharedBooks
 from ldc.shared.feeder import Feeder
 from ldc.shared.message import decode, encode
 from ldc.shared.publisher import Publisher
+from ldc.shared.updates import SharedUpdates
 
-__all__ = ["Feeder", "Publisher", "SharedBooks", "decode", "encode"]
+__all__ = ["Feeder", "Publisher", "SharedBooks", "SharedUpdates", "decode", "encode"]

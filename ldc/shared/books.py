@@ -9,16 +9,18 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ldc.book import Attachment, MappedFile, SharedReader, has_system_threads
+from ldc.consume.updates import UpdateNumberType, policy_number
 from ldc.errors import DepthCacheError, MalformedMessage, refused
 from ldc.shared.feeder import FEEDER_FILE, Feeder, FeederFile
 from ldc.shared.folder import base_folder, book_file, checked_share, market_of
 from ldc.shared.publisher import WAITERS_FILE
+from ldc.shared.updates import SharedUpdates
 from ldc.types import Cause
 
 
@@ -92,6 +94,36 @@ class SharedBooks:
         except OSError:
             return None
         return None if feeder is None else feeder.status()
+
+    def updates(
+        self,
+        markets: str | Iterable[str] | None = None,
+        *,
+        policy: str = "latest",
+        number: UpdateNumberType = float,
+    ) -> SharedUpdates:
+        """Return a stream of `BookUpdate` items, for ``for``, ``async for`` or ``get``, as `manager.updates` does.
+
+        The first item of a market is a snapshot, once it can be read. The loss of a book is an item, and so is its
+        return. The end of a feeder is a loss, with the cause FEEDER_GONE, and its books go on with the next feeder.
+
+        Items have no levels: read the book. Their `first_update_id` is None, which a shared book does not have.
+        `missed` counts what the feeder has published since the last item without an item of its own; it begins again
+        with each feeder. A snapshot whose `epoch` is another one, without a loss before it: the book was lost and is
+        back, and nobody has looked meanwhile.
+
+        Args:
+            markets: None: all, also those that appear later. Named ones need not be published yet.
+            policy: "latest", the only one: at most one item a market waits.
+            number: of the horizons of an item: float, Decimal, str, or int (units of 10**-decimals).
+
+        Cost: an item some us. A wait is woken by the feeder, up to 128 markets on Linux 5.16; otherwise it looks every
+        millisecond, and so does ``async for``. No thread is started.
+        """
+        if policy_number(policy) != 0:
+            raise ValueError(f'shared books have the policy "latest" alone, not {policy!r}: a feeder keeps no updates')
+        wanted = [markets] if isinstance(markets, str) else markets
+        return SharedUpdates(self.folder, self.__getitem__, self.markets, wanted, number)
 
     # ------------------------------------------------------------------------------------------ inside
 

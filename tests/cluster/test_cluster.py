@@ -197,6 +197,13 @@ def test_the_list_of_markets_can_be_changed(cluster, capsys):
     assert cluster.run("add", "adausdt", "--replicas", "1") == 0
     assert capsys.readouterr().out == "ADAUSDT added\n"
     assert cluster.books.wait_until_synchronized(["ADAUSDT"], timeout=20)
+    [owner] = cluster.books.holders("ADAUSDT")
+    reader = cluster.nodes[owner].manager.get_depth_cache("ADAUSDT").reader
+    # As if the other node had stopped it, and its last message had been lost: its silence is noticed.
+    market = cluster.books._markets["ADAUSDT"]
+    cluster.books._pushed(market, "b" if owner == "a" else "a", push_of("ADAUSDT", reader, 20))
+    assert len(market.replicas.nodes) == 2
+    wait_until(lambda: market.replicas.nodes == [owner], "the end of a replica that is not there", 10)
     assert cluster.run("markets", "--json") == 0
     assert json.loads(capsys.readouterr().out)["markets"]["ADAUSDT"] == 1
     wait_until(lambda: all("ADAUSDT" in node._wanted for node in cluster.nodes.values()), "the list on both nodes")

@@ -52,7 +52,7 @@ def test_a_book_that_cannot_be_read_says_why():
     made = book(ladder(3), ladder(3, 101, 1))
     made.suspend("GAP")
     push = push_from(push_of("BTCUSDT", made.reader, 20))
-    assert (push.cause, push.counts, push.last_update_id) == ("GAP", (0, 0), 7)
+    assert (push.cause, push.levels, push.last_update_id) == ("GAP", None, 7)
     assert push_from(push_of("BTCUSDT", ldc.OrderBook("spot").reader, 20)).cause == "NOT_LOADED"
 
 
@@ -114,9 +114,10 @@ def test_no_bytes_do_anything_but_raise_value_error(noise, place, byte):
     changed[place % len(whole)] = byte
     for data in (noise, whole[:place], bytes(changed)):
         try:
-            push_from(data).view(0)
+            push = push_from(data)
         except ValueError:
-            pass
+            continue
+        assert (push.levels is None) == (push.cause is not None)
     proofs = bytearray(proofs_to_bytes([Proof("BTCUSDT", 1, 0.5, "GAP")]))
     proofs[place % len(proofs)] = byte
     for data in (noise, bytes(proofs), bytes(proofs[:place])):
@@ -127,18 +128,26 @@ def test_no_bytes_do_anything_but_raise_value_error(noise, place, byte):
 
 
 def test_a_message_of_another_version_is_refused():
-    data = bytearray(refusal("BTCUSDT", 1, "GAP"))
-    data[4] += 1
-    with pytest.raises(ValueError, match="version 2"):
+    data = bytearray(refusal("BTCUSDT", "GAP"))
+    data[8] += 1
+    with pytest.raises(ValueError, match="layout"):
         push_from(bytes(data))
 
 
+def test_a_node_that_has_no_book_says_so():
+    for cause, said in (("STOPPED", "STOPPED"), (None, "NOT_LOADED")):
+        push = push_from(refusal("BTCUSDT", cause))
+        assert (push.market, push.cause, push.levels) == ("BTCUSDT", said, None)
+
+
 def test_levels_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match="claims 3 bids and 3 asks"):
+    with pytest.raises(ValueError, match="are no shared book"):
         push_from(push_of("BTCUSDT", book(ladder(3), ladder(3, 101, 1)).reader, 20)[:-16])
 
 
 def test_every_cause_of_ldc_fits():
     for cause in ldc.Cause:
-        assert push_from(refusal("BTCUSDT", 1, cause)).cause == cause
+        made = book(ladder(3), ladder(3, 101, 1))
+        made.suspend(cause)
+        assert push_from(push_of("BTCUSDT", made.reader, 20)).cause == cause
         assert len(cause) <= message.CAUSE_BYTES_MAX

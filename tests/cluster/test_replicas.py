@@ -1,16 +1,15 @@
 """What a reader makes of the replicas of one market: the newest, its age, and whether they agree."""
 
-import struct
-
 import pytest
 
+import ldc
 from ldc.cluster.message import Proof, Push
 from ldc.cluster.replicas import DOUBT_S, IDS_KEPT, NEVER, MarketReplicas, is_newer
 
 
 def push(update_id, bid=100.0, event_ms=None, cause=None):
-    levels = struct.pack("<4d", bid, 1.0, bid + 1, 1.0)
-    return Push("BTCUSDT", update_id, event_ms, None, None, None, cause, (1, 1), levels)
+    view = ldc.BookView(((bid, 1.0),), ((bid + 1, 1.0),), update_id, event_ms, None, None, None, None)
+    return Push("BTCUSDT", update_id, event_ms, cause, view if cause is None else None)
 
 
 def proof(update_id, age_s=0.0, cause=None):

@@ -25,7 +25,17 @@ from ldc.consume.updates import BookUpdate
 
 needs_descriptors = pytest.mark.skipif(os.name == "nt", reason="event loops of Windows wait for no descriptors")
 
+
+def new_eager_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose tasks run at once, up to their first wait."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    return loop
+
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+if sys.version_info >= (3, 12):
+    LOOPS["eager tasks"] = new_eager_loop
 try:
     import uvloop
 except ImportError:
@@ -34,7 +44,7 @@ else:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=["asyncio", *(["eager tasks"] if "eager tasks" in LOOPS else []), "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     """Run a coroutine, in debug mode, on each event loop there is; what is left in the loop is an error."""
     if request.param not in LOOPS:
@@ -373,6 +383,70 @@ def test_merged_streams_take_turns_and_end_after_the_last(run: Callable[[Any], A
     assert all(stream.is_closed for stream in streams)
 
 
+def test_merged_streams_are_merged_again(run: Callable[[Any], Any]) -> None:
+    writers = [Writer() for _ in range(4)]
+    streams = [each.stream("every") for each in writers]
+    inner = merge(*streams[:2])
+    outer = merge(inner, merge(streams[2]), streams[3])  # nobody else holds the one in the middle
+    gc.collect()
+    assert ids([outer.get(0) for _ in range(4)]) == [100] * 4
+    with pytest.raises(ValueError, match="already"):
+        merge(inner)
+    with pytest.raises(ValueError, match="already"):
+        merge(streams[0])
+
+    async def consume() -> list[int | None]:
+        taken = asyncio.create_task(anext(outer))
+        await asyncio.sleep(0)
+        found = []
+        for each in writers:
+            each.move()
+            found.append((await taken).last_update_id)
+            taken = asyncio.create_task(anext(outer))
+            await asyncio.sleep(0)
+        for stream in streams[2:]:
+            stream.end()
+        inner.close()
+        with pytest.raises(StopAsyncIteration):
+            await taken
+        return found
+
+    assert run(consume()) == [101] * 4
+    assert all(stream.is_closed for stream in streams[:2])
+    assert not streams[3].is_closed
+    outer.close()
+    assert all(stream.is_closed for stream in streams)
+
+
+def test_several_loops_in_several_threads_each_follow_merged_streams(run: Callable[[Any], Any]) -> None:
+    writers = [Writer() for _ in range(4)]
+    streams = [each.stream("every") for each in writers]
+    merged = [merge(*streams[:2]), merge(*streams[2:])]
+    counts: dict[int, int] = {}
+    for each in merged:
+        assert ids([each.get(0), each.get(0)]) == [100] * 2
+
+    async def consume(number: int) -> None:
+        counts[number] = len([update async for update in merged[number]])
+
+    threads = [threading.Thread(target=lambda number=number: run(consume(number))) for number in range(2)]
+    with contextlib.ExitStack() as stack:
+        over = threading.Event()
+        for each in writers:
+            stack.enter_context(each.moving(over))
+        for thread in threads:
+            thread.start()
+        for each in writers:
+            while each.last < 400:
+                threading.Event().wait(0.001)
+    for stream in streams:
+        stream.end()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert counts == {0: sum(each.last - 100 for each in writers[:2]), 1: sum(each.last - 100 for each in writers[2:])}
+
+
 def test_a_merge_that_makes_no_sense_is_refused(writer: Writer) -> None:
     stream, closed = writer.stream(), writer.stream()
     closed.close()
@@ -419,6 +493,7 @@ streams = [writer.stream(policy) for policy in ("latest", "changes", "every")]
 threading.Thread(target=lambda: [writer.move() for _ in iter(int, 1)], daemon=True).start()
 threading.Thread(target=lambda: list(streams[0]), daemon=True).start()
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # a busy machine is slow, which -X dev would report
     await anext(streams[1])
     asyncio.create_task(anext(streams[2]))
     await asyncio.sleep(0.05)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import socket
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from gateway_kit import PATIENCE_S, Served, caught_up, served, until
 from simulator_kit import Client, Fold, assert_true, managed
 
 import ldc
-from ldc.gateway import Gateway
+from ldc.gateway import Gateway, GatewayLimits
 from ldc.gateway.diffs import Chain, continued
 from ldc.venues import VENUES
 
@@ -131,6 +132,48 @@ def compared_with_the_truth(row: Served, replica: Any, compared: set[int]) -> in
         assert_true(row.exchange, row.market, view)
         compared.add(view.last_update_id)
     return len(compared)
+
+
+def test_a_client_of_diffs_that_never_reads_is_ended_at_its_limit_and_costs_nobody_else_a_message():
+    limits = GatewayLimits(unsent_bytes_max=50_000)
+    settings = {"levels": 400, "updates_per_second": 200.0}
+    path = "/ws/btcusdt@depth@100ms"
+    with served(exchange_settings=settings, limits=limits) as row, ClientOf(row, path) as reader:
+        until(lambda: row.gateway.call(lambda parts: len(parts.diffs._channels)) == 1)
+        silent = socket.socket()
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect(("127.0.0.1", row.gateway.port))
+        silent.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        until(lambda: row.gateway.call(lambda parts: len(parts.diffs._channels["BTCUSDT"].listeners)) == 2)
+        row.gateway.call(shortened_buffers)
+        waits = 0
+        previous = None
+        while not row.gateway.counts["unsent_bytes_max"]:
+            update_id = caught_up(row)
+            message = reader.message()
+            while message["u"] < update_id:
+                assert previous is None or message["U"] == previous + 1
+                previous, message = message["u"], reader.message()
+            previous = message["u"]
+            waits = max(waits, row.gateway.call(unsent))
+        assert waits <= limits.unsent_bytes_max
+        until(lambda: row.gateway.call(lambda parts: len(parts.diffs._channels["BTCUSDT"].listeners)) == 1)
+        silent.close()
+
+
+def shortened_buffers(parts: Any) -> None:
+    """Have what a client does not read wait in the gateway, not in the kernel."""
+    for connection in parts.connections.by_handler.values():
+        connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+
+def unsent(parts: Any) -> int:
+    """Return the bytes that wait for the slowest client."""
+    transports = [each._transport for each in parts.connections.by_handler.values() if each._transport is not None]
+    return max((each.get_write_buffer_size() for each in transports), default=0)
 
 
 # ------------------------------------------------------------------------------------------ the chain alone

@@ -53,6 +53,8 @@ SUCCESSOR_NS = 20_000_000
 """Between two looks for the next feeder while the heartbeat is late."""
 ATTEMPTS_MAX = 1000
 """Copies taken in vain, because each was overwritten meanwhile, before a read gives up."""
+LOOKS_MAX = 4
+"""At a reader that has another attachment after each."""
 NO_WAITER_SLOT = 2**32 - 1
 """A plain book wakes nobody: readers poll."""
 
@@ -720,13 +722,7 @@ class SharedReader(KnownReads):
     @property
     def unreadable_cause(self) -> str | None:
         """Why reading both sides would raise at this moment: the cause it would have, or None: they can be read."""
-        taken = self._look()
-        suspended_by = _text(taken.view.cause)
-        if taken.status == SUSPENDED:
-            return suspended_by
-        if taken.status == NOT_LOADED and suspended_by and is_final(suspended_by):
-            return suspended_by
-        return CAUSES[taken.status]
+        return _cause_of(self._look())
 
     @property
     def suspended_by(self) -> str | None:
@@ -826,6 +822,115 @@ class SharedReader(KnownReads):
     def exchange(self) -> str | None:
         """The exchange string of the feeder's manager; "" if it gave none; None: there was no feeder yet."""
         return None if self._at is None else self._at.exchange
+
+
+def _cause_of(taken: _Taken) -> str | None:
+    """Return why both sides of a copy cannot be read, or None."""
+    suspended_by = _text(taken.view.cause)
+    if taken.status == SUSPENDED:
+        return suspended_by
+    if taken.status == NOT_LOADED and suspended_by and is_final(suspended_by):
+        return suspended_by
+    return CAUSES[taken.status]
+
+
+class _Seen(NamedTuple):
+    """What was seen of a reader last."""
+
+    at: Attachment | None = None
+    number: int = 0
+    liveness: int = READABLE
+    """What a readable copy was worth: READABLE, TOO_OLD, FEEDER_GONE."""
+    has_ended: bool = False
+    is_outdated: bool = True
+    """Look again, whatever the memory says."""
+
+    def has_moved(self) -> bool:
+        """Whether another copy was published, or the book was withdrawn."""
+        return self.at is not None and _at_once(self.at) != (self.number, self.has_ended)
+
+
+def _at_once(at: Attachment) -> tuple[int, bool]:
+    return at.words[_LATEST] & (2**64 - 1), bool(at.words[_CHANGE_AND_ENDED] >> 32)
+
+
+def _worth(reader: SharedReader, at: Attachment) -> tuple[int, bool]:
+    """Return what a readable copy of a region is worth now, and whether its heartbeat is late."""
+    return at.state(READABLE, Lease.now_ns() - at.shift_ns, reader._max_age_ns)[:2]
+
+
+class RegionWatch:
+    """What was seen of several readers: finds those with news, and waits for news of any of them."""
+
+    def __init__(self) -> None:
+        self._readers: list[SharedReader] = []
+        self._seen: list[_Seen] = []
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def add(self, reader: SharedReader) -> None:
+        """Watch one more reader, which has news at first."""
+        self._seen.append(_Seen())
+        self._readers.append(reader)
+
+    def first_changed(self, start: int, is_thorough: bool) -> int:
+        """Return the place of the first reader from `start` on, and round, that has news; -1: none has."""
+        count = len(self._readers)
+        for offset in range(count):
+            place = (start + offset) % count
+            seen, reader = self._seen[place], self._readers[place]
+            if seen.is_outdated or reader._at is not seen.at or seen.has_moved():
+                return place
+            if is_thorough and seen.at is not None and _worth(reader, seen.at)[0] != seen.liveness:
+                return place
+        return -1
+
+    def expect_feeder(self) -> None:
+        """Look again at each reader that has no feeder, or one whose heartbeat is late: there may be another one."""
+        for place, (reader, seen) in enumerate(zip(self._readers, self._seen, strict=True)):
+            if seen.at is None or seen.liveness == FEEDER_GONE or _worth(reader, seen.at)[1]:
+                self._seen[place] = seen._replace(is_outdated=True)
+
+    def look(self, place: int) -> tuple[Any, ...] | None:
+        """Return what a reader says now, all of one copy, and count it as seen; None: look again."""
+        reader = self._readers[place]
+        for _ in range(LOOKS_MAX):
+            at, seen = reader._at, _Seen(is_outdated=False)
+            if at is not None:
+                number, has_ended = _at_once(at)
+                seen = _Seen(at, number, _worth(reader, at)[0], has_ended, is_outdated=False)
+            taken = reader._look()
+            is_busy = reader._at is not at or taken.status == BUSY
+            if reader._at is at:
+                break
+        view = taken.view
+        if view.flags & IS_LOADED:
+            seen = seen._replace(number=view.sequence // 2)
+        self._seen[place] = seen._replace(is_outdated=is_busy)
+        if is_busy:
+            return None
+        return (
+            _cause_of(taken),
+            None if at is None else at.generation,
+            "" if at is None else at.exchange,
+            seen.number,
+            view.epoch,
+            _if(view, IS_LOADED, view.last_update_id),
+            _if(view, HAS_EVENT_TIME, view.event_time_ms),
+            _if(view, HAS_TRANSACTION_TIME, view.transaction_time_ms),
+            _if(view, HAS_RECEIVED_TIME, view.received_time_ns),
+            view.price_scale,
+            view.quantity_scale,
+            _if(view, HAS_BID_HORIZON, view.bid_horizon),
+            _if(view, HAS_ASK_HORIZON, view.ask_horizon),
+        )
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a reader has another copy or is withdrawn, at most so long."""
+        end = time.monotonic() + timeout_s
+        while (left_s := end - time.monotonic()) > 0 and not any(seen.has_moved() for seen in list(self._seen)):
+            time.sleep(min(POLL_S, left_s))
 
 
 def _wanted_count(limit: SupportsIndex | None) -> int:
