@@ -269,17 +269,39 @@ class DepthCache:
 
     # waiting
 
-    def wait_until_synchronized(self, timeout: float | None = None) -> bool:
+    def has_levels(self, levels: int | None) -> bool:
+        """Return whether both sides can be read, and each has so many levels or all of the exchange. O(levels)."""
+        if levels is None or not self.is_synchronized:
+            return self.is_synchronized
+        try:
+            view = self.reader.view(levels)
+        except DepthCacheError:
+            return False
+        sides = ((view.bids, view.bid_horizon), (view.asks, view.ask_horizon))
+        return all(len(side) >= levels or horizon is None for side, horizon in sides)
+
+    def raise_if_shallow(self, min_levels: int, **known: int) -> None:
+        """Raise with the cause LEFT_HORIZON if a side that is not complete has fewer levels."""
+        horizons = {"bids": self.reader.bid_horizon, "asks": self.reader.ask_horizon}
+        for side, count in known.items():
+            if count < min_levels and horizons[side] is not None:
+                why = f"{count} {side} are known, and min_levels is {min_levels}"
+                raise refused(self.market, Cause.LEFT_HORIZON, self.reader.last_update_id, why=why)
+
+    def wait_until_synchronized(self, timeout: float | None = None, *, levels: int | None = None) -> bool:
         """Block until both sides can be read; return False if `timeout` seconds are over first.
+
+        `levels`: also until each side has so many, or all that the exchange has. The first snapshot has 100.
 
         Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as soon as no wait can help.
         """
 
         def is_decided() -> bool:
-            return self.is_synchronized or self._is_over
+            return self.has_levels(levels) or self._is_over
 
+        levels = None if levels is None else parameters.integer("levels", levels)
         decided = self._wait_for(is_decided, timeout)
-        if self.is_synchronized:
+        if self.has_levels(levels):
             return True
         if decided:
             self.raise_if_over()
@@ -304,7 +326,7 @@ class DepthCache:
         Raises `UnknownMarket` or `DepthCacheAlreadyStopped` as `wait_until_synchronized`.
         """
         if after_update_id is not None:
-            after_update_id = parameters.integer("after_update_id", after_update_id)
+            after_update_id = parameters.update_id(after_update_id, self.reader.last_update_id)
         spin_us = parameters.number("spin_us", spin_us)
         after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
         if after is None and is_held:
@@ -339,6 +361,8 @@ class DepthCache:
 
         It returns the new id, or None: not yet. It raises what `wait_for_update` raises.
         """
+        if after_update_id is not None:
+            after_update_id = parameters.update_id(after_update_id, self.reader.last_update_id)
         after, is_held = after_update_id, after_update_id is not None or self.is_synchronized
         if after is None and is_held:
             after = self.reader.last_update_id

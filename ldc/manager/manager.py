@@ -16,7 +16,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from ldc._version import __version__
 from ldc.analytics.view import BookView
@@ -41,7 +41,7 @@ from ldc.network.text import writable
 from ldc.network.ubdcc import UbdccCluster
 from ldc.shared.publisher import Publisher
 from ldc.snapshots.shared_budget import shared_folder
-from ldc.types import Cause, DepthCacheStatus, MarketName, Progress
+from ldc.types import Cause, DepthCacheStatus, MarketName, N, Progress
 from ldc.venues import Venue, did_you_mean, venue_named
 
 
@@ -395,7 +395,37 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             None if None in left else max(filter(None, left), default=0.0),
         )
 
+    def __repr__(self) -> str:
+        progress = self.get_progress()
+        return f"<{type(self).__name__} {self.exchange}: {progress.synchronized} of {progress.total} in sync>"
+
     # ------------------------------------------------------------------------------------------ reading
+
+    @overload
+    def get_asks(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        limit: int | None = None,
+        number: type[float] = ...,
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> list[list[float]]: ...
+
+    @overload
+    def get_asks(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        limit: int | None = None,
+        number: type[N],
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> list[list[N]]: ...
 
     def get_asks(
         self,
@@ -403,13 +433,19 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         limit_count: int | None = None,
         threshold_volume: float | Decimal | None = None,
         *,
+        limit: int | None = None,
+        number: type[Any] = float,
+        min_levels: int | None = None,
         max_age: float | None = None,
-    ) -> list[list[float]]:
+    ) -> Any:
         """Return the asks, lowest first, as [[price, quantity], ...].
 
         Args:
-            limit_count: maximum levels; fewer if the known range ends before.
+            limit_count, limit: maximum levels; fewer if the known range ends before. Two names of one thing.
             threshold_volume: maximum sum of price x quantity, in the quote asset; the first level is always returned.
+            number: of prices and quantities: float, Decimal, or str as the exchange prints them.
+            min_levels: raise with the cause LEFT_HORIZON if fewer levels are known, and the side is not complete. The
+                first snapshot of a market has 100.
             max_age: seconds. Raise with the cause TOO_OLD if the last proof that the book is current is older. Proofs
                 are updates, probes, and pongs of its connections (as of the ping). None: the `max_age` of the manager.
                 Without one the lease decides: `websocket_ping_interval` + `websocket_ping_timeout` + 1 s.
@@ -419,11 +455,41 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
             DepthCacheNotFound, DepthCacheAlreadyStopped, UnknownMarket: the depth cache does not exist (any more).
         """
         cache = self._found(market)
+        wanted = parameters.levels_wanted(limit_count, limit, min_levels, threshold_volume)
         try:
             self._raise_if_older(cache, max_age)
-            return cache.reader.asks(limit_count, threshold_volume=threshold_volume)
+            levels = cache.reader.asks(wanted, threshold_volume=threshold_volume, number=number)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+        if min_levels is not None:
+            cache.raise_if_shallow(min_levels, asks=len(levels))
+        return levels
+
+    @overload
+    def get_bids(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        limit: int | None = None,
+        number: type[float] = ...,
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> list[list[float]]: ...
+
+    @overload
+    def get_bids(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        threshold_volume: float | Decimal | None = None,
+        *,
+        limit: int | None = None,
+        number: type[N],
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> list[list[N]]: ...
 
     def get_bids(
         self,
@@ -431,26 +497,68 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         limit_count: int | None = None,
         threshold_volume: float | Decimal | None = None,
         *,
+        limit: int | None = None,
+        number: type[Any] = float,
+        min_levels: int | None = None,
         max_age: float | None = None,
-    ) -> list[list[float]]:
+    ) -> Any:
         """Return the bids, highest first; otherwise as `get_asks`."""
         cache = self._found(market)
+        wanted = parameters.levels_wanted(limit_count, limit, min_levels, threshold_volume)
         try:
             self._raise_if_older(cache, max_age)
-            return cache.reader.bids(limit_count, threshold_volume=threshold_volume)
+            levels = cache.reader.bids(wanted, threshold_volume=threshold_volume, number=number)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+        if min_levels is not None:
+            cache.raise_if_shallow(min_levels, bids=len(levels))
+        return levels
+
+    @overload
+    def get_book(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        *,
+        limit: int | None = None,
+        number: type[float] = ...,
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> BookView[float]: ...
+
+    @overload
+    def get_book(
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        *,
+        limit: int | None = None,
+        number: type[N],
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> BookView[N]: ...
 
     def get_book(
-        self, market: MarketName, limit_count: int | None = None, *, max_age: float | None = None
-    ) -> BookView[float]:
-        """Return both sides, ids, times and horizons at one update id: a `BookView`. Raises as `get_asks`."""
+        self,
+        market: MarketName,
+        limit_count: int | None = None,
+        *,
+        limit: int | None = None,
+        number: type[Any] = float,
+        min_levels: int | None = None,
+        max_age: float | None = None,
+    ) -> Any:
+        """Return both sides, ids, times and horizons at one update id: a `BookView`. Otherwise as `get_asks`."""
         cache = self._found(market)
+        wanted = parameters.levels_wanted(limit_count, limit, min_levels)
         try:
             self._raise_if_older(cache, max_age)
-            return cache.reader.view(limit_count)
+            view = cache.reader.view(wanted, number=number)
         except DepthCacheError as error:
             raise cache.explain(error) from None
+        if min_levels is not None:
+            cache.raise_if_shallow(min_levels, bids=len(view.bids), asks=len(view.asks))
+        return view
 
     def _raise_if_older(self, cache: DepthCache, max_age_s: float | None) -> None:
         if max_age_s is None:
@@ -471,9 +579,15 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         return cache.is_synchronized and (max_age is None or cache.proof_age_s <= max_age)
 
     def wait_until_synchronized(
-        self, markets: MarketName | Iterable[MarketName] | None = None, timeout: float | None = None
+        self,
+        markets: MarketName | Iterable[MarketName] | None = None,
+        timeout: float | None = None,
+        *,
+        levels: int | None = None,
     ) -> bool:
         """Block until all of these markets (None: all) can be read; return False if `timeout` seconds are over first.
+
+        `levels`: also until each side has so many, or all that the exchange has. The first snapshot has 100.
 
         Raises `DepthCacheNotFound` for a market without a depth cache, `UnknownMarket` if the exchange has none,
         and `DepthCacheAlreadyStopped` if it or the manager was stopped.
@@ -487,10 +601,10 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         while True:
             for cache in caches:
                 left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
-                if not cache.wait_until_synchronized(left_s):
+                if not cache.wait_until_synchronized(left_s, levels=levels):
                     return False
             # An earlier market may have been lost during the wait for a later one.
-            if all(cache.is_synchronized for cache in caches):
+            if all(cache.has_levels(levels) for cache in caches):
                 return True
 
     def wait_for_update(
@@ -517,7 +631,11 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         return self._found(market).wait_for_update(after_update_id, timeout, spin_us=spin_us)
 
     async def wait_until_synchronized_async(
-        self, markets: MarketName | Iterable[MarketName] | None = None, timeout: float | None = None
+        self,
+        markets: MarketName | Iterable[MarketName] | None = None,
+        timeout: float | None = None,
+        *,
+        levels: int | None = None,
     ) -> bool:
         """As `wait_until_synchronized`, in an event loop; but raise ``TimeoutError`` if the time runs out."""
         if markets is None and self.is_stop_request():
@@ -528,7 +646,7 @@ class BinanceLocalDepthCacheManager(compat.CompatNames):
         def are_synchronized() -> bool:
             for cache in caches:
                 cache.raise_if_over()
-            return all(cache.is_synchronized for cache in caches)
+            return all(cache.has_levels(levels) for cache in caches)
 
         await wait_async(caches, are_synchronized, timeout, "not all markets were synchronized")
         return True

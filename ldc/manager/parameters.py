@@ -144,3 +144,40 @@ def is_address(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, str) for each in value)
+
+
+SECONDS_MAX = 3600
+"""An id up to this is taken for a timeout in the wrong place, if the book's own is above UPDATE_ID_MIN."""
+
+UPDATE_ID_MIN = 1_000_000
+"""Below it a book may be so young that a small id is a real one."""
+
+
+def update_id(value: Any, present: int | None) -> int:
+    """Return an `after_update_id`. A timeout in its place would make a loop of waits spin."""
+    found = integer("after_update_id", value)
+    if 0 < found <= SECONDS_MAX and present is not None and present > UPDATE_ID_MIN:
+        raise ValueError(
+            f"after_update_id={found} is no update id of a book that stands at {present}; a timeout is passed by its "
+            f"name, timeout={found}"
+        )
+    return found
+
+
+def levels_wanted(
+    limit_count: int | None, limit: int | None, min_levels: Any = None, threshold_volume: Any = None
+) -> int | None:
+    """Return the maximum number of levels, which has two names."""
+    if limit is not None:
+        if limit_count is not None:
+            raise TypeError("limit_count and limit are two names of one thing; pass one of them")
+        limit_count = limit
+    if isinstance(threshold_volume, numbers.Real | Decimal) and float(threshold_volume) < 0:
+        raise ValueError(f"threshold_volume is a sum of price x quantity, not {threshold_volume!r}")
+    if min_levels is not None:
+        least = integer("min_levels", min_levels)
+        if threshold_volume is not None:
+            raise ValueError("min_levels and threshold_volume exclude each other")
+        if limit_count is not None and limit_count < least:
+            raise ValueError(f"min_levels={least} is more than the limit of {limit_count} levels")
+    return limit_count
