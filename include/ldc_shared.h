@@ -45,8 +45,10 @@ extern "C" {
 #define LDC_SHARED_NEVER INT64_MIN                  /* proven_ns: there was no proof yet */
 
 /* A heartbeat that is older says nothing: the reader looks whether the feeder still holds its lock. The feeder renews it
-   every 20 ms. */
-#define LDC_SHARED_LATE_NS 30000000LL
+   every 10 ms. */
+#define LDC_SHARED_LATE_NS 15000000LL
+/* A proof that is so far in the future is of another clock. */
+#define LDC_SHARED_FUTURE_NS 30000000LL
 
 /* Copies that a reader takes in vain, because each was overwritten meanwhile, before it gives up. */
 #define LDC_SHARED_ATTEMPTS 1000
@@ -288,7 +290,7 @@ static inline int ldc_shared_liveness(const ldc_shared_region *region, int64_t n
     if (ldc_shared_load_u32(&head->has_ended))
         return LDC_SHARED_FEEDER_GONE;
     if (lease_ns != 0
-            && (lease_ns < 0 || proven_ns < now_ns - lease_ns || proven_ns > now_ns + LDC_SHARED_LATE_NS))
+            && (lease_ns < 0 || proven_ns < now_ns - lease_ns || proven_ns > now_ns + LDC_SHARED_FUTURE_NS))
         return LDC_SHARED_TOO_OLD;
     return LDC_SHARED_READABLE;
 }

@@ -22,7 +22,8 @@ const (
 	version     = 1
 	headBytes   = 256
 	copyBytes   = 128
-	lateNs      = 30_000_000
+	lateNs      = 15_000_000
+	futureNs    = 30_000_000
 	attempts    = 1000
 )
 
@@ -190,7 +191,7 @@ func (r *region) read() (*view, error) {
 		return nil, err
 	}
 	state, flags := u32At(taken.head[:], 60), u32At(taken.head[:], 56)
-	isTooOld := lease != 0 && (lease < 0 || proven < now-lease || proven > now+lateNs)
+	isTooOld := lease != 0 && (lease < 0 || proven < now-lease || proven > now+futureNs)
 	switch {
 	case state == 2:
 		return nil, errNotLoaded

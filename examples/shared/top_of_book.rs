@@ -16,7 +16,8 @@ const FEEDER_MAGIC: u64 = u64::from_le_bytes(*b"LDCFEED\0");
 const VERSION: u32 = 1;
 const HEAD: usize = 256;
 const COPY: usize = 128;
-const LATE_NS: i64 = 30_000_000;
+const LATE_NS: i64 = 15_000_000;
+const FUTURE_NS: i64 = 30_000_000;
 const ATTEMPTS: usize = 1000;
 
 #[repr(C)]
@@ -191,7 +192,7 @@ impl Region {
         if state == 2 || state == 3 {
             return Err(if state == 2 { "NOT_LOADED" } else { "SUSPENDED" });
         }
-        if lease != 0 && (lease < 0 || proven < now - lease || proven > now + LATE_NS) {
+        if lease != 0 && (lease < 0 || proven < now - lease || proven > now + FUTURE_NS) {
             return Err("TOO_OLD");
         }
         let flags = u32_at(&view.head, 56);

@@ -144,6 +144,7 @@ cdef inline void taken_open(SharedTaken* taken) noexcept nogil:
     taken.asks = taken.ask_stack
     taken.view.flags = 0
     taken.is_late = False
+    taken.now_ns = 0        # no copy was looked at yet: `_looked_ns` takes it
 
 
 cdef inline SharedLevel* room_for(SharedLevel* stack, uint32_t count) noexcept nogil:
@@ -581,7 +582,7 @@ cdef class SharedReader:
             return 0
         at = self._attached()
         cdef int64_t now = monotonic_ns()
-        cdef int64_t longest = HEARTBEAT_NS if deadline < 0 else max(<int64_t>0, min(HEARTBEAT_NS, deadline - now))
+        cdef int64_t longest = LIFE_LOOK_NS if deadline < 0 else max(<int64_t>0, min(LIFE_LOOK_NS, deadline - now))
         with nogil:
             if at is None or not is_readable:
                 nap(longest)

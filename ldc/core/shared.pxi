@@ -165,7 +165,8 @@ cdef extern from *:
     int wait_shared "ldc_wait_shared"(const uint32_t* word, uint32_t seen, int64_t timeout_ns) noexcept nogil
     int nap "ldc_nap"(int64_t timeout_ns) noexcept nogil
 
-cdef int64_t HEARTBEAT_NS = 20_000_000
+cdef int64_t HEARTBEAT_NS = 10_000_000
+cdef int64_t LIFE_LOOK_NS = 15_000_000   # between two looks of a waiter whether its feeder lives
 cdef int64_t WAITER_NS = NS_PER_S       # a waiter that has not said so for this long waits no more
 cdef int64_t POLL_NS = 1_000_000        # between two looks of a waiter where there is no futex
 cdef int64_t SUCCESSOR_NS = 20_000_000  # between two looks for the next feeder while the heartbeat is late
@@ -439,7 +440,7 @@ cdef class RegionWriter:
 
 @cython.final
 cdef class RegionKeeper:
-    """Renews the heartbeat and the proof of shared books every 20 ms, without the GIL, in the thread that calls `run`.
+    """Renews the heartbeat and the proof of shared books every 10 ms, without the GIL, in the thread that calls `run`.
 
     Args:
         may_block: as that of `SharedReader`.

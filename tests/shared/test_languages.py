@@ -96,6 +96,7 @@ def test_the_plain_book_has_the_constants_of_the_header() -> None:
     assert defined["LEVELS_MAX"] == plain.LEVELS_MAX
     assert defined["SCALE_MAX"] == plain.DECIMALS_MAX
     assert defined["LATE_NS"] == plain.LATE_NS
+    assert defined["FUTURE_NS"] == plain.FUTURE_NS
     assert defined["ATTEMPTS"] == plain.ATTEMPTS_MAX
     for name, value in re.findall(r"LDC_SHARED_(\w+) = (\d+)", text):
         assert getattr(plain, name) == int(value), name

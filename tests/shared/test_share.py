@@ -4,10 +4,12 @@ import contextlib
 import errno
 import os
 import pickle
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,21 @@ def test_a_killed_feeder_is_gone_and_what_it_left_is_no_hindrance(tmp_path: Path
         assert sorted(path.name for path in (tmp_path / "desk").iterdir()) == [".start", "feeder", "waiters"]
         publisher.publish(book_of("ETHUSDT"))
         assert books.markets() == ["ETHUSDT"]
+
+
+def test_a_reader_that_was_there_first_leaves_a_stopped_feeder_for_its_replacement(tmp_path: Path) -> None:
+    """The time of the first look was not set before there was a feeder: then no replacement was ever looked for."""
+    reader = SharedBooks("desk", folder=tmp_path)["BTCUSDT"]
+    assert cause_of(reader.view) == "FEEDER_GONE"
+    with feeder_process(tmp_path) as process:
+        assert reader.is_readable
+        process.send_signal(signal.SIGSTOP)
+        with Publisher("desk", folder=tmp_path, replace=True) as publisher:
+            publisher.publish(book_of())
+            give_up_at = time.monotonic() + 30
+            while reader.generation != publisher.generation and time.monotonic() < give_up_at:
+                assert reader.is_readable
+            assert reader.generation == publisher.generation
 
 
 def test_a_process_that_ends_without_close_takes_its_files_away(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 Reader processes read one shared book all the time. Feeder processes come and go. A view must never be older than the
 lease. Each end must be named by each reader: FEEDER_GONE for one that was killed or closed, TOO_OLD for one that was
 stopped for longer than the lease. The next feeder must be read. Prints how long each took, and the longest read.
+
+A kill has two parts: "ended" is how long the system took to end the process, "named" how long a reader took from there.
 """
 
 import argparse
@@ -151,8 +153,12 @@ class Rounds:
         """End a feeder by a signal, and wait until every reader says that it has gone."""
         since = now_ns()
         os.kill(feeder, number)
-        self.wait(what, since, lambda said: said[1] == "FEEDER_GONE")
         os.waitpid(feeder, 0)
+        ended = now_ns()
+        self.wait(what, since, lambda said: said[1] == "FEEDER_GONE")
+        if what == "killed":
+            self.delays.setdefault("ended", []).append((ended - since) / 1e6)
+            self.delays.setdefault("named", []).extend(max(said[0] - ended, 0) / 1e6 for said in self.said)
 
     def run(self, rounds: int) -> None:
         """Let so many feeders come and go."""

@@ -45,9 +45,11 @@ VERSION = 1
 LEVELS_MAX = 50_000
 DECIMALS_MAX = 18
 NEVER = -(2**63)
-LATE_NS = 30_000_000
+LATE_NS = 15_000_000
 """A heartbeat that is older says nothing: the reader looks whether the feeder lives."""
-HEARTBEAT_S = 0.02
+FUTURE_NS = 30_000_000
+"""A proof that is so far in the future is of another clock."""
+HEARTBEAT_S = 0.01
 POLL_S = 0.001
 SUCCESSOR_NS = 20_000_000
 """Between two looks for the next feeder while the heartbeat is late."""
@@ -320,7 +322,7 @@ class RegionWriter:
 
 
 class RegionKeeper:
-    """Renews the heartbeat and the proof of shared books every 20 ms, in the thread that calls `run`."""
+    """Renews the heartbeat and the proof of shared books every 10 ms, in the thread that calls `run`."""
 
     def __init__(self, may_block: Callable[[], bool] | None = None) -> None:  # noqa: ARG002 - it never blocks others
         self._books: list[OrderBook] = []
@@ -442,7 +444,7 @@ class Attachment:
             status = FEEDER_GONE
         elif state in (READABLE, CROSSED):
             is_expired = lease_ns != 0 and (
-                lease_ns < 0 or proven_ns < now_ns - lease_ns or proven_ns > now_ns + LATE_NS
+                lease_ns < 0 or proven_ns < now_ns - lease_ns or proven_ns > now_ns + FUTURE_NS
             )
             if is_expired:
                 status = TOO_OLD
