@@ -323,9 +323,9 @@ def fuzz(books: ModuleType, seed: int, rounds: int) -> set[str]:
 
 
 def test_no_bytes_do_more_than_raise_a_refusal(books: ModuleType) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    fuzz(books, 4, 1_500)  # found a malformed copy whose feeder was gone as well
-    assert {"refused", "MalformedMessage", "DepthCacheOutOfSync"} <= fuzz(books, seed, 500)
+    # Seed 4 found a malformed copy whose feeder was gone as well. One in a hundred seeds has not all three outcomes.
+    assert {"refused", "MalformedMessage", "DepthCacheOutOfSync"} <= fuzz(books, 4, 1_500)
+    fuzz(books, random.SystemRandom().randrange(2**32), 500)
 
 
 @pytest.mark.check
